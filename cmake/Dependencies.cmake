@@ -1,0 +1,34 @@
+# SPDX-License-Identifier: Apache-2.0
+# Everything comes from Debian 13 (deploy/debian/*.txt); nothing is fetched.
+find_package(Threads REQUIRED)
+find_package(Protobuf REQUIRED)
+find_package(gRPC CONFIG REQUIRED)
+find_package(absl CONFIG REQUIRED)
+find_package(OpenSSL REQUIRED)
+find_package(ZLIB REQUIRED)
+find_package(SQLite3 REQUIRED)
+find_package(dnnl CONFIG REQUIRED)
+find_package(OpenMP REQUIRED)
+find_package(hwy CONFIG REQUIRED)
+find_package(prometheus-cpp CONFIG REQUIRED)
+find_package(PNG REQUIRED)
+find_package(JPEG REQUIRED)
+
+# Debian's ONNX package config exports targets that ask for static archives; the shared libraries are named here.
+find_library(ONNX_LIBRARY onnx REQUIRED)
+find_library(ONNX_PROTO_LIBRARY onnx_proto REQUIRED)
+add_library(quant_onnx_upstream INTERFACE)
+target_compile_definitions(quant_onnx_upstream INTERFACE ONNX_ML=1 ONNX_NAMESPACE=onnx)
+target_link_libraries(quant_onnx_upstream INTERFACE ${ONNX_LIBRARY} ${ONNX_PROTO_LIBRARY} protobuf::libprotobuf)
+
+find_library(CIVETWEB_LIBRARY civetweb REQUIRED)
+add_library(quant_civetweb_upstream INTERFACE)
+target_link_libraries(quant_civetweb_upstream INTERFACE ${CIVETWEB_LIBRARY})
+
+if(BUILD_TESTING)
+  find_package(GTest CONFIG REQUIRED)
+endif()
+option(QUANT_BENCHMARKS "Build the programs of bench/" OFF)
+if(QUANT_BENCHMARKS)
+  find_package(benchmark CONFIG REQUIRED)
+endif()
