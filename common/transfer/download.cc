@@ -1,0 +1,211 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <fcntl.h>
+#include <sys/file.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <atomic>
+#include <cerrno>
+#include <optional>
+#include <string>
+#include <utility>
+
+#include "absl/cleanup/cleanup.h"
+#include "common/grpc_status.h"
+#include "common/transfer/internal.h"
+#include "common/transfer/transfer.h"
+#include "common/unique_fd.h"
+#include "quant/v1/artifacts.grpc.pb.h"
+
+namespace quant {
+namespace {
+
+using transfer_internal::Cancelled;
+using transfer_internal::FileError;
+using transfer_internal::Fill;
+using transfer_internal::Prepare;
+
+// The file that a download is written to before its rename.
+struct Part {
+  std::filesystem::path path;
+  UniqueFd fd;
+  int64_t size = 0;  // bytes from an earlier run
+};
+
+// Opens the part file of `dst`: the one an earlier run left, if no other process is using it, else one of our own.
+absl::StatusOr<Part> OpenPart(const std::filesystem::path& dst, const FileDigest& digest) {
+  static std::atomic<int> counter{0};
+  const std::string stem =
+      absl::StrCat(".", dst.filename().string().substr(0, 120), ".", digest.sha256.substr(0, 32));
+  Part part;
+  part.path = dst.parent_path() / absl::StrCat(stem, ".part");
+  part.fd = UniqueFd(open(part.path.c_str(), O_RDWR | O_CREAT | O_NOFOLLOW | O_CLOEXEC, 0666));
+  if (part.fd.get() < 0 && errno != ELOOP) return FileError(errno, "write", part.path);
+  struct stat mine, named;
+  // The lock holder may have renamed the file between our open and our lock: then the name is another file or none.
+  if (part.fd.get() >= 0 && flock(part.fd.get(), LOCK_EX | LOCK_NB) == 0 && fstat(part.fd.get(), &mine) == 0 &&
+      lstat(part.path.c_str(), &named) == 0 && mine.st_ino == named.st_ino && mine.st_dev == named.st_dev &&
+      S_ISREG(mine.st_mode)) {
+    part.size = mine.st_size;
+    return part;
+  }
+  part.path = dst.parent_path() / absl::StrCat(stem, ".", getpid(), "-", counter++, ".part");
+  part.fd = UniqueFd(open(part.path.c_str(), O_RDWR | O_CREAT | O_TRUNC | O_NOFOLLOW | O_CLOEXEC, 0666));
+  if (part.fd.get() < 0) return FileError(errno, "write", part.path);
+  return part;
+}
+
+absl::Status WriteAt(const Part& part, int64_t offset, std::string_view data) {
+  while (!data.empty()) {
+    const ssize_t n = pwrite(part.fd.get(), data.data(), data.size(), offset);
+    if (n < 0 && errno == EINTR) continue;
+    if (n < 0) return FileError(errno, "write", part.path);
+    data.remove_prefix(static_cast<size_t>(n));
+    offset += n;
+  }
+  return absl::OkStatus();
+}
+
+// Hashes the first `size` bytes; false if they are not all there.
+absl::StatusOr<bool> HashPrefix(const Part& part, int64_t size, Sha256& hash) {
+  std::string buffer(size_t{1} << 20, '\0');
+  for (int64_t at = 0; at < size;) {
+    const ssize_t n = pread(part.fd.get(), buffer.data(),
+                            static_cast<size_t>(std::min<int64_t>(size - at, static_cast<int64_t>(buffer.size()))), at);
+    if (n < 0 && errno == EINTR) continue;
+    if (n < 0) return FileError(errno, "read", part.path);
+    if (n == 0) return false;
+    hash.Update(std::string_view(buffer.data(), static_cast<size_t>(n)));
+    at += n;
+  }
+  return true;
+}
+
+}  // namespace
+
+struct BlobDownloader::Rep {
+  std::shared_ptr<grpc::ChannelInterface> channel;  // shared: stubs of one process use one connection
+  std::unique_ptr<v1::ArtifactService::StubInterface> stub;
+  TransferOptions options;
+
+  // One ReadBlob stream from `have` on; `have` and `hash` tell what arrived, whatever the outcome.
+  absl::Status Stream(const FileDigest& digest, const Part& part, int64_t& have, Sha256& hash,
+                      const std::function<void()>& received) {
+    grpc::ClientContext context;
+    Prepare(options, options.stream_deadline, context);
+    v1::ReadBlobRequest request;
+    Fill(digest, *request.mutable_digest());
+    request.set_read_offset(have);
+    auto reader = stub->ReadBlob(&context, request);
+    v1::ReadBlobResponse response;
+    absl::Status local;
+    while (reader->Read(&response)) {
+      const std::string& data = response.data();
+      if (Cancelled(options)) {
+        local = absl::CancelledError("download stopped");
+      } else if (static_cast<int64_t>(data.size()) > digest.size_bytes - have) {
+        local = absl::DataLossError(absl::StrCat("the server sent more than the ", digest.size_bytes, " bytes of blob ",
+                                                 digest.sha256));
+      } else {
+        local = WriteAt(part, have, data);
+      }
+      if (!local.ok()) {
+        context.TryCancel();
+        break;
+      }
+      hash.Update(data);
+      have += static_cast<int64_t>(data.size());
+      received();
+    }
+    const absl::Status status = FromGrpc(reader->Finish());
+    if (!local.ok()) return local;
+    if (status.ok() && have < digest.size_bytes) {
+      return absl::DataLossError(absl::StrCat("the server ended blob ", digest.sha256, " at ", have, " of ",
+                                              digest.size_bytes, " bytes"));
+    }
+    return status;
+  }
+
+  // Streams until the part is whole, repeating what breaks.
+  absl::Status Fetch(const FileDigest& digest, const Part& part, int64_t& have, Sha256& hash,
+                     const std::function<void(std::string)>& tell) {
+    Backoff backoff(options.retry);
+    while (true) {
+      if (Cancelled(options)) return absl::CancelledError("download stopped");
+      const int64_t before = have;
+      const absl::Status status = Stream(digest, part, have, hash, [&] { tell(""); });
+      if (status.ok()) return status;
+      if (Cancelled(options)) return absl::CancelledError("download stopped");
+      if (!IsBrokenStream(status)) return status;
+      if (have > before) backoff.Progress();
+      if (backoff.failures() == 0) tell(absl::StrCat(status.message(), "; trying again"));
+      if (absl::Status wait = backoff.Wait(status); !wait.ok()) return wait;
+    }
+  }
+};
+
+BlobDownloader::BlobDownloader(std::shared_ptr<grpc::ChannelInterface> channel, TransferOptions options)
+    : rep_(std::make_unique<Rep>()) {
+  rep_->stub = v1::ArtifactService::NewStub(channel);
+  rep_->channel = std::move(channel);
+  rep_->options = std::move(options);
+}
+BlobDownloader::~BlobDownloader() = default;
+BlobDownloader::BlobDownloader(BlobDownloader&&) noexcept = default;
+BlobDownloader& BlobDownloader::operator=(BlobDownloader&&) noexcept = default;
+
+absl::Status BlobDownloader::Download(const FileDigest& digest, const std::filesystem::path& dst,
+                                      const TransferProgressFn& progress) {
+  if (!IsSha256Hex(digest.sha256) || digest.size_bytes < 0) {
+    return absl::InvalidArgumentError(absl::StrCat("not a digest: \"", digest.sha256, "\" of ", digest.size_bytes,
+                                                   " bytes"));
+  }
+  absl::StatusOr<Part> part = OpenPart(dst, digest);
+  if (!part.ok()) return part.status();
+  bool keep = false;
+  absl::Cleanup drop = [&] {
+    if (!keep) unlink(part->path.c_str());
+  };
+
+  int64_t have = part->size;
+  for (bool first = true;; first = false) {
+    std::optional<Sha256> hash(std::in_place);
+    if (have > digest.size_bytes || !first) have = 0;
+    if (ftruncate(part->fd.get(), have) != 0) return FileError(errno, "write", part->path);
+    absl::StatusOr<bool> hashed = HashPrefix(*part, have, *hash);
+    if (!hashed.ok()) return hashed.status();
+    if (!*hashed) {
+      have = 0;
+      hash.emplace();
+    }
+    const int64_t resumed = have;
+    TransferProgress at{.total_bytes = digest.size_bytes, .skipped_bytes = resumed};
+    const auto tell = [&](std::string note) {
+      at.done_bytes = have;
+      at.note = std::move(note);
+      if (progress) progress(at);
+    };
+    tell(resumed > 0 ? absl::StrCat("resuming ", dst.filename().string(), " at ", resumed, " of ", digest.size_bytes,
+                                    " bytes")
+                     : "");
+    if (have < digest.size_bytes || have == 0) {
+      if (absl::Status status = Fetch(digest, *part, have, *hash, tell); !status.ok()) {
+        keep = have > 0 && IsBrokenStream(status);  // the next run goes on here
+        return status;
+      }
+    }
+    const std::string got = hash->Finish();
+    if (got == digest.sha256) break;
+    if (resumed == 0) {
+      return absl::DataLossError(absl::StrCat("the server's bytes of blob ", digest.sha256, " hash to ", got,
+                                              ": its store is damaged, or something changes bytes on the way"));
+    }
+  }
+  if (fsync(part->fd.get()) != 0) return FileError(errno, "write", part->path);
+  if (rename(part->path.c_str(), dst.c_str()) != 0) return FileError(errno, "write", dst);
+  keep = true;
+  return absl::OkStatus();
+}
+
+}  // namespace quant
