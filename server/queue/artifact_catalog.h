@@ -1,0 +1,38 @@
+// SPDX-License-Identifier: Apache-2.0
+// ArtifactCatalog: what the queue needs to know of stored models and datasets. The artifact store implements it; tests
+// use FakeArtifactCatalog.
+#ifndef QUANT_SERVER_QUEUE_ARTIFACT_CATALOG_H_
+#define QUANT_SERVER_QUEUE_ARTIFACT_CATALOG_H_
+
+#include <string_view>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "quant/v1/artifacts.pb.h"
+
+namespace quant {
+
+// Thread-safe. The queue holds none of its locks while it calls; an implementation may hold its own while it calls
+// JobQueue::UnfinishedJobUsing.
+class ArtifactCatalog {
+ public:
+  virtual ~ArtifactCatalog() = default;
+
+  // NOT_FOUND: no such model or dataset.
+  virtual absl::StatusOr<v1::Model> GetModel(std::string_view id) = 0;
+  virtual absl::StatusOr<v1::Dataset> GetDataset(std::string_view id) = 0;
+
+  // Makes the model that job `job_id` produced, durable when this returns. Called again with the same job, name and
+  // files it returns the model that is there. A job makes at most one model, and the queue decides on its manifest
+  // durably before it calls (JobStore::PutResult), so another manifest for the same job comes only after the first
+  // was refused with an error.
+  //   FAILED_PRECONDITION, reason BLOB_MISSING: a file is not stored.
+  //   INVALID_ARGUMENT: as ArtifactService.CreateModel.
+  virtual absl::StatusOr<v1::Model> PublishResult(std::string_view job_id, std::string_view name,
+                                                  const std::vector<v1::File>& files) = 0;
+};
+
+}  // namespace quant
+
+#endif  // QUANT_SERVER_QUEUE_ARTIFACT_CATALOG_H_

@@ -1,0 +1,206 @@
+// SPDX-License-Identifier: Apache-2.0
+// JobQueue: all that happens to jobs between Submit and the report. It owns the rules (who may change what, when an
+// attempt is lost, who is next); server/api only converts, JobStore only keeps.
+//
+// The store is the truth; the queue keeps every unfinished job in memory as well (at most QueueOptions::max_unfinished)
+// with indexes for picking, deadlines and backoffs, rebuilt by Create. A state transition is in the store before anyone
+// is told of it. Progress is kept in memory and stored every few seconds.
+//
+// Waiting costs no thread: a parked LeaseJob call and a watch are callbacks. A job that becomes ready is handed to a
+// parked call by the thread that made it ready. What happens by time alone happens in Tick, which a thread of Start
+// runs when the next thing falls due, and which tests call themselves.
+//
+// Exactly-once publication. A delivered result is first put in the store under its lease's token: from then on the
+// attempt is won, and nothing but that result can end the job. Then the model is created (idempotent by job), then the
+// job moves to SUCCEEDED. After a crash in between, Create or Tick goes on from the stored result.
+#ifndef QUANT_SERVER_QUEUE_QUEUE_H_
+#define QUANT_SERVER_QUEUE_QUEUE_H_
+
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <memory>
+#include <optional>
+#include <random>
+#include <string>
+#include <string_view>
+#include <thread>
+#include <vector>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+#include "common/clock.h"
+#include "common/mutex.h"
+#include "quant/v1/jobs.pb.h"
+#include "quant/v1/workers.pb.h"
+#include "server/queue/artifact_catalog.h"
+#include "server/queue/job_state.h"
+#include "server/queue/live_jobs.h"
+#include "server/queue/watch_hub.h"
+#include "server/queue/worker_table.h"
+#include "server/store/job_store.h"
+
+namespace quant {
+
+class ServerMetrics;
+
+struct QueueOptions {
+  int64_t max_unfinished = 10'000;                         // Submit answers QUEUE_FULL beyond
+  int64_t max_watches = 10'000;                            // WatchJob answers TOO_MANY_WATCHES beyond
+  int64_t max_workers = 10'000;                            // remembered workers
+  absl::Duration heartbeat_interval = absl::Seconds(1);    // what workers are told
+  int missed_heartbeats = 3;                               // intervals of silence after which a lease is lost
+  absl::Duration cancel_grace = absl::Seconds(60);         // a worker that ignores a cancellation is cut off after
+  absl::Duration max_lease_wait = absl::Seconds(60);       // longest parked LeaseJob
+  absl::Duration watch_keepalive = absl::Seconds(15);      // a watch is told at least this often
+  absl::Duration progress_save = absl::Seconds(5);         // progress is stored at most this often per job
+  absl::Duration request_retention = absl::Hours(48);      // how long a request_id is remembered
+  absl::Duration worker_retention = absl::Hours(1);        // how long a silent worker is listed
+  uint64_t jitter_seed = std::random_device{}();           // of the backoff
+};
+
+// Called once with a lease, or with no lease when the wait ended, or with an error.
+using LeaseCallback = std::function<void(absl::StatusOr<v1::LeaseJobResponse>)>;
+
+// Thread-safe. Callbacks run without locks of the queue, on the thread that caused them; they must not block. No
+// function of the service may be running or begin when the queue is destroyed: stop the grpc::Server first.
+//
+// Errors of each function: the comments in jobs.proto and workers.proto; also those of JobStore.
+class JobQueue {
+ public:
+  // Rebuilds the queue from `store`; publishes what a crash left half-published. Leases go on: their workers have
+  // `missed_heartbeats` intervals from now to be heard. `metrics` may be null. All must outlive the queue.
+  static absl::StatusOr<std::unique_ptr<JobQueue>> Create(JobStore* store, ArtifactCatalog* catalog,
+                                                          ServerMetrics* metrics, Clock* clock, QueueOptions options);
+  ~JobQueue();
+  JobQueue(const JobQueue&) = delete;
+  JobQueue& operator=(const JobQueue&) = delete;
+
+  // Starts the thread that runs Tick. Not for tests with a fake clock.
+  void Start();
+  // Stops that thread, ends watches and parked leases with UNAVAILABLE. Idempotent; the destructor calls it.
+  void Shutdown();
+
+  // ---- for clients
+  absl::StatusOr<v1::Job> Submit(const v1::SubmitJobRequest& request);
+  absl::StatusOr<v1::Job> Get(std::string_view id);
+  absl::StatusOr<v1::ListJobsResponse> List(const v1::ListJobsRequest& request);
+  absl::StatusOr<v1::Job> Cancel(std::string_view id);
+  absl::StatusOr<v1::Job> Retry(std::string_view id);
+  absl::Status Delete(std::string_view id);
+  absl::StatusOr<v1::Report> GetReport(std::string_view id);
+
+  // Calls `callback` with the job now (when its sequence is past `after_sequence`), at each change and as a keepalive,
+  // until an event has `end` set. Events of one watch may come from several threads: see WatchEvent. Returns a handle.
+  absl::StatusOr<uint64_t> Watch(std::string_view id, int64_t after_sequence, WatchCallback callback);
+  // Forgets a watch; an event that is already on its way may still come. An ended or unknown handle does nothing.
+  void Unwatch(uint64_t handle);
+  // Ends all watches with UNAVAILABLE, and refuses new ones.
+  void EndWatches();
+
+  // ---- for workers
+  // Leases a job to the worker, or parks the call until one is ready or `request.wait` is over. `callback` is called
+  // exactly once, perhaps before this returns. Returns a handle for AbandonLease.
+  uint64_t Lease(const v1::LeaseJobRequest& request, LeaseCallback callback);
+  // Answers a parked call with CANCELLED: its client is gone. A call that was answered is not touched.
+  void AbandonLease(uint64_t handle);
+  // Answers all parked calls with UNAVAILABLE, and refuses new ones.
+  void EndLeases();
+  absl::StatusOr<v1::HeartbeatResponse> Heartbeat(const v1::HeartbeatRequest& request);
+  absl::StatusOr<v1::Job> Complete(const v1::CompleteJobRequest& request);
+  v1::ListWorkersResponse ListWorkers();
+  absl::StatusOr<v1::Worker> DrainWorker(std::string_view id);
+
+  // ---- for the artifact store
+  // The id of an unfinished job that names this model or dataset, if any: DeleteModel answers IN_USE then.
+  std::optional<std::string> UnfinishedJobUsing(std::string_view artifact_id);
+
+  // ---- time
+  // Does everything that is due: lost leases, attempts out of time, ignored cancellations, backoffs, ends of waits,
+  // keepalives.
+  void Tick();
+  // When Tick has something to do next, at most one second from now.
+  absl::Time NextDue();
+
+ private:
+  // What is to be done once the lock is released: calls to the catalog and to callbacks.
+  using Deferred = std::vector<std::function<void()>>;
+  struct Waiter {
+    std::string worker_id;
+    absl::Time until;
+    LeaseCallback callback;
+  };
+  // A lease about to be sent: the job is claimed, the manifests are not yet read.
+  struct Grant {
+    v1::Job job;
+    int64_t token;
+    absl::Time deadline;
+    LeaseCallback callback;
+  };
+
+  JobQueue(JobStore* store, ArtifactCatalog* catalog, ServerMetrics* metrics, Clock* clock, QueueOptions options);
+  absl::Status Load();
+  void Run();
+  static void RunAll(Deferred* deferred);
+
+  // The row of a job, from memory when it is unfinished, else from the store.
+  absl::StatusOr<JobRow> Find(std::string_view id) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  // Applies `event` to `row`: the one way by which states change. Sets what follows from the new state (end time,
+  // cleared fields), stores, and then updates memory, metrics and watches. On error nothing has changed.
+  //   FAILED_PRECONDITION, reason JOB_STATE_FORBIDS.  Errors of JobStore::Update.
+  absl::StatusOr<v1::Job> Apply(JobEvent event, JobRow row, Deferred* deferred) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  // A retryable or poison end of an attempt: backoff or DEAD.
+  absl::StatusOr<v1::Job> ApplyLoss(JobRow row, v1::JobError error, Deferred* deferred)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  absl::Duration Backoff(const JobRow& row, const v1::JobError& error) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+
+  // Hands ready jobs to parked calls until one of the two runs out.
+  void Dispatch(Deferred* deferred) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  // Reads the manifests and answers the call. Without the lock.
+  void Deliver(const Grant& grant);
+  void ReleaseUnconfirmed(const std::string& worker_id, Deferred* deferred) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  v1::LeaseJobResponse EmptyLease() const;
+
+  absl::StatusOr<v1::Job> CompleteSuccess(const v1::CompleteJobRequest& request);
+  // Creates the model of a stored result and moves the job to SUCCEEDED. The job's `publishing` must be set; it is
+  // cleared again on error. Without the lock.
+  absl::StatusOr<v1::Job> FinishPublication(const std::string& id, int64_t token, const v1::JobResult& result);
+
+  void TickLease(const std::string& id, absl::Time now, Deferred* deferred) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  absl::Time LeaseDue(const LiveJob& live) const;
+  // Makes the thread of Start wake at `time` at the latest.
+  void NoteDue(absl::Time time) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  absl::Time NextDueLocked(absl::Time now) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  void UpdateGauges(absl::Time now) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+
+  JobStore* const store_;
+  ArtifactCatalog* const catalog_;
+  ServerMetrics* const metrics_;
+  Clock* const clock_;
+  const QueueOptions options_;
+
+  // Held over calls to the store, so that memory and store never disagree. Never held over calls to the catalog or to
+  // callbacks.
+  Mutex mu_;
+  CondVar due_changed_;
+  LiveJobs live_ ABSL_GUARDED_BY(mu_);
+  WatchHub watches_ ABSL_GUARDED_BY(mu_);
+  WorkerTable workers_ ABSL_GUARDED_BY(mu_);
+  std::map<uint64_t, Waiter> waiters_ ABSL_GUARDED_BY(mu_);  // by handle, so oldest first
+  uint64_t next_handle_ ABSL_GUARDED_BY(mu_) = 1;
+  std::mt19937_64 jitter_ ABSL_GUARDED_BY(mu_);
+  absl::Time planned_wake_ ABSL_GUARDED_BY(mu_) = absl::InfinitePast();
+  absl::Time next_purge_ ABSL_GUARDED_BY(mu_) = absl::InfinitePast();
+  absl::Time next_gauges_ ABSL_GUARDED_BY(mu_) = absl::InfinitePast();
+  absl::Time dispatch_blocked_until_ ABSL_GUARDED_BY(mu_) = absl::InfinitePast();  // after an error of the store
+  bool leases_ended_ ABSL_GUARDED_BY(mu_) = false;
+  bool watches_ended_ ABSL_GUARDED_BY(mu_) = false;
+  bool stopping_ ABSL_GUARDED_BY(mu_) = false;
+  std::thread ticker_;
+};
+
+}  // namespace quant
+
+#endif  // QUANT_SERVER_QUEUE_QUEUE_H_
