@@ -3,6 +3,7 @@
 #ifndef QUANT_WORKER_FORMATS_ONNX_ONNX_H_
 #define QUANT_WORKER_FORMATS_ONNX_ONNX_H_
 
+#include <cstdint>
 #include <filesystem>
 
 #include "absl/status/status.h"
@@ -16,19 +17,32 @@ struct OnnxImportOptions {
   int64_t max_weight_bytes = int64_t{64} << 30;
 };
 
+//   ASSIGN_OR_RETURN(Graph graph, ImportOnnx("model.onnx"));
+//   ...
+//   RETURN_IF_ERROR(ExportOnnx(graph, "quantized.onnx"));
+//
 // Reads a .onnx file of opset 7 to 22 (ai.onnx; other domains are kept as they are), with external data beside it,
 // which is memory-mapped. The result is a valid Graph (see graph.h) with opset >= 13 in which older operator forms are
-// rewritten, fp16/bf16/double weights keep their dtype, every node has a unique name, and value_info is inferred.
+// rewritten, Constant nodes are initializers, initializers are not among the inputs, fp16/bf16/double weights keep
+// their dtype, every node has a unique name, and value_info is inferred as far as ONNX can.
 //   INVALID_ARGUMENT: not an ONNX file, truncated, fails ONNX's checker, sizes that disagree or exceed the limits, an
 //     external-data path that is absolute, leaves the folder (".."), or goes through a symbolic link.
+//   NOT_FOUND: no such file.
 //   UNIMPLEMENTED: training graphs, functions, sub-graphs (If, Loop, Scan), sparse or string tensors, an opset outside
 //     7 to 22; the message lists every offending node.
 absl::StatusOr<Graph> ImportOnnx(const std::filesystem::path& file, const OnnxImportOptions& options = {});
 
-// Writes `graph` as a single .onnx file (external data beside it as <file>.data when the weights exceed 1.5 GiB), by
-// temporary file and rename. The same graph gives the same bytes: no dates, maps in order. Inputs, outputs and node
-// names are kept.  INVALID_ARGUMENT: the graph is not valid.  RESOURCE_EXHAUSTED: the disk is full.
-absl::Status ExportOnnx(const Graph& graph, const std::filesystem::path& file);
+struct OnnxExportOptions {
+  // Weights of more bytes than this go to a second file, <file>.data, each aligned to 4096 bytes; what is under 1024
+  // bytes stays inside. A protobuf message cannot exceed 2 GiB.
+  int64_t max_inline_bytes = int64_t{3} << 29;
+};
+
+// Writes `graph` by temporary file, fsync and rename. The same graph gives the same bytes: no dates, maps in order.
+// Names of inputs, outputs, values and nodes are kept; so is the operator set, except that 4-bit tensors and 16-bit
+// quantization raise it to 21. The IR version is the lowest that fits (10 at opset 22, which ONNX Runtime 1.21 reads).
+//   INVALID_ARGUMENT: the graph is not valid.  UNIMPLEMENTED: see RaiseOpset.  RESOURCE_EXHAUSTED: the disk is full.
+absl::Status ExportOnnx(const Graph& graph, const std::filesystem::path& file, const OnnxExportOptions& options = {});
 
 }  // namespace quant
 
