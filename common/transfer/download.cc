@@ -190,7 +190,7 @@ absl::Status BlobDownloader::Download(const FileDigest& digest, const std::files
                                     " bytes")
                      : "");
     if (have < digest.size_bytes || have == 0) {
-      if (absl::Status status = Fetch(digest, *part, have, *hash, tell); !status.ok()) {
+      if (absl::Status status = rep_->Fetch(digest, *part, have, *hash, tell); !status.ok()) {
         keep = have > 0 && IsBrokenStream(status);  // the next run goes on here
         return status;
       }

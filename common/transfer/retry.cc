@@ -20,8 +20,6 @@ constexpr absl::Duration kLongestServerWait = absl::Seconds(30);
 
 }  // namespace
 
-bool IsUnavailable(const absl::Status& status) { return absl::IsUnavailable(status); }
-
 bool IsBrokenStream(const absl::Status& status) {
   switch (status.code()) {
     case absl::StatusCode::kUnavailable:

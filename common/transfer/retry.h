@@ -24,9 +24,8 @@ struct RetryOptions {
   std::function<bool()> cancelled;
 };
 
-// True for UNAVAILABLE: the server is starting, stopping, or not reachable. The only code a unary call is repeated for.
-bool IsUnavailable(const absl::Status& status);
-
+// A unary call is repeated for absl::IsUnavailable() only: the server is starting, stopping, or not reachable.
+//
 // True when a stream broke and asking how far it got may mend it: UNAVAILABLE, the stream's own deadline, a cancellation
 // we did not ask for (the server is stopping), or a transport reset that gRPC reports as INTERNAL or UNKNOWN.
 bool IsBrokenStream(const absl::Status& status);
