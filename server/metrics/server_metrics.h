@@ -1,0 +1,113 @@
+// SPDX-License-Identifier: Apache-2.0
+// ServerMetrics: every metric of quantd. All names, labels and buckets stand in server_metrics.cc and nowhere else;
+// docs/metrics.md explains them, server_metrics_test.cc pins the names.
+//
+// Labels are closed sets: a value that is not in its set becomes "other" (an empty one "none"), so that nothing from
+// outside can make series without bound. Counters and gauges exist at 0 from the start; a histogram's label set appears
+// with its first sample.
+//
+// Thread-safe; every function is a few atomic operations or one short lock, and never blocks on I/O. Free of prometheus
+// headers. Callers hold a ServerMetrics*; where their header says it may be null, they test.
+#ifndef QUANT_SERVER_METRICS_SERVER_METRICS_H_
+#define QUANT_SERVER_METRICS_SERVER_METRICS_H_
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "absl/time/time.h"
+
+namespace quant {
+
+class ServerMetrics {
+ public:
+  ServerMetrics();
+  ~ServerMetrics();
+  ServerMetrics(const ServerMetrics&) = delete;
+  ServerMetrics& operator=(const ServerMetrics&) = delete;
+
+  // Everything in Prometheus' text format 0.0.4. Values of the process (memory, CPU, descriptors) are read now.
+  std::string Serialize() const;
+
+  // ---- jobs
+  // kind: "quantize", "calibrate", "benchmark", "analyze", "tune". method: "static", "gptq", … as in quantctl's
+  // --method; "" for kinds without one. state, outcome, phase, reason: as named below.
+  void JobSubmitted(std::string_view kind, std::string_view method);
+  // outcome: "succeeded", "failed", "cancelled", "dead". reason: class of the error, "retryable", "final", "poison";
+  // "" for succeeded and cancelled. wait: in the queue until the newest attempt; run: of the newest attempt (zero when
+  // it never ran); total: from Submit to now.
+  void JobFinished(std::string_view kind, std::string_view method, std::string_view outcome, std::string_view reason,
+                   absl::Duration wait, absl::Duration run, absl::Duration total);
+  // The attempts a finished job took.
+  void JobAttempts(int attempts);
+  // phase: Progress.phase.
+  void JobPhase(std::string_view phase, std::string_view method, absl::Duration duration);
+  // reason: JobError.reason.
+  void JobRetried(std::string_view reason);
+  // state: "queued", "running", "retry_wait", "cancelling", "succeeded", "failed", "cancelled", "dead".
+  void SetJobs(std::string_view state, int64_t count);
+  // Ready jobs of a priority, 1 to 5.
+  void SetQueueDepth(int priority, int64_t count);
+  void SetQueueOldestAge(absl::Duration age);
+  // cause: "heartbeat" (worker silent), "deadline" (attempt out of time), "kill_ignored" (cancellation ignored).
+  void LeaseExpired(std::string_view cause);
+  // call: "heartbeat", "complete".
+  void StaleReportRejected(std::string_view call);
+  // From the request to the final state.
+  void JobCancelled(absl::Duration latency);
+  void SetWatchStreams(int64_t count);
+  // One turn of the scheduler.
+  void SchedulerLoop(absl::Duration duration);
+
+  // ---- workers
+  struct WorkerSample {
+    std::string id;
+    bool up = false;
+    bool draining = false;
+    absl::Time last_heartbeat;
+    int64_t slots = 0;
+    int64_t busy = 0;
+  };
+  // Replaces all worker series. The first 100 are shown one by one; all of them count in quant_workers.
+  void SetWorkers(const std::vector<WorkerSample>& workers);
+
+  // ---- blobs and artifacts
+  void UploadStarted();  // a WriteBlob stream; pair with UploadEnded
+  void UploadEnded();
+  void UploadResumed();
+  void UploadBytes(int64_t bytes);
+  void UploadDigestMismatch();
+  void DownloadBytes(int64_t bytes);
+  void SetCas(int64_t objects, int64_t bytes);
+  void CasSwept(int64_t reclaimed_bytes, absl::Duration duration);
+  // kind: "model", "dataset".
+  void SetArtifacts(std::string_view kind, int64_t count);
+  // resource: "queued_jobs", "disk", "blob_size", "watches".
+  void QuotaRejected(std::string_view resource);
+
+  // ---- store
+  // op: "read", "write". A write is a committed (or failed) transaction.
+  void StoreOperation(std::string_view op, absl::Duration duration, bool ok);
+
+  // ---- the process
+  void SetBuildInfo(std::string_view version, std::string_view isa);
+  void SetDraining(bool draining);
+
+  // ---- rpcs, for the interceptor
+  // An index for the two functions below; that of "other" for a method nobody knows. full_method:
+  // "/package.Service/Name".
+  int RpcMethod(std::string_view full_method) const;
+  void RpcStarted(int method);
+  // code: a grpc::StatusCode.
+  void RpcHandled(int method, int code, absl::Duration duration);
+
+ private:
+  struct Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace quant
+
+#endif  // QUANT_SERVER_METRICS_SERVER_METRICS_H_

@@ -1,0 +1,283 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "server/store/sqlite.h"
+
+#include <sqlite3.h>
+
+#include <limits>
+
+#include "absl/log/check.h"
+#include "absl/log/log.h"
+#include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+#include "common/status_macros.h"
+#include "common/strings.h"
+
+namespace quant {
+namespace {
+
+constexpr int kBusyTimeoutMs = 5000;
+
+absl::StatusCode CodeOf(int extended) {
+  switch (extended) {
+    case SQLITE_CONSTRAINT_UNIQUE:
+    case SQLITE_CONSTRAINT_PRIMARYKEY:
+    case SQLITE_CONSTRAINT_ROWID:
+      return absl::StatusCode::kAlreadyExists;
+    default:
+      break;
+  }
+  switch (extended & 0xff) {
+    case SQLITE_FULL:
+    case SQLITE_NOMEM:
+    case SQLITE_TOOBIG:
+      return absl::StatusCode::kResourceExhausted;
+    case SQLITE_BUSY:
+    case SQLITE_LOCKED:
+    case SQLITE_IOERR:
+    case SQLITE_PROTOCOL:
+      return absl::StatusCode::kUnavailable;
+    case SQLITE_CORRUPT:
+    case SQLITE_NOTADB:
+      return absl::StatusCode::kDataLoss;
+    case SQLITE_CONSTRAINT:
+      return absl::StatusCode::kFailedPrecondition;
+    case SQLITE_READONLY:
+    case SQLITE_PERM:
+    case SQLITE_AUTH:
+    case SQLITE_CANTOPEN:
+      return absl::StatusCode::kPermissionDenied;
+    default:
+      return absl::StatusCode::kInternal;
+  }
+}
+
+std::string_view Remedy(int code) {
+  switch (code & 0xff) {
+    case SQLITE_FULL:
+      return "; make room on the disk that holds the data folder";
+    case SQLITE_BUSY:
+    case SQLITE_LOCKED:
+      return "; another program holds the database";
+    case SQLITE_CORRUPT:
+    case SQLITE_NOTADB:
+      return "; restore the file from a backup";
+    default:
+      return "";
+  }
+}
+
+}  // namespace
+
+// ---------------------------------------------------------------- Statement
+
+Statement::Statement(Statement&& other) noexcept
+    : db_(other.db_), stmt_(std::exchange(other.stmt_, nullptr)), bind_error_(other.bind_error_) {}
+
+Statement::~Statement() {
+  if (stmt_ != nullptr) db_->Release(stmt_);
+}
+
+void Statement::Note(int code) {
+  if (code != SQLITE_OK && bind_error_ == SQLITE_OK) bind_error_ = code;
+}
+
+void Statement::Bind(int index, int64_t value) { Note(sqlite3_bind_int64(stmt_, index, value)); }
+void Statement::Bind(int index, double value) { Note(sqlite3_bind_double(stmt_, index, value)); }
+void Statement::BindNull(int index) { Note(sqlite3_bind_null(stmt_, index)); }
+void Statement::Bind(int index, std::string_view text) {
+  // A null pointer would bind NULL, and an empty view may have one.
+  const char* const data = text.data() == nullptr ? "" : text.data();
+  Note(sqlite3_bind_text64(stmt_, index, data, text.size(), SQLITE_TRANSIENT, SQLITE_UTF8));
+}
+void Statement::BindBlob(int index, std::string_view bytes) {
+  const char* const data = bytes.data() == nullptr ? "" : bytes.data();
+  Note(sqlite3_bind_blob64(stmt_, index, data, bytes.size(), SQLITE_TRANSIENT));
+}
+void Statement::Bind(int index, absl::Time time) {
+  int64_t nanos = absl::ToUnixNanos(time);  // saturates
+  if (time == absl::InfiniteFuture()) nanos = std::numeric_limits<int64_t>::max();
+  if (time == absl::InfinitePast()) nanos = std::numeric_limits<int64_t>::min();
+  Bind(index, nanos);
+}
+
+absl::StatusOr<bool> Statement::Step() {
+  if (bind_error_ != SQLITE_OK) return db_->Error(bind_error_, "binding a parameter");
+  const int code = sqlite3_step(stmt_);
+  if (code == SQLITE_ROW) return true;
+  if (code == SQLITE_DONE) return false;
+  absl::Status status = db_->Error(code, sqlite3_sql(stmt_));
+  sqlite3_reset(stmt_);
+  return status;
+}
+
+absl::Status Statement::Run() {
+  while (true) {
+    ASSIGN_OR_RETURN(const bool row, Step());
+    if (!row) return absl::OkStatus();
+  }
+}
+
+void Statement::Reset() { sqlite3_reset(stmt_); }
+
+int64_t Statement::Int(int column) const { return sqlite3_column_int64(stmt_, column); }
+double Statement::Double(int column) const { return sqlite3_column_double(stmt_, column); }
+bool Statement::IsNull(int column) const { return sqlite3_column_type(stmt_, column) == SQLITE_NULL; }
+std::string Statement::Text(int column) const {
+  const auto* const text = reinterpret_cast<const char*>(sqlite3_column_text(stmt_, column));
+  return text == nullptr ? "" : std::string(text, static_cast<size_t>(sqlite3_column_bytes(stmt_, column)));
+}
+std::string Statement::Blob(int column) const {
+  const auto* const bytes = static_cast<const char*>(sqlite3_column_blob(stmt_, column));
+  return bytes == nullptr ? "" : std::string(bytes, static_cast<size_t>(sqlite3_column_bytes(stmt_, column)));
+}
+absl::Time Statement::Time(int column) const {
+  const int64_t nanos = Int(column);
+  if (nanos == std::numeric_limits<int64_t>::max()) return absl::InfiniteFuture();
+  if (nanos == std::numeric_limits<int64_t>::min()) return absl::InfinitePast();
+  return absl::FromUnixNanos(nanos);
+}
+
+// ---------------------------------------------------------------- Database
+
+absl::Status Database::Error(int code, std::string_view doing) const {
+  const int extended = db_ == nullptr ? code : sqlite3_extended_errcode(db_);
+  const int best = (extended & 0xff) == (code & 0xff) ? extended : code;
+  const char* const detail = db_ == nullptr ? sqlite3_errstr(best) : sqlite3_errmsg(db_);
+  return absl::Status(CodeOf(best), absl::StrCat("database: ", detail, " (SQLite ", best, ") at ", Quoted(doing),
+                                                 AbslView(Remedy(best))));
+}
+
+absl::StatusOr<std::unique_ptr<Database>> Database::Open(const std::filesystem::path& path) {
+  std::unique_ptr<Database> db(new Database);
+  const std::string doing = absl::StrCat("opening ", path.string());
+  const int code = sqlite3_open_v2(path.c_str(), &db->db_,
+                                   SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE | SQLITE_OPEN_NOMUTEX, nullptr);
+  if (code != SQLITE_OK) return db->Error(code, doing);
+  sqlite3_extended_result_codes(db->db_, 1);
+  sqlite3_busy_timeout(db->db_, kBusyTimeoutMs);
+  // A database file that somebody else made must not run code of its own choosing.
+  sqlite3_db_config(db->db_, SQLITE_DBCONFIG_DEFENSIVE, 1, nullptr);
+  sqlite3_db_config(db->db_, SQLITE_DBCONFIG_TRUSTED_SCHEMA, 0, nullptr);
+  if (path != ":memory:") {
+    ASSIGN_OR_RETURN(Statement wal, db->Prepare("PRAGMA journal_mode=WAL"));
+    ASSIGN_OR_RETURN(const bool row, wal.Step());
+    if (!row || wal.Text(0) != "wal") {
+      return absl::FailedPreconditionError(
+          absl::StrCat(path.string(), " cannot use write-ahead logging; put the data folder on a local file system"));
+    }
+  }
+  RETURN_IF_ERROR(db->Execute("PRAGMA synchronous=FULL; PRAGMA foreign_keys=ON; PRAGMA temp_store=MEMORY"));
+  return db;
+}
+
+Database::~Database() {
+  for (const auto& [sql, stmt] : idle_) sqlite3_finalize(stmt);
+  const int code = sqlite3_close(db_);
+  LOG_IF(ERROR, code != SQLITE_OK) << "a statement outlived its database";
+}
+
+absl::StatusOr<Statement> Database::Prepare(std::string_view sql) {
+  if (const auto it = idle_.find(sql); it != idle_.end()) {
+    sqlite3_stmt* const stmt = it->second;
+    idle_.erase(it);
+    return Statement(this, stmt);
+  }
+  sqlite3_stmt* stmt = nullptr;
+  const int code =
+      sqlite3_prepare_v3(db_, sql.data(), static_cast<int>(sql.size()), SQLITE_PREPARE_PERSISTENT, &stmt, nullptr);
+  if (code != SQLITE_OK) return Error(code, sql);
+  CHECK(stmt != nullptr) << "empty SQL";
+  return Statement(this, stmt);
+}
+
+void Database::Release(sqlite3_stmt* stmt) {
+  constexpr size_t kCacheSize = 128;
+  sqlite3_reset(stmt);
+  sqlite3_clear_bindings(stmt);
+  if (idle_.size() >= kCacheSize) {
+    sqlite3_finalize(stmt);
+    return;
+  }
+  idle_.emplace(sqlite3_sql(stmt), stmt);
+}
+
+absl::Status Database::Execute(std::string_view sql) {
+  const int code = sqlite3_exec(db_, std::string(sql).c_str(), nullptr, nullptr, nullptr);
+  return code == SQLITE_OK ? absl::OkStatus() : Error(code, sql);
+}
+
+int64_t Database::Changes() const { return sqlite3_changes64(db_); }
+int64_t Database::LastInsertRowId() const { return sqlite3_last_insert_rowid(db_); }
+
+absl::Status Database::Migrate(std::string_view component, const std::vector<std::string>& migrations) {
+  RETURN_IF_ERROR(
+      Execute("CREATE TABLE IF NOT EXISTS schema_version (component TEXT PRIMARY KEY, version INTEGER NOT NULL) "
+              "WITHOUT ROWID, STRICT"));
+  size_t version = 0;
+  {
+    ASSIGN_OR_RETURN(Statement get, Prepare("SELECT version FROM schema_version WHERE component = ?"));
+    get.Bind(1, component);
+    ASSIGN_OR_RETURN(const bool row, get.Step());
+    if (row) version = static_cast<size_t>(get.Int(0));
+  }
+  if (version > migrations.size()) {
+    return absl::FailedPreconditionError(absl::StrCat("the database's schema of ", AbslView(component), " has version ",
+                                                      version, ", this program knows ", migrations.size(),
+                                                      "; run the newer quantd that wrote it"));
+  }
+  for (; version < migrations.size(); ++version) {
+    ASSIGN_OR_RETURN(Transaction txn, Transaction::Begin(this));
+    RETURN_IF_ERROR(Execute(migrations[version]));
+    ASSIGN_OR_RETURN(Statement set,
+                     Prepare("INSERT OR REPLACE INTO schema_version (component, version) VALUES (?, ?)"));
+    set.Bind(1, component);
+    set.Bind(2, static_cast<int64_t>(version + 1));
+    RETURN_IF_ERROR(set.Run());
+    RETURN_IF_ERROR(txn.Commit());
+  }
+  return absl::OkStatus();
+}
+
+// ---------------------------------------------------------------- Transaction
+
+absl::StatusOr<Transaction> Transaction::Begin(Database* db) {
+  CHECK(!db->in_transaction_) << "transactions do not nest";
+  // IMMEDIATE: the write lock is taken now, within the busy timeout, instead of failing half-way.
+  ASSIGN_OR_RETURN(Statement begin, db->Prepare("BEGIN IMMEDIATE"));
+  RETURN_IF_ERROR(begin.Run());
+  db->in_transaction_ = true;
+  Transaction txn(db);
+  txn.start_ = absl::Now();
+  return txn;
+}
+
+Transaction::Transaction(Transaction&& other) noexcept : db_(std::exchange(other.db_, nullptr)), start_(other.start_) {}
+
+Transaction::~Transaction() {
+  if (db_ == nullptr) return;
+  db_->in_transaction_ = false;
+  // SQLite rolls back by itself after some errors: then there is nothing left to do.
+  if (sqlite3_get_autocommit(db_->db_) != 0) return;
+  const absl::Status status = db_->Execute("ROLLBACK");
+  LOG_IF(ERROR, !status.ok()) << "rollback: " << status;
+}
+
+absl::Status Transaction::Commit() {
+  CHECK(db_ != nullptr) << "the transaction has ended";
+  Database* const db = db_;
+  absl::Status status;
+  {
+    absl::StatusOr<Statement> commit = db->Prepare("COMMIT");
+    status = commit.ok() ? commit->Run() : commit.status();
+  }
+  if (status.ok()) {
+    db->in_transaction_ = false;
+    db_ = nullptr;
+  } else {
+    Transaction undo(std::move(*this));  // its destructor rolls back
+  }
+  if (db->observer_) db->observer_(absl::Now() - start_, status.ok());
+  return status;
+}
+
+}  // namespace quant
