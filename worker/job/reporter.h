@@ -1,0 +1,44 @@
+// SPDX-License-Identifier: Apache-2.0
+// Tells the agent how far the job is, and times its phases.
+#ifndef QUANT_WORKER_JOB_REPORTER_H_
+#define QUANT_WORKER_JOB_REPORTER_H_
+
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "absl/time/time.h"
+#include "worker/calibrate/progress.h"
+
+namespace quant {
+
+// Thread-compatible.
+class Reporter {
+ public:
+  // Frames go to `fd`; -1: nowhere.
+  explicit Reporter(int fd) : fd_(fd) {}
+
+  // Ends the phase before and begins this one.
+  void BeginPhase(std::string_view name);
+
+  // A ProgressFn for the present phase, covering [from, to] of it. Never fails: cancelling kills the process.
+  ProgressFn Progress(double from = 0, double to = 1);
+
+  // Phases so far with their seconds, the present one included.
+  std::vector<std::pair<std::string, double>> Phases() const;
+  const std::string& phase() const { return phase_; }
+
+ private:
+  void Send(double fraction, std::string_view message, bool always);
+
+  int fd_;
+  std::string phase_;
+  absl::Time phase_begin_ = absl::InfinitePast();
+  absl::Time last_sent_ = absl::InfinitePast();
+  std::vector<std::pair<std::string, double>> done_;
+};
+
+}  // namespace quant
+
+#endif  // QUANT_WORKER_JOB_REPORTER_H_
