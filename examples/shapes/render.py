@@ -16,18 +16,18 @@ import pathlib
 import numpy as np
 
 SIZE = 32
-CLASSES = ("disc", "ring", "crescent", "triangle", "square", "hexagon", "star", "plus", "heart", "arrow")
+CLASSES = ("disc", "ring", "crescent", "triangle", "square", "bars", "star", "plus", "heart", "arrow")
 
-# Mean and standard deviation per RGB channel in 0..1, measured on 20,000 pictures.
+# Normalisation per RGB channel: about the mean and standard deviation of the pictures, in 0..1.
 MEAN = (0.5, 0.5, 0.5)
 STD = (0.275, 0.275, 0.275)
 
 # How hard the pictures are.
-RADIUS_PIXELS = (5.5, 11.0)  # half the extent of a shape
+RADIUS_PIXELS = (6.5, 12.0)  # half the extent of a shape
 STRETCH = 1.15               # at most, along one axis and its inverse along the other
-CONTRAST = (0.18, 0.75)      # distance of shape and background colour in the RGB unit cube
-NOISE = (0.02, 0.14)         # standard deviation of the sensor noise, of full scale
-OCCLUDED = 0.35              # share of pictures with a stroke in front of the shape
+CONTRAST = (0.20, 0.80)      # distance of shape and background colour in the RGB unit cube
+NOISE = (0.01, 0.09)         # standard deviation of the sensor noise, of full scale
+OCCLUDED = 0.30              # share of pictures with a stroke in front of the shape
 
 
 # ---------------------------------------------------------------------------------------------------------------
@@ -93,7 +93,7 @@ _DISTANCE = {
     "crescent": _crescent,
     "triangle": lambda x, y: _polygon(x, y, 3, 0.55),
     "square": lambda x, y: _polygon(x, y, 4, 0.78),
-    "hexagon": lambda x, y: _polygon(x, y, 6, 0.85),
+    "bars": lambda x, y: _box(x, np.abs(y) - 0.55, 0.9, 0.27),
     "star": _star,
     "plus": _plus,
     "heart": _heart,
