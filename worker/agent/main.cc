@@ -1,0 +1,139 @@
+// SPDX-License-Identifier: Apache-2.0
+// quant-worker: leases jobs from quantd and runs each in a process of its own (this program again, with --run-job).
+#include <signal.h>
+
+#include <cstdio>
+#include <filesystem>
+#include <iostream>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/log/globals.h"
+#include "absl/log/initialize.h"
+#include "absl/log/log.h"
+#include "absl/status/status.h"
+#include "absl/strings/str_cat.h"
+#include "common/build_info.h"
+#include "common/flags.h"
+#include "common/net.h"
+#include "common/shutdown.h"
+#include "worker/agent/agent.h"
+#include "worker/agent/metrics.h"
+#include "worker/agent/resources.h"
+#ifdef QUANT_WORKER_HAS_JOB
+#include "worker/job/job_main.h"
+#endif
+
+namespace quant {
+namespace {
+
+constexpr int kDone = 0;
+constexpr int kFailed = 1;
+constexpr int kWrongUsage = 2;
+
+constexpr char kEpilog[] =
+    "Examples:\n"
+    "  quant-worker --server 127.0.0.1:9000 --cache /var/cache/quant-worker\n"
+    "  quant-worker --server quantd:9000 --cache /cache --slots 2 --threads 4 --memory 8GiB --metrics :9101\n"
+    "\n"
+    "Prints \"quant-worker ID ready\" on stdout once the server has answered. SIGTERM drains: no new jobs, running\n"
+    "ones get --drain-grace to finish and are then handed back without costing an attempt; the exit status is 0.\n"
+    "A second signal ends it at once. Exit status: 1 cannot start, 2 wrong usage.\n";
+
+int WrongUsage(const absl::Status& status) {
+  std::cerr << "quant-worker: " << status.message() << "\nsee quant-worker --help\n";
+  return kWrongUsage;
+}
+
+int RunJob(const std::string& folder, const AgentOptions& options) {
+#ifdef QUANT_WORKER_HAS_JOB
+  JobLimits limits;
+  limits.threads = options.threads;
+  limits.memory_bytes = options.memory_bytes;
+  return RunJobMain(std::filesystem::path(folder), limits);
+#else
+  std::cerr << "quant-worker: built without the job library; cannot run " << folder << " with " << options.threads
+            << " threads\n";
+  return kFailed;
+#endif
+}
+
+// The defaults of flags that depend on the machine and on --slots.
+void FillDefaults(const FlagSet& flags, AgentOptions& options) {
+  if (!flags.IsSet("threads")) options.threads = std::max(1, UsableCpus() / std::max(1, options.slots));
+  // A fifth is left to the agent, the page cache and the system.
+  if (!flags.IsSet("memory")) options.memory_bytes = UsableMemory() / 5 * 4 / std::max(1, options.slots);
+}
+
+int Main(const std::vector<std::string>& args) {
+  AgentOptions options;
+  std::string cache;
+  std::string metrics_address;
+  std::string run_job;
+  bool version = false;
+  FlagSet flags("quant-worker", "quant-worker --server ADDR:PORT --cache DIR [flags]");
+  flags.Add("server", &options.server, "ADDR:PORT", "Where quantd listens. Required.");
+  flags.Add("cache", &cache, "DIR", "Folder for downloaded blobs and running jobs; one worker's own. Required.");
+  flags.AddBytes("cache-bytes", &options.cache_bytes, "BYTES", "How much of it blobs may fill.");
+  flags.Add("slots", &options.slots, "N", "Jobs to run at once.", 1, 256);
+  flags.Add("threads", &options.threads, "N", "Threads per job. Default: the CPUs over --slots.", 1, 4096);
+  flags.AddBytes("memory", &options.memory_bytes, "BYTES",
+                 "Memory per job; a job above it ends with OUT_OF_MEMORY. Default: 80 % of the machine's or container's, "
+                 "over --slots; 0: no limit.");
+  flags.Add("metrics", &metrics_address, "ADDR:PORT", "Serve Prometheus metrics at http://ADDR:PORT/metrics.");
+  flags.Add("drain-grace", &options.drain_grace, "DURATION", "How long running jobs may go on after SIGTERM.");
+  flags.Add("hang-timeout", &options.hang_timeout, "DURATION", "End a job that shows no progress for this long.");
+  flags.Add("id", &options.worker_id, "ID", "Name of this worker. Default: host, process and a random part.");
+  flags.Add("run-job", &run_job, "FOLDER", "Run the job of FOLDER and exit: how this program calls itself.");
+  flags.Add("version", &version, "", "Print the version and exit.");
+  flags.SetEpilog(kEpilog);
+  if (absl::Status status = flags.Parse(args, nullptr); !status.ok()) return WrongUsage(status);
+  if (flags.help_requested()) {
+    std::cout << flags.Help();
+    return kDone;
+  }
+  if (version) {
+    std::cout << "quant-worker " << BuildVersion() << "\n";
+    return kDone;
+  }
+  FillDefaults(flags, options);
+  if (flags.IsSet("run-job")) return RunJob(run_job, options);
+
+  ShutdownSignal shutdown;  // before the first thread
+  ::signal(SIGPIPE, SIG_IGN);
+  options.cache = cache;
+  options.build = BuildVersion();
+  options.isa = DetectIsa();
+  AgentMetrics metrics;
+  if (!metrics_address.empty()) {
+    const absl::StatusOr<int> port = metrics.Serve(metrics_address);
+    if (!port.ok()) {
+      std::cerr << "quant-worker: " << port.status().message() << "\n";
+      return absl::IsInvalidArgument(port.status()) ? kWrongUsage : kFailed;
+    }
+    const HostPort at{ParseHostPort(metrics_address)->host, *port};
+    std::cout << "quant-worker metrics on " << at.ToString() << std::endl;
+  }
+  absl::StatusOr<std::unique_ptr<Agent>> agent = Agent::Create(options, metrics);
+  if (absl::IsInvalidArgument(agent.status())) return WrongUsage(agent.status());
+  if (!agent.ok()) {
+    std::cerr << "quant-worker: " << agent.status().message() << "\n";
+    return kFailed;
+  }
+  shutdown.OnSignal([&] { (*agent)->Drain(); });
+  LOG(INFO) << "worker " << (*agent)->worker_id() << ", version " << options.build << ", " << options.isa << ": "
+            << options.slots << " slots of " << options.threads << " threads and " << (options.memory_bytes >> 20)
+            << " MiB, server " << options.server;
+  (*agent)->Run([&] { std::cout << "quant-worker " << (*agent)->worker_id() << " ready" << std::endl; });
+  return kDone;
+}
+
+}  // namespace
+}  // namespace quant
+
+int main(int argc, char** argv) {
+  absl::InitializeLog();
+  absl::SetStderrThreshold(absl::LogSeverityAtLeast::kInfo);
+  return quant::Main(std::vector<std::string>(argv + 1, argv + argc));
+}
