@@ -2,6 +2,7 @@
 #include "worker/job/model_io.h"
 
 #include <algorithm>
+#include <span>
 #include <system_error>
 #include <utility>
 #include <vector>
@@ -56,7 +57,10 @@ absl::StatusOr<LoadedModel> LoadModel(const fs::path& folder, int threads) {
   }
   if (absl::Status s = CheckSupported(*graph); !s.ok()) return WithJobReason(s, "OPERATOR_UNSUPPORTED");
   LoadedModel model{.imported = std::make_shared<const Graph>(*graph), .prepared = nullptr, .file = *file};
-  absl::Status prepared = Prepare(&*graph, EvaluateNode);
+  absl::Status prepared =
+      Prepare(*graph, [](const Node& node, std::span<const Tensor* const> inputs, int64_t max_bytes) {
+        return EvaluateNode(node, inputs, max_bytes);
+      }).status();
   if (prepared.ok()) {
     model.prepared = std::make_shared<const Graph>(*std::move(graph));
     // Models whose inputs declare no shape cannot be run without data: their check is the job's own accuracy.
