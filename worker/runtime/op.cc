@@ -23,7 +23,8 @@ const std::unordered_map<std::string, Op>& Table() {
   static const auto& table = *[] {
     auto* t = new std::unordered_map<std::string, Op>();
     for (const auto family : {ops::ConvOps, ops::PoolOps, ops::MatMulOps, ops::NormOps, ops::UnaryOps, ops::BinaryOps,
-                              ops::ReduceOps, ops::ShapeOps, ops::MoveOps, ops::CastOps, ops::QuantizeOps}) {
+                              ops::ReduceOps, ops::ShapeOps, ops::MoveOps, ops::CastOps, ops::QuantizeOps, ops::GatherOps,
+                              ops::ResizeOps, ops::RecurrentOps, ops::EinsumOps}) {
       for (const ops::OpEntry& entry : family()) t->emplace(Key(entry.domain, entry.op_type), entry.op);
     }
     return t;

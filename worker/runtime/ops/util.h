@@ -193,6 +193,10 @@ std::span<const OpEntry> ShapeOps();
 std::span<const OpEntry> MoveOps();
 std::span<const OpEntry> CastOps();
 std::span<const OpEntry> QuantizeOps();
+std::span<const OpEntry> GatherOps();
+std::span<const OpEntry> ResizeOps();
+std::span<const OpEntry> RecurrentOps();
+std::span<const OpEntry> EinsumOps();
 
 }  // namespace quant::ops
 
