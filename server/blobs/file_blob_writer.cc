@@ -1,0 +1,128 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "server/blobs/file_blob_writer.h"
+
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <utility>
+
+#include "absl/log/check.h"
+#include "absl/log/log.h"
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "common/error_detail.h"
+#include "common/status_macros.h"
+#include "common/strings.h"
+#include "server/blobs/file_io.h"
+
+namespace quant {
+namespace {
+// The number has a fixed width, so that writing it again replaces it wholly and within one disk sector.
+constexpr size_t kNumberWidth = 20;
+}  // namespace
+
+std::filesystem::path CommittedPath(const std::filesystem::path& partial) {
+  std::filesystem::path path = partial;
+  path += ".committed";
+  return path;
+}
+
+int64_t CommittedBytes(const std::filesystem::path& partial) {
+  struct stat info;
+  if (::stat(partial.c_str(), &info) != 0) return 0;
+  const auto fd = OpenFile(CommittedPath(partial), O_RDONLY);
+  if (!fd.ok()) return 0;
+  const auto text = ReadAt(fd->get(), kNumberWidth, 0, partial);
+  int64_t number = 0;
+  if (!text.ok() || text->size() != kNumberWidth || !absl::SimpleAtoi(*text, &number) || number < 0) return 0;
+  return std::min<int64_t>(number, info.st_size);
+}
+
+absl::StatusOr<std::unique_ptr<BlobWriter>> FileBlobWriter::Open(FileBlobStore* store, std::string key,
+                                                                 const std::filesystem::path& partial,
+                                                                 const BlobId& blob) {
+  std::unique_ptr<FileBlobWriter> writer(new FileBlobWriter(store, std::move(key), partial, blob));
+  RETURN_IF_ERROR(writer->Load());
+  return writer;
+}
+
+FileBlobWriter::~FileBlobWriter() {
+  // What was not committed does not count: it need not keep its room. Errors leave only bytes that Load cuts off.
+  if (!done_ && fd_.valid()) {
+    const bool failed = committed_ == 0 ? ::unlink(partial_.c_str()) != 0 : ::ftruncate(fd_.get(), committed_) != 0;
+    LOG_IF(WARNING, failed) << "cannot trim " << Quoted(partial_.native()) << ", errno " << errno;
+  }
+  store_->CloseUpload(key_);
+}
+
+absl::Status FileBlobWriter::Load() {
+  committed_ = CommittedBytes(partial_);
+  ASSIGN_OR_RETURN(fd_, OpenFile(partial_, O_RDWR | O_CREAT));
+  if (::ftruncate(fd_.get(), committed_) != 0) return FileError(errno, "cut", partial_);
+  while (offset_ < committed_) {
+    ASSIGN_OR_RETURN(const std::string piece,
+                     ReadAt(fd_.get(), std::min<int64_t>(committed_ - offset_, 1 << 20), offset_, partial_));
+    if (piece.empty()) return absl::DataLossError(absl::StrCat(Quoted(partial_.native()), " shrank while it was read"));
+    hash_.Update(piece);
+    offset_ += static_cast<int64_t>(piece.size());
+  }
+  return absl::OkStatus();
+}
+
+absl::Status FileBlobWriter::Drop(std::string why) {
+  done_ = true;
+  ::unlink(CommittedPath(partial_).c_str());
+  ::unlink(partial_.c_str());
+  return WithReason(absl::InvalidArgumentError(absl::StrCat(why, "; the bytes were dropped: read the source again")),
+                    "BLOB_DIGEST_MISMATCH", {{"sha256", blob_.sha256}});
+}
+
+absl::Status FileBlobWriter::Write(std::string_view data) {
+  CHECK(!done_) << "write after the end of an upload";
+  if (static_cast<int64_t>(data.size()) > blob_.size_bytes - offset_) {
+    return Drop(absl::StrCat("upload has more than the ", blob_.size_bytes, " bytes of its digest"));
+  }
+  RETURN_IF_ERROR(WriteAt(fd_.get(), data, offset_, partial_));
+  hash_.Update(data);
+  offset_ += static_cast<int64_t>(data.size());
+  store_->NoteWritten(key_, static_cast<int64_t>(data.size()));
+  // The last bytes are made durable by Finish.
+  if (offset_ - committed_ >= store_->options_.commit_bytes && offset_ < blob_.size_bytes) return Commit().status();
+  return absl::OkStatus();
+}
+
+absl::StatusOr<int64_t> FileBlobWriter::Commit() {
+  CHECK(!done_);
+  if (offset_ == committed_) return committed_;
+  RETURN_IF_ERROR(SyncFile(fd_.get(), partial_));
+  const std::filesystem::path path = CommittedPath(partial_);
+  const bool first = !committed_fd_.valid();
+  if (first) {
+    ASSIGN_OR_RETURN(committed_fd_, OpenFile(path, O_WRONLY | O_CREAT));
+  }
+  RETURN_IF_ERROR(WriteAt(committed_fd_.get(), absl::StrFormat("%020d", offset_), 0, path));
+  RETURN_IF_ERROR(SyncFile(committed_fd_.get(), path));
+  if (first) RETURN_IF_ERROR(SyncFolder(partial_.parent_path()));  // the two names
+  committed_ = offset_;
+  return committed_;
+}
+
+absl::Status FileBlobWriter::Finish() {
+  CHECK(!done_);
+  if (offset_ != blob_.size_bytes) {
+    return Drop(absl::StrCat("upload ended after ", offset_, " of ", blob_.size_bytes, " bytes"));
+  }
+  const std::string found = hash_.Finish();
+  if (found != blob_.sha256) return Drop(absl::StrCat("upload hashes to ", found, ", not to ", blob_.sha256));
+  done_ = true;
+  RETURN_IF_ERROR(SyncFile(fd_.get(), partial_));
+  RETURN_IF_ERROR(store_->Publish(partial_, blob_));
+  ::unlink(CommittedPath(partial_).c_str());
+  return absl::OkStatus();
+}
+
+}  // namespace quant
