@@ -177,7 +177,8 @@ void Do(const std::string& line, int argc, char** argv) {
     in >> a;
     Orphan(a);
   } else if (verb == "inspect") {
-    std::ofstream(folder + "/output/inspect.txt") << Inspect(argc, argv);
+    const std::string seen = Inspect(argc, argv);  // before one more file is open
+    std::ofstream(folder + "/output/inspect.txt") << seen;
   } else if (!verb.empty()) {
     std::fprintf(stderr, "fake_child: unknown verb %s\n", verb.c_str());
     ::_exit(99);
