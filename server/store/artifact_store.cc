@@ -1,0 +1,436 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "server/store/artifact_store.h"
+
+#include <algorithm>
+#include <limits>
+#include <utility>
+
+#include "absl/log/log.h"
+#include "absl/strings/escaping.h"
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
+#include "absl/time/clock.h"
+#include "common/digest.h"
+#include "common/error_detail.h"
+#include "common/proto_time.h"
+#include "common/random_id.h"
+#include "common/status_macros.h"
+#include "common/strings.h"
+#include "server/blobs/blob_store.h"
+#include "server/metrics/server_metrics.h"
+#include "server/store/manifest.h"
+#include "server/store/sqlite.h"
+
+namespace quant {
+namespace {
+
+constexpr int32_t kDefaultPage = 50;
+constexpr int32_t kMaxPage = 500;
+constexpr size_t kMaxPageBytes = size_t{3} << 20;  // manifests are large; the answer must fit gRPC's 4 MiB
+
+const std::vector<std::string>& Migrations() {
+  static const auto* const migrations = new std::vector<std::string>{R"(
+    CREATE TABLE artifact (
+      ordinal INTEGER PRIMARY KEY AUTOINCREMENT,  -- order of creation, never reused
+      id TEXT NOT NULL UNIQUE,
+      kind INTEGER NOT NULL,                      -- 1 model, 2 dataset
+      name TEXT NOT NULL,
+      format INTEGER NOT NULL,                    -- ModelFormat
+      digest TEXT NOT NULL,
+      size_bytes INTEGER NOT NULL,
+      create_time INTEGER NOT NULL,               -- ns since 1970
+      source_job_id TEXT NOT NULL                 -- '' for an upload
+    ) STRICT;
+    CREATE TABLE artifact_file (
+      artifact INTEGER NOT NULL REFERENCES artifact (ordinal) ON DELETE CASCADE,
+      path TEXT NOT NULL,
+      sha256 TEXT NOT NULL,
+      size_bytes INTEGER NOT NULL,
+      PRIMARY KEY (artifact, path)
+    ) STRICT, WITHOUT ROWID;
+    CREATE INDEX artifact_by_digest ON artifact (kind, digest, name);
+    CREATE INDEX artifact_by_kind ON artifact (kind, ordinal);
+    CREATE UNIQUE INDEX artifact_by_job ON artifact (source_job_id) WHERE source_job_id <> '';
+    CREATE INDEX artifact_file_by_blob ON artifact_file (sha256);
+  )"};
+  return *migrations;
+}
+
+const char* NameOf(int kind) { return kind == 1 ? "model" : "dataset"; }
+
+// A page token is base64url of "<kind> <ordinal> <check>": opaque to clients, and one of another call is noticed.
+std::string TokenCheck(std::string_view body) {
+  return Sha256Hex(absl::StrCat("quant artifact page ", AbslView(body))).substr(0, 8);
+}
+std::string MakeToken(int kind, int64_t before) {
+  const std::string body = absl::StrCat(kind, " ", before);
+  return absl::WebSafeBase64Escape(absl::StrCat(body, " ", TokenCheck(body)));
+}
+absl::StatusOr<int64_t> ReadToken(int kind, std::string_view token) {
+  if (token.empty()) return std::numeric_limits<int64_t>::max();
+  std::string text;
+  if (token.size() < 100 && absl::WebSafeBase64Unescape(AbslView(token), &text)) {
+    const std::vector<std::string> parts = absl::StrSplit(text, ' ');
+    int64_t before = 0;
+    if (parts.size() == 3 && parts[0] == absl::StrCat(kind) && absl::SimpleAtoi(parts[1], &before) &&
+        parts[2] == TokenCheck(absl::StrCat(parts[0], " ", parts[1]))) {
+      return before;
+    }
+  }
+  return absl::InvalidArgumentError(
+      absl::StrCat("page_token ", Quoted(token), " is not from this call; leave it empty for the first page"));
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<ArtifactStore>> ArtifactStore::Create(Database* db, BlobStore* blobs,
+                                                                     ServerMetrics* metrics, Clock* clock) {
+  std::unique_ptr<ArtifactStore> store(new ArtifactStore(db, blobs, metrics, clock));
+  MutexLock lock(db->mutex());
+  RETURN_IF_ERROR(db->Migrate("artifacts", Migrations()));
+  store->UpdateGauges();
+  return store;
+}
+
+void ArtifactStore::SetInUse(InUse in_use) {
+  MutexLock lock(&in_use_mu_);
+  in_use_ = std::move(in_use);
+}
+
+v1::Model ArtifactStore::ToModel(Artifact artifact) {
+  v1::Model model;
+  model.set_id(artifact.id);
+  model.set_name(artifact.name);
+  model.set_format(artifact.format);
+  for (v1::File& file : artifact.files) *model.add_files() = std::move(file);
+  model.set_digest(artifact.digest);
+  model.set_size_bytes(artifact.size_bytes);
+  SetProto(artifact.create_time, model.mutable_create_time());
+  model.set_source_job_id(artifact.source_job_id);
+  return model;
+}
+
+v1::Dataset ArtifactStore::ToDataset(Artifact artifact) {
+  v1::Dataset dataset;
+  dataset.set_id(artifact.id);
+  dataset.set_name(artifact.name);
+  for (v1::File& file : artifact.files) *dataset.add_files() = std::move(file);
+  dataset.set_digest(artifact.digest);
+  dataset.set_size_bytes(artifact.size_bytes);
+  SetProto(artifact.create_time, dataset.mutable_create_time());
+  return dataset;
+}
+
+// ---------------------------------------------------------------- create
+
+absl::StatusOr<ArtifactStore::Artifact> ArtifactStore::Make(Kind kind, std::string_view name,
+                                                            std::string_view source_job_id,
+                                                            std::vector<v1::File> files) {
+  RETURN_IF_ERROR(CheckName(name));
+  RETURN_IF_ERROR(CheckAndSortManifest(&files));
+  Artifact made;
+  made.id = RandomId(kind == Kind::kModel ? "m-" : "d-");
+  made.name = std::string(name);
+  made.digest = ManifestDigest(files);
+  made.source_job_id = std::string(source_job_id);
+  for (const v1::File& file : files) {
+    // Sizes are sizes of stored blobs in the end, but those are only checked below.
+    if (file.digest().size_bytes() > std::numeric_limits<int64_t>::max() - made.size_bytes) {
+      return absl::InvalidArgumentError("the files' sizes add up to more than 2^63 - 1 bytes");
+    }
+    made.size_bytes += file.digest().size_bytes();
+  }
+  if (kind == Kind::kModel) {
+    made.format = DetectModelFormat(files);
+    const bool readable = made.format == v1::MODEL_FORMAT_ONNX || made.format == v1::MODEL_FORMAT_HUGGING_FACE;
+    // What a job made may also be in a format that we only write.
+    if (!readable && source_job_id.empty()) {
+      return absl::InvalidArgumentError(
+          "no file of the model is one that can be read: wanted is a *.onnx file, or config.json with *.safetensors");
+    }
+  }
+  made.files = std::move(files);
+  made.create_time = clock_->Now();
+
+  MutexLock lock(db_->mutex());
+  absl::StatusOr<std::vector<Artifact>> same =
+      source_job_id.empty() ? Select("kind = ? AND digest = ? AND name = ? ORDER BY ordinal LIMIT 1",
+                                     [&](Statement* stmt) {
+                                       stmt->Bind(1, static_cast<int>(kind));
+                                       stmt->Bind(2, made.digest);
+                                       stmt->Bind(3, made.name);
+                                     })
+                            : Select("source_job_id = ?", [&](Statement* stmt) { stmt->Bind(1, source_job_id); });
+  RETURN_IF_ERROR(same.status());
+  if (!same->empty()) {
+    Artifact found = std::move(same->front());
+    if (found.digest != made.digest) {  // only possible for a job's result
+      return absl::FailedPreconditionError(
+          absl::StrCat("job ", AbslView(source_job_id), " already made model ", found.id, " of other files"));
+    }
+    RETURN_IF_ERROR(ReadFiles(&found));
+    return found;
+  }
+  // Under the lock, so that the sweep cannot take a blob between this check and the insert.
+  RETURN_IF_ERROR(CheckBlobsStored(made.files));
+  RETURN_IF_ERROR(Insert(kind, made));
+  UpdateGauges();
+  return made;
+}
+
+absl::Status ArtifactStore::CheckBlobsStored(const std::vector<v1::File>& files) {
+  for (const v1::File& file : files) {
+    ASSIGN_OR_RETURN(const bool stored, blobs_->Touch({file.digest().sha256(), file.digest().size_bytes()}));
+    if (!stored) {
+      return WithReason(absl::FailedPreconditionError(
+                            absl::StrCat("the blob of file ", Quoted(file.path()), ", ", file.digest().sha256(), " of ",
+                                         file.digest().size_bytes(), " bytes, is not stored; upload it")),
+                        "BLOB_MISSING", {{"sha256", file.digest().sha256()}});
+    }
+  }
+  return absl::OkStatus();
+}
+
+absl::Status ArtifactStore::Insert(Kind kind, const Artifact& artifact) {
+  ASSIGN_OR_RETURN(Transaction txn, Transaction::Begin(db_));
+  {
+    ASSIGN_OR_RETURN(Statement insert,
+                     db_->Prepare("INSERT INTO artifact (id, kind, name, format, digest, size_bytes, create_time, "
+                                  "source_job_id) VALUES (?, ?, ?, ?, ?, ?, ?, ?)"));
+    insert.Bind(1, artifact.id);
+    insert.Bind(2, static_cast<int>(kind));
+    insert.Bind(3, artifact.name);
+    insert.Bind(4, static_cast<int>(artifact.format));
+    insert.Bind(5, artifact.digest);
+    insert.Bind(6, artifact.size_bytes);
+    insert.Bind(7, artifact.create_time);
+    insert.Bind(8, artifact.source_job_id);
+    RETURN_IF_ERROR(insert.Run());
+    const int64_t ordinal = db_->LastInsertRowId();
+    ASSIGN_OR_RETURN(
+        Statement file_insert,
+        db_->Prepare("INSERT INTO artifact_file (artifact, path, sha256, size_bytes) VALUES (?, ?, ?, ?)"));
+    for (const v1::File& file : artifact.files) {
+      file_insert.Bind(1, ordinal);
+      file_insert.Bind(2, file.path());
+      file_insert.Bind(3, file.digest().sha256());
+      file_insert.Bind(4, file.digest().size_bytes());
+      RETURN_IF_ERROR(file_insert.Run());
+      file_insert.Reset();
+    }
+  }
+  return txn.Commit();
+}
+
+absl::StatusOr<v1::Model> ArtifactStore::CreateModel(const v1::CreateModelRequest& request) {
+  ASSIGN_OR_RETURN(Artifact made,
+                   Make(Kind::kModel, request.name(), "", {request.files().begin(), request.files().end()}));
+  return ToModel(std::move(made));
+}
+
+absl::StatusOr<v1::Model> ArtifactStore::PublishResult(std::string_view job_id, std::string_view name,
+                                                       const std::vector<v1::File>& files) {
+  if (job_id.empty()) return absl::InvalidArgumentError("a result needs the id of its job");
+  ASSIGN_OR_RETURN(Artifact made, Make(Kind::kModel, name, job_id, files));
+  return ToModel(std::move(made));
+}
+
+absl::StatusOr<v1::Dataset> ArtifactStore::CreateDataset(const v1::CreateDatasetRequest& request) {
+  ASSIGN_OR_RETURN(Artifact made,
+                   Make(Kind::kDataset, request.name(), "", {request.files().begin(), request.files().end()}));
+  return ToDataset(std::move(made));
+}
+
+// ---------------------------------------------------------------- read
+
+absl::StatusOr<std::vector<ArtifactStore::Artifact>> ArtifactStore::Select(
+    std::string_view where_sql, const std::function<void(Statement*)>& bind) {
+  ASSIGN_OR_RETURN(Statement stmt,
+                   db_->Prepare(absl::StrCat("SELECT ordinal, id, name, format, digest, size_bytes, create_time, "
+                                             "source_job_id FROM artifact WHERE ",
+                                             AbslView(where_sql))));
+  bind(&stmt);
+  std::vector<Artifact> found;
+  while (true) {
+    ASSIGN_OR_RETURN(const bool row, stmt.Step());
+    if (!row) return found;
+    found.push_back({.ordinal = stmt.Int(0),
+                     .id = stmt.Text(1),
+                     .name = stmt.Text(2),
+                     .format = static_cast<v1::ModelFormat>(stmt.Int(3)),
+                     .digest = stmt.Text(4),
+                     .size_bytes = stmt.Int(5),
+                     .create_time = stmt.Time(6),
+                     .source_job_id = stmt.Text(7)});
+  }
+}
+
+absl::Status ArtifactStore::ReadFiles(Artifact* artifact) {
+  ASSIGN_OR_RETURN(Statement stmt,
+                   db_->Prepare("SELECT path, sha256, size_bytes FROM artifact_file WHERE artifact = ? ORDER BY path"));
+  stmt.Bind(1, artifact->ordinal);
+  while (true) {
+    ASSIGN_OR_RETURN(const bool row, stmt.Step());
+    if (!row) return absl::OkStatus();
+    v1::File& file = artifact->files.emplace_back();
+    file.set_path(stmt.Text(0));
+    file.mutable_digest()->set_sha256(stmt.Text(1));
+    file.mutable_digest()->set_size_bytes(stmt.Int(2));
+  }
+}
+
+absl::StatusOr<ArtifactStore::Artifact> ArtifactStore::Get(Kind kind, std::string_view id) {
+  const absl::Time start = absl::Now();
+  MutexLock lock(db_->mutex());
+  auto found = Select("id = ? AND kind = ?", [&](Statement* stmt) {
+    stmt->Bind(1, id);
+    stmt->Bind(2, static_cast<int>(kind));
+  });
+  absl::Status status = found.status();
+  if (status.ok() && !found->empty()) status = ReadFiles(&found->front());
+  if (metrics_ != nullptr) metrics_->StoreOperation("read", absl::Now() - start, status.ok());
+  RETURN_IF_ERROR(status);
+  if (found->empty()) {
+    return absl::NotFoundError(absl::StrCat("no ", NameOf(static_cast<int>(kind)), " ", Quoted(id)));
+  }
+  return std::move(found->front());
+}
+
+absl::StatusOr<ArtifactStore::Page> ArtifactStore::List(Kind kind, int32_t page_size, std::string_view page_token) {
+  if (page_size < 0) {
+    return absl::InvalidArgumentError(absl::StrCat("page_size must not be negative, not ", page_size));
+  }
+  const int32_t limit = page_size == 0 ? kDefaultPage : std::min(page_size, kMaxPage);
+  ASSIGN_OR_RETURN(const int64_t before, ReadToken(static_cast<int>(kind), page_token));
+  MutexLock lock(db_->mutex());
+  ASSIGN_OR_RETURN(std::vector<Artifact> rows,
+                   Select("kind = ? AND ordinal < ? ORDER BY ordinal DESC LIMIT ?", [&](Statement* stmt) {
+                     stmt->Bind(1, static_cast<int>(kind));
+                     stmt->Bind(2, before);
+                     stmt->Bind(3, limit + 1);
+                   }));
+  Page page;
+  size_t bytes = 0;
+  for (Artifact& row : rows) {
+    RETURN_IF_ERROR(ReadFiles(&row));
+    size_t row_bytes = 512;
+    for (const v1::File& file : row.files) row_bytes += file.ByteSizeLong() + 4;
+    const bool full =
+        std::ssize(page.artifacts) == limit || (!page.artifacts.empty() && bytes + row_bytes > kMaxPageBytes);
+    if (full) {
+      page.next_page_token = MakeToken(static_cast<int>(kind), page.artifacts.back().ordinal);
+      break;
+    }
+    bytes += row_bytes;
+    page.artifacts.push_back(std::move(row));
+  }
+  return page;
+}
+
+absl::StatusOr<v1::Model> ArtifactStore::GetModel(std::string_view id) {
+  ASSIGN_OR_RETURN(Artifact found, Get(Kind::kModel, id));
+  return ToModel(std::move(found));
+}
+
+absl::StatusOr<v1::Dataset> ArtifactStore::GetDataset(std::string_view id) {
+  ASSIGN_OR_RETURN(Artifact found, Get(Kind::kDataset, id));
+  return ToDataset(std::move(found));
+}
+
+absl::StatusOr<v1::ListModelsResponse> ArtifactStore::ListModels(const v1::ListModelsRequest& request) {
+  ASSIGN_OR_RETURN(Page page, List(Kind::kModel, request.page_size(), request.page_token()));
+  v1::ListModelsResponse response;
+  for (Artifact& artifact : page.artifacts) *response.add_models() = ToModel(std::move(artifact));
+  response.set_next_page_token(page.next_page_token);
+  return response;
+}
+
+absl::StatusOr<v1::ListDatasetsResponse> ArtifactStore::ListDatasets(const v1::ListDatasetsRequest& request) {
+  ASSIGN_OR_RETURN(Page page, List(Kind::kDataset, request.page_size(), request.page_token()));
+  v1::ListDatasetsResponse response;
+  for (Artifact& artifact : page.artifacts) *response.add_datasets() = ToDataset(std::move(artifact));
+  response.set_next_page_token(page.next_page_token);
+  return response;
+}
+
+// ---------------------------------------------------------------- delete, sweep
+
+absl::Status ArtifactStore::Delete(Kind kind, std::string_view id) {
+  InUse in_use;
+  {
+    MutexLock lock(&in_use_mu_);
+    in_use = in_use_;
+  }
+  MutexLock lock(db_->mutex());
+  ASSIGN_OR_RETURN(const std::vector<Artifact> found, Select("id = ? AND kind = ?", [&](Statement* stmt) {
+                     stmt->Bind(1, id);
+                     stmt->Bind(2, static_cast<int>(kind));
+                   }));
+  if (found.empty()) return absl::NotFoundError(absl::StrCat("no ", NameOf(static_cast<int>(kind)), " ", Quoted(id)));
+  if (in_use) {
+    ASSIGN_OR_RETURN(const std::string job, in_use(id));
+    if (!job.empty()) {
+      return WithReason(
+          absl::FailedPreconditionError(absl::StrCat(NameOf(static_cast<int>(kind)), " ", AbslView(id),
+                                                     " is needed by job ", job, "; cancel it or wait for its end")),
+          "IN_USE", {{"job", job}});
+    }
+  }
+  ASSIGN_OR_RETURN(Transaction txn, Transaction::Begin(db_));
+  {
+    ASSIGN_OR_RETURN(Statement stmt, db_->Prepare("DELETE FROM artifact WHERE ordinal = ?"));
+    stmt.Bind(1, found.front().ordinal);
+    RETURN_IF_ERROR(stmt.Run());
+  }
+  RETURN_IF_ERROR(txn.Commit());
+  UpdateGauges();
+  return absl::OkStatus();
+}
+
+absl::Status ArtifactStore::DeleteModel(std::string_view id) { return Delete(Kind::kModel, id); }
+absl::Status ArtifactStore::DeleteDataset(std::string_view id) { return Delete(Kind::kDataset, id); }
+
+absl::StatusOr<bool> ArtifactStore::IsReferenced(std::string_view sha256) {
+  ASSIGN_OR_RETURN(Statement stmt, db_->Prepare("SELECT 1 FROM artifact_file WHERE sha256 = ? LIMIT 1"));
+  stmt.Bind(1, sha256);
+  return stmt.Step();
+}
+
+absl::StatusOr<int64_t> ArtifactStore::SweepUnreferenced(absl::Duration grace) {
+  const absl::Time start = absl::Now();
+  const absl::Time before = clock_->Now() - grace;
+  ASSIGN_OR_RETURN(int64_t reclaimed, blobs_->DropUploads(before));
+  ASSIGN_OR_RETURN(const std::vector<BlobId> stale, blobs_->Stale(before));
+  int64_t removed = 0;
+  for (const BlobId& blob : stale) {
+    MutexLock lock(db_->mutex());
+    ASSIGN_OR_RETURN(const bool referenced, IsReferenced(blob.sha256));
+    if (referenced) continue;
+    ASSIGN_OR_RETURN(const bool gone, blobs_->Remove(blob, before));
+    if (!gone) continue;
+    ++removed;
+    reclaimed += blob.size_bytes;
+  }
+  LOG_IF(INFO, reclaimed > 0) << "sweep: removed " << removed << " unreferenced blobs; " << reclaimed
+                              << " bytes reclaimed, dropped uploads included";
+  if (metrics_ != nullptr) {
+    metrics_->CasSwept(reclaimed, absl::Now() - start);
+    const BlobStore::Stats stats = blobs_->stats();
+    metrics_->SetCas(stats.blobs, stats.bytes);
+  }
+  return reclaimed;
+}
+
+void ArtifactStore::UpdateGauges() {
+  if (metrics_ == nullptr) return;
+  for (const Kind kind : {Kind::kModel, Kind::kDataset}) {
+    auto stmt = db_->Prepare("SELECT count(*) FROM artifact WHERE kind = ?");
+    if (!stmt.ok()) return;
+    stmt->Bind(1, static_cast<int>(kind));
+    if (const auto row = stmt->Step(); row.ok() && *row)
+      metrics_->SetArtifacts(NameOf(static_cast<int>(kind)), stmt->Int(0));
+  }
+}
+
+}  // namespace quant

@@ -1,0 +1,108 @@
+// SPDX-License-Identifier: Apache-2.0
+// ArtifactStore: models and datasets, as manifests of stored blobs, in SQLite. Also keeps the promise that a blob which
+// a manifest names stays: blobs are swept here, under the same lock that manifests are made under.
+#ifndef QUANT_SERVER_STORE_ARTIFACT_STORE_H_
+#define QUANT_SERVER_STORE_ARTIFACT_STORE_H_
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+#include "common/clock.h"
+#include "common/mutex.h"
+#include "quant/v1/artifacts.pb.h"
+#include "server/queue/artifact_catalog.h"
+
+namespace quant {
+
+class BlobStore;
+class Database;
+class ServerMetrics;
+class Statement;
+
+// Errors are those that artifacts.proto names for the rpc of the same name, and those of Database. A change is durable
+// when its function returns OK. Thread-safe.
+class ArtifactStore : public ArtifactCatalog {
+ public:
+  // The id of an unfinished job that needs the artifact, or "".
+  using InUse = std::function<absl::StatusOr<std::string>(std::string_view artifact_id)>;
+
+  // Makes the tables where they are missing. `metrics` may be null. All must outlive the store; nobody else may use the
+  // connection `db`.
+  static absl::StatusOr<std::unique_ptr<ArtifactStore>> Create(Database* db, BlobStore* blobs, ServerMetrics* metrics,
+                                                               Clock* clock);
+
+  // Asked before an artifact is deleted, under the store's lock. Set it before the first Delete, once.
+  void SetInUse(InUse in_use);
+
+  absl::StatusOr<v1::Model> CreateModel(const v1::CreateModelRequest& request);
+  absl::StatusOr<v1::Model> GetModel(std::string_view id) override;
+  absl::StatusOr<v1::ListModelsResponse> ListModels(const v1::ListModelsRequest& request);
+  absl::Status DeleteModel(std::string_view id);
+  absl::StatusOr<v1::Model> PublishResult(std::string_view job_id, std::string_view name,
+                                          const std::vector<v1::File>& files) override;
+
+  absl::StatusOr<v1::Dataset> CreateDataset(const v1::CreateDatasetRequest& request);
+  absl::StatusOr<v1::Dataset> GetDataset(std::string_view id) override;
+  absl::StatusOr<v1::ListDatasetsResponse> ListDatasets(const v1::ListDatasetsRequest& request);
+  absl::Status DeleteDataset(std::string_view id);
+
+  // Removes blobs that no manifest names and that nobody stored, asked for or read for `grace`; drops uploads untouched
+  // for as long. Returns the bytes reclaimed. The lock is held for one blob at a time.
+  absl::StatusOr<int64_t> SweepUnreferenced(absl::Duration grace);
+
+ private:
+  enum class Kind : int { kModel = 1, kDataset = 2 };
+  // What models and datasets have in common.
+  struct Artifact {
+    int64_t ordinal = 0;  // order of creation
+    std::string id;
+    std::string name;
+    v1::ModelFormat format = v1::MODEL_FORMAT_UNSPECIFIED;
+    std::string digest;
+    int64_t size_bytes = 0;
+    absl::Time create_time;
+    std::string source_job_id;
+    std::vector<v1::File> files;
+  };
+  struct Page {
+    std::vector<Artifact> artifacts;
+    std::string next_page_token;
+  };
+
+  ArtifactStore(Database* db, BlobStore* blobs, ServerMetrics* metrics, Clock* clock)
+      : db_(db), blobs_(blobs), metrics_(metrics), clock_(clock) {}
+  static v1::Model ToModel(Artifact artifact);
+  static v1::Dataset ToDataset(Artifact artifact);
+
+  absl::StatusOr<Artifact> Make(Kind kind, std::string_view name, std::string_view source_job_id,
+                                std::vector<v1::File> files);
+  absl::StatusOr<Artifact> Get(Kind kind, std::string_view id);
+  absl::StatusOr<Page> List(Kind kind, int32_t page_size, std::string_view page_token);
+  absl::Status Delete(Kind kind, std::string_view id);
+
+  // These need db_->mutex().
+  absl::StatusOr<std::vector<Artifact>> Select(std::string_view where_sql, const std::function<void(Statement*)>& bind);
+  absl::Status ReadFiles(Artifact* artifact);
+  absl::Status Insert(Kind kind, const Artifact& artifact);
+  absl::Status CheckBlobsStored(const std::vector<v1::File>& files);
+  void UpdateGauges();
+  absl::StatusOr<bool> IsReferenced(std::string_view sha256);
+
+  Database* const db_;  // its mutex guards manifests against the sweep
+  BlobStore* const blobs_;
+  ServerMetrics* const metrics_;
+  Clock* const clock_;
+  Mutex in_use_mu_;
+  InUse in_use_ ABSL_GUARDED_BY(in_use_mu_);
+};
+
+}  // namespace quant
+
+#endif  // QUANT_SERVER_STORE_ARTIFACT_STORE_H_

@@ -1,0 +1,223 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "server/store/artifact_store.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <filesystem>
+#include <set>
+#include <string>
+
+#include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+#include "common/digest.h"
+#include "common/error_detail.h"
+#include "common/random_id.h"
+#include "common/strings.h"
+#include "server/blobs/file_blob_store.h"
+#include "server/metrics/server_metrics.h"
+#include "server/store/sqlite.h"
+
+namespace quant {
+namespace {
+
+namespace fs = std::filesystem;
+using ::testing::HasSubstr;
+
+class ArtifactStoreTest : public ::testing::Test {
+ protected:
+  ArtifactStoreTest() { Reopen(); }
+  ~ArtifactStoreTest() override {
+    store_.reset();
+    db_.reset();
+    blobs_.reset();
+    fs::remove_all(dir_);
+  }
+  void Reopen() {
+    store_.reset();
+    db_.reset();
+    auto blobs = FileBlobStore::Open(dir_, {.reserve_bytes = 0, .clock = &clock_});
+    ASSERT_TRUE(blobs.ok()) << blobs.status();
+    blobs_ = *std::move(blobs);
+    auto db = Database::Open(dir_ / "artifacts.db");
+    ASSERT_TRUE(db.ok()) << db.status();
+    db_ = *std::move(db);
+    auto store = ArtifactStore::Create(db_.get(), blobs_.get(), &metrics_, &clock_);
+    ASSERT_TRUE(store.ok()) << store.status();
+    store_ = *std::move(store);
+  }
+
+  // A file whose blob is stored.
+  v1::File Stored(const std::string& path, const std::string& bytes) {
+    v1::File file = NotStored(path, bytes);
+    auto writer = blobs_->OpenWriter("u", {file.digest().sha256(), file.digest().size_bytes()}, 0);
+    EXPECT_TRUE(writer.ok() && (*writer)->Write(bytes).ok() && (*writer)->Finish().ok());
+    return file;
+  }
+  static v1::File NotStored(const std::string& path, const std::string& bytes) {
+    v1::File file;
+    file.set_path(path);
+    file.mutable_digest()->set_sha256(Sha256Hex(bytes));
+    file.mutable_digest()->set_size_bytes(static_cast<int64_t>(bytes.size()));
+    return file;
+  }
+  static v1::CreateModelRequest ModelRequest(const std::string& name, std::vector<v1::File> files) {
+    v1::CreateModelRequest request;
+    request.set_name(name);
+    for (const v1::File& file : files) *request.add_files() = file;
+    return request;
+  }
+  v1::Model Make(const std::string& name, const std::string& bytes) {
+    auto model = store_->CreateModel(ModelRequest(name, {Stored("m.onnx", bytes)}));
+    EXPECT_TRUE(model.ok()) << model.status();
+    return *model;
+  }
+
+  const fs::path dir_ = fs::path(testing::TempDir()) / RandomId("artifacts-");
+  FakeClock clock_{absl::Now()};
+  ServerMetrics metrics_;
+  std::unique_ptr<BlobStore> blobs_;
+  std::unique_ptr<Database> db_;
+  std::unique_ptr<ArtifactStore> store_;
+};
+
+TEST_F(ArtifactStoreTest, ModelComesBackWholeAfterAReopening) {
+  auto made = store_->CreateModel(ModelRequest("net", {Stored("z.bin", "data"), Stored("m.onnx", "graph")}));
+  ASSERT_TRUE(made.ok()) << made.status();
+  EXPECT_TRUE(IsRandomId(made->id(), "m-"));
+  EXPECT_EQ(made->format(), v1::MODEL_FORMAT_ONNX);
+  EXPECT_EQ(made->size_bytes(), 9);
+  ASSERT_EQ(made->files_size(), 2);
+  EXPECT_EQ(made->files(0).path(), "m.onnx");
+  EXPECT_TRUE(made->has_create_time());
+  Reopen();
+  EXPECT_EQ(store_->GetModel(made->id())->SerializeAsString(), made->SerializeAsString());
+  EXPECT_THAT(metrics_.Serialize(), HasSubstr("quant_artifacts{kind=\"model\"} 1"));
+}
+
+TEST_F(ArtifactStoreTest, SameManifestAndNameIsTheSameModel) {
+  const v1::Model first = Make("net", "graph");
+  EXPECT_EQ(Make("net", "graph").id(), first.id());
+  EXPECT_EQ(Make("net", "graph").SerializeAsString(), first.SerializeAsString());
+  EXPECT_NE(Make("other", "graph").id(), first.id());
+  EXPECT_NE(Make("net", "changed").id(), first.id());
+}
+
+TEST_F(ArtifactStoreTest, AModelIsNoDataset) {
+  const v1::Model model = Make("net", "graph");
+  EXPECT_EQ(store_->GetDataset(model.id()).status().code(), absl::StatusCode::kNotFound);
+  EXPECT_EQ(store_->DeleteDataset(model.id()).code(), absl::StatusCode::kNotFound);
+  v1::CreateDatasetRequest request;
+  *request.add_files() = Stored("m.onnx", "graph");
+  auto dataset = store_->CreateDataset(request);
+  ASSERT_TRUE(dataset.ok());
+  EXPECT_TRUE(IsRandomId(dataset->id(), "d-"));
+  EXPECT_EQ(store_->ListDatasets({})->datasets_size(), 1);
+}
+
+TEST_F(ArtifactStoreTest, MissingBlobAndUnreadableModelAreRefused) {
+  const absl::Status missing =
+      store_->CreateModel(ModelRequest("n", {Stored("m.onnx", "here"), NotStored("w.bin", "absent")})).status();
+  EXPECT_EQ(missing.code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_EQ(ReasonOf(missing), "BLOB_MISSING");
+  EXPECT_EQ(MetadataOf(missing, "sha256"), Sha256Hex("absent"));
+  EXPECT_EQ(store_->CreateModel(ModelRequest("n", {Stored("m.pkl", "here")})).status().code(),
+            absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(store_->CreateModel(ModelRequest("n", {Stored("../m.onnx", "here")})).status().code(),
+            absl::StatusCode::kInvalidArgument);
+  v1::File huge = NotStored("a.onnx", "x");
+  huge.mutable_digest()->set_size_bytes(INT64_MAX);
+  v1::File other = huge;
+  other.set_path("b.onnx");
+  EXPECT_EQ(store_->CreateModel(ModelRequest("n", {huge, other})).status().code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(store_->ListModels({})->models_size(), 0);
+}
+
+TEST_F(ArtifactStoreTest, ListPagesNewestFirstAndSurvivesChangesInBetween) {
+  std::vector<std::string> ids;
+  for (int i = 0; i < 7; ++i) ids.push_back(Make(absl::StrCat("n", i), absl::StrCat("g", i)).id());
+  v1::ListModelsRequest request;
+  request.set_page_size(3);
+  std::vector<std::string> seen;
+  for (int page = 0; page < 10; ++page) {
+    auto response = store_->ListModels(request);
+    ASSERT_TRUE(response.ok()) << response.status();
+    for (const v1::Model& model : response->models()) seen.push_back(model.id());
+    if (page == 0) {
+      Make("newer", "newer");                              // newer than the first page: not shown
+      ASSERT_TRUE(store_->DeleteModel(ids[2]).ok());       // not yet shown: skipped
+      ASSERT_TRUE(store_->DeleteModel(seen.back()).ok());  // the token's own row
+    }
+    if (response->next_page_token().empty()) break;
+    request.set_page_token(response->next_page_token());
+  }
+  EXPECT_THAT(seen, testing::ElementsAre(ids[6], ids[5], ids[4], ids[3], ids[1], ids[0]));
+}
+
+TEST_F(ArtifactStoreTest, ForeignPageTokensAndNegativeSizesAreRefused) {
+  for (int i = 0; i < 2; ++i) Make(absl::StrCat("n", i), "g");
+  v1::ListModelsRequest request;
+  request.set_page_size(1);
+  const std::string token = store_->ListModels(request)->next_page_token();
+  ASSERT_FALSE(token.empty());
+  v1::ListDatasetsRequest other;
+  other.set_page_token(token);
+  EXPECT_EQ(store_->ListDatasets(other).status().code(), absl::StatusCode::kInvalidArgument);
+  for (const std::string& bad : {std::string("x"), token + "A", std::string(5000, 'A')}) {
+    request.set_page_token(bad);
+    EXPECT_EQ(store_->ListModels(request).status().code(), absl::StatusCode::kInvalidArgument);
+  }
+  request.clear_page_token();
+  request.set_page_size(-1);
+  EXPECT_EQ(store_->ListModels(request).status().code(), absl::StatusCode::kInvalidArgument);
+}
+
+TEST_F(ArtifactStoreTest, DeleteRefusesWhatAJobNeeds) {
+  const v1::Model model = Make("net", "graph");
+  std::string user = "j-0123456789abcdef";
+  store_->SetInUse([&](std::string_view id) -> absl::StatusOr<std::string> { return id == model.id() ? user : ""; });
+  const absl::Status status = store_->DeleteModel(model.id());
+  EXPECT_EQ(status.code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_EQ(ReasonOf(status), "IN_USE");
+  EXPECT_EQ(MetadataOf(status, "job"), user);
+  user.clear();
+  EXPECT_TRUE(store_->DeleteModel(model.id()).ok());
+  EXPECT_EQ(store_->DeleteModel(model.id()).code(), absl::StatusCode::kNotFound);
+  EXPECT_EQ(store_->GetModel(model.id()).status().code(), absl::StatusCode::kNotFound);
+}
+
+TEST_F(ArtifactStoreTest, AJobPublishesOneModel) {
+  const v1::Model uploaded = Make("net", "graph");
+  const std::vector<v1::File> files = {Stored("m.onnx", "graph")};
+  auto first = store_->PublishResult("j-1", "net", files);
+  ASSERT_TRUE(first.ok());
+  EXPECT_EQ(first->source_job_id(), "j-1");
+  EXPECT_NE(first->id(), uploaded.id());
+  EXPECT_EQ(store_->PublishResult("j-1", "net", files)->id(), first->id());
+  EXPECT_EQ(store_->PublishResult("j-1", "net", {Stored("m.onnx", "else")}).status().code(),
+            absl::StatusCode::kFailedPrecondition);
+  EXPECT_NE(store_->PublishResult("j-2", "net", files)->id(), first->id());
+  EXPECT_EQ(store_->PublishResult("j-3", "out", {Stored("m.gguf", "g")})->format(), v1::MODEL_FORMAT_GGUF);
+  EXPECT_EQ(ReasonOf(store_->PublishResult("j-4", "net", {NotStored("m.onnx", "no")}).status()), "BLOB_MISSING");
+}
+
+TEST_F(ArtifactStoreTest, SweepTakesOnlyOldBlobsThatNothingNames) {
+  const v1::Model model = Make("net", "graph");
+  Stored("loose", "loose bytes");
+  EXPECT_EQ(store_->SweepUnreferenced(absl::Hours(24)).value(), 0);
+  clock_.Advance(absl::Hours(25));
+  Stored("young", "young bytes");
+  const BlobId young{Sha256Hex("young bytes"), 11};
+  EXPECT_TRUE(blobs_->Touch(young).value());  // its file carries the machine's time, which the fake clock left behind
+  EXPECT_EQ(store_->SweepUnreferenced(absl::Hours(24)).value(), 11);
+  EXPECT_FALSE(blobs_->Touch({Sha256Hex("loose bytes"), 11}).value());
+  EXPECT_TRUE(blobs_->Touch(young).value());
+  EXPECT_TRUE(blobs_->Touch({Sha256Hex("graph"), 5}).value());
+  ASSERT_TRUE(store_->DeleteModel(model.id()).ok());
+  clock_.Advance(absl::Hours(25));
+  EXPECT_EQ(store_->SweepUnreferenced(absl::Hours(24)).value(), 16);
+  EXPECT_EQ(blobs_->stats().blobs, 0);
+}
+
+}  // namespace
+}  // namespace quant
