@@ -30,7 +30,8 @@ struct LiveJob {
   absl::Time last_heard;      // leased: when its worker last named it, or when it was leased
   absl::Time progress_saved;  // leased: when the store last got the progress
   bool confirmed = false;     // leased: its worker has named it, so the lease arrived
-  bool publishing = false;    // leased: a result is being published; nothing else may change the state
+  bool publishing = false;    // leased: a result is being published; nothing else may end it
+  bool won = false;           // leased: its model exists, only the state is not yet stored; nothing else may end it
 };
 
 // Thread-compatible.

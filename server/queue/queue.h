@@ -151,6 +151,8 @@ class JobQueue {
   // cleared fields), stores, and then updates memory, metrics and watches. On error nothing has changed.
   //   FAILED_PRECONDITION, reason JOB_STATE_FORBIDS.  Errors of JobStore::Update.
   absl::StatusOr<v1::Job> Apply(JobEvent event, JobRow row, Deferred* deferred) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  // Takes the store's word on a job after a compare-and-set that failed.
+  void Resync(const std::string& id) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   // A retryable or poison end of an attempt: backoff or DEAD.
   absl::StatusOr<v1::Job> ApplyLoss(JobRow row, v1::JobError error, Deferred* deferred)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
@@ -158,16 +160,43 @@ class JobQueue {
 
   // Hands ready jobs to parked calls until one of the two runs out.
   void Dispatch(Deferred* deferred) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  // Lets dispatch rest for a moment after an error, so that it is not repeated in a tight loop.
+  void PauseDispatch() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   // Reads the manifests and answers the call. Without the lock.
   void Deliver(const Grant& grant);
+  absl::Status FillLease(const Grant& grant, v1::Lease* lease);
+  // The checks of Lease; on OK the call is parked, or answered by way of `deferred`.
+  absl::Status Park(const v1::LeaseJobRequest& request, uint64_t handle, LeaseCallback callback, Deferred* deferred)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  void Answer(std::map<uint64_t, Waiter>::iterator waiter, absl::StatusOr<v1::LeaseJobResponse> answer,
+              Deferred* deferred) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  // Puts leases back that were sent but never named by their worker.
   void ReleaseUnconfirmed(const std::string& worker_id, Deferred* deferred) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   v1::LeaseJobResponse EmptyLease() const;
 
+  // One lease of a heartbeat.
+  v1::LeaseCommand Hear(const std::string& worker_id, const v1::LeaseProgress& lease, absl::Time now,
+                        Deferred* deferred) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  void Drain(KnownWorker* worker, Deferred* deferred) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  v1::Worker Describe(const KnownWorker& worker, absl::Time now) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  // After so much silence a worker counts as lost.
+  absl::Duration Silence() const { return options_.heartbeat_interval * options_.missed_heartbeats; }
+
+  // The row of a job that the caller holds under its token, or (then *repeated) whose outcome it has given before.
+  //   FAILED_PRECONDITION, reason LEASE_STALE.
+  absl::StatusOr<JobRow> FindHeld(const v1::CompleteJobRequest& request, bool* repeated)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  static absl::Status BeingPublished(const std::string& id);
+
   absl::StatusOr<v1::Job> CompleteSuccess(const v1::CompleteJobRequest& request);
+  // Creates the model of a result and returns its id. Without the lock.
+  absl::StatusOr<std::string> PublishModel(const v1::Job& job, const v1::JobResult& result);
   // Creates the model of a stored result and moves the job to SUCCEEDED. The job's `publishing` must be set; it is
   // cleared again on error. Without the lock.
   absl::StatusOr<v1::Job> FinishPublication(const std::string& id, int64_t token, const v1::JobResult& result);
 
+  // Goes on from a result in the store whose lease ran out. Without the lock.
+  void PublishStored(const std::string& id, int64_t token, const std::string& bytes);
   void TickLease(const std::string& id, absl::Time now, Deferred* deferred) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   absl::Time LeaseDue(const LiveJob& live) const;
   // Makes the thread of Start wake at `time` at the latest.
@@ -190,6 +219,7 @@ class JobQueue {
   WorkerTable workers_ ABSL_GUARDED_BY(mu_);
   std::map<uint64_t, Waiter> waiters_ ABSL_GUARDED_BY(mu_);  // by handle, so oldest first
   uint64_t next_handle_ ABSL_GUARDED_BY(mu_) = 1;
+  std::map<v1::JobState, int64_t> counts_ ABSL_GUARDED_BY(mu_);  // stored jobs
   std::mt19937_64 jitter_ ABSL_GUARDED_BY(mu_);
   absl::Time planned_wake_ ABSL_GUARDED_BY(mu_) = absl::InfinitePast();
   absl::Time next_purge_ ABSL_GUARDED_BY(mu_) = absl::InfinitePast();

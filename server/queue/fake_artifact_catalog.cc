@@ -1,0 +1,85 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "server/queue/fake_artifact_catalog.h"
+
+#include "absl/strings/str_cat.h"
+#include "common/error_detail.h"
+#include "common/strings.h"
+
+namespace quant {
+
+void FakeArtifactCatalog::AddModel(const std::string& id, v1::ModelFormat format) {
+  MutexLock lock(&mu_);
+  v1::Model& model = models_[id];
+  model.set_id(id);
+  model.set_name("name of " + id);
+  model.set_format(format);
+}
+
+void FakeArtifactCatalog::AddDataset(const std::string& id) {
+  MutexLock lock(&mu_);
+  datasets_[id].set_id(id);
+}
+
+void FakeArtifactCatalog::RemoveModel(const std::string& id) {
+  MutexLock lock(&mu_);
+  models_.erase(id);
+}
+
+void FakeArtifactCatalog::FailPublish(absl::Status status) {
+  MutexLock lock(&mu_);
+  publish_status_ = std::move(status);
+}
+
+void FakeArtifactCatalog::SetMissing(const std::string& sha256, bool missing) {
+  MutexLock lock(&mu_);
+  if (missing) {
+    missing_.insert(sha256);
+  } else {
+    missing_.erase(sha256);
+  }
+}
+
+std::vector<v1::Model> FakeArtifactCatalog::Published() {
+  MutexLock lock(&mu_);
+  return published_;
+}
+
+absl::StatusOr<v1::Model> FakeArtifactCatalog::GetModel(std::string_view id) {
+  MutexLock lock(&mu_);
+  const auto it = models_.find(id);
+  if (it == models_.end()) return absl::NotFoundError(absl::StrCat("there is no model ", Quoted(id)));
+  return it->second;
+}
+
+absl::StatusOr<v1::Dataset> FakeArtifactCatalog::GetDataset(std::string_view id) {
+  MutexLock lock(&mu_);
+  const auto it = datasets_.find(id);
+  if (it == datasets_.end()) return absl::NotFoundError(absl::StrCat("there is no dataset ", Quoted(id)));
+  return it->second;
+}
+
+absl::StatusOr<v1::Model> FakeArtifactCatalog::PublishResult(std::string_view job_id, std::string_view name,
+                                                             const std::vector<v1::File>& files) {
+  MutexLock lock(&mu_);
+  if (!publish_status_.ok()) return publish_status_;
+  for (const v1::File& file : files) {
+    if (missing_.contains(file.digest().sha256())) {
+      return WithReason(absl::FailedPreconditionError("a blob is not stored"), "BLOB_MISSING");
+    }
+  }
+  v1::Model model;
+  model.set_id(absl::StrCat("m-result-", published_.size()));
+  model.set_name(std::string(name));
+  model.set_source_job_id(std::string(job_id));
+  model.mutable_files()->Assign(files.begin(), files.end());
+  for (const v1::Model& old : published_) {
+    model.set_id(old.id());
+    if (old.SerializeAsString() == model.SerializeAsString()) return old;
+  }
+  model.set_id(absl::StrCat("m-result-", published_.size()));
+  published_.push_back(model);
+  models_[model.id()] = model;
+  return model;
+}
+
+}  // namespace quant

@@ -1,0 +1,43 @@
+// SPDX-License-Identifier: Apache-2.0
+// FakeArtifactCatalog: models and datasets in memory, for tests.
+#ifndef QUANT_SERVER_QUEUE_FAKE_ARTIFACT_CATALOG_H_
+#define QUANT_SERVER_QUEUE_FAKE_ARTIFACT_CATALOG_H_
+
+#include <map>
+#include <set>
+#include <string>
+
+#include "common/mutex.h"
+#include "server/queue/artifact_catalog.h"
+
+namespace quant {
+
+// Thread-safe. Every blob counts as stored unless it is in the set of missing ones.
+class FakeArtifactCatalog : public ArtifactCatalog {
+ public:
+  void AddModel(const std::string& id, v1::ModelFormat format = v1::MODEL_FORMAT_ONNX);
+  void AddDataset(const std::string& id);
+  void RemoveModel(const std::string& id);
+  // PublishResult fails with `status` from now on; OK: no more.
+  void FailPublish(absl::Status status);
+  void SetMissing(const std::string& sha256, bool missing);
+  // Models that jobs made, in order.
+  std::vector<v1::Model> Published();
+
+  absl::StatusOr<v1::Model> GetModel(std::string_view id) override;
+  absl::StatusOr<v1::Dataset> GetDataset(std::string_view id) override;
+  absl::StatusOr<v1::Model> PublishResult(std::string_view job_id, std::string_view name,
+                                          const std::vector<v1::File>& files) override;
+
+ private:
+  Mutex mu_;
+  std::map<std::string, v1::Model, std::less<>> models_ ABSL_GUARDED_BY(mu_);
+  std::map<std::string, v1::Dataset, std::less<>> datasets_ ABSL_GUARDED_BY(mu_);
+  std::vector<v1::Model> published_ ABSL_GUARDED_BY(mu_);
+  std::set<std::string> missing_ ABSL_GUARDED_BY(mu_);
+  absl::Status publish_status_ ABSL_GUARDED_BY(mu_);
+};
+
+}  // namespace quant
+
+#endif  // QUANT_SERVER_QUEUE_FAKE_ARTIFACT_CATALOG_H_

@@ -1,0 +1,237 @@
+// SPDX-License-Identifier: Apache-2.0
+// The core of the queue: loading, the one way by which a job changes state, dispatch. Calls of clients are in
+// queue_clients.cc, of workers in queue_workers.cc, what time alone does in queue_tick.cc.
+#include "server/queue/queue.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "absl/log/log.h"
+#include "common/proto_time.h"
+#include "common/status_macros.h"
+#include "server/metrics/server_metrics.h"
+#include "server/queue/queue_internal.h"
+#include "server/queue/queue_metrics.h"
+
+namespace quant {
+namespace {
+
+static_assert(static_cast<int>(JobState::kQueued) == v1::JOB_STATE_QUEUED &&
+              static_cast<int>(JobState::kRunning) == v1::JOB_STATE_RUNNING &&
+              static_cast<int>(JobState::kRetryWait) == v1::JOB_STATE_RETRY_WAIT &&
+              static_cast<int>(JobState::kCancelling) == v1::JOB_STATE_CANCELLING &&
+              static_cast<int>(JobState::kSucceeded) == v1::JOB_STATE_SUCCEEDED &&
+              static_cast<int>(JobState::kFailed) == v1::JOB_STATE_FAILED &&
+              static_cast<int>(JobState::kCancelled) == v1::JOB_STATE_CANCELLED &&
+              static_cast<int>(JobState::kDead) == v1::JOB_STATE_DEAD);
+
+constexpr absl::Duration kRetryBase = absl::Seconds(1);
+constexpr absl::Duration kRetryCap = absl::Minutes(5);
+// A lost worker says nothing about the job: the first time it goes on nearly at once.
+constexpr absl::Duration kRetryAfterLostWorker = absl::Milliseconds(200);
+// Progress raises the sequence in memory faster than it is stored. A restarted server goes on from this far beyond the
+// stored value, so that a watcher never sees the sequence fall: more changes than any attempt makes between two saves.
+constexpr int64_t kSequenceGap = 1 << 20;
+// How long dispatch rests after an error of the store or the catalog.
+constexpr absl::Duration kDispatchPause = absl::Seconds(1);
+
+// Sets what follows from the state that `event` led to. What only the caller knows (error, retry_time, result, worker)
+// is already there.
+void Settle(JobEvent event, absl::Time now, JobRow* row) {
+  v1::Job& job = row->job;
+  const JobState state = StateOf(job);
+  if (!IsLeased(state)) row->deadline = absl::InfiniteFuture();
+  row->cancel_time = state == JobState::kCancelling ? now : absl::InfinitePast();
+  const bool has_error = state == JobState::kFailed || state == JobState::kDead || state == JobState::kRetryWait;
+  if (!has_error) job.clear_error();
+  if (state != JobState::kRetryWait) job.clear_retry_time();
+  if (IsFinal(state)) {
+    SetProto(now, job.mutable_end_time());
+  } else {
+    job.clear_end_time();
+  }
+  if (event == JobEvent::kLease || state == JobState::kQueued) job.clear_progress();
+  if (event == JobEvent::kRetry) {
+    job.set_attempt(0);
+    job.clear_worker_id();
+    job.clear_start_time();
+  }
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<JobQueue>> JobQueue::Create(JobStore* store, ArtifactCatalog* catalog,
+                                                           ServerMetrics* metrics, Clock* clock, QueueOptions options) {
+  auto queue = std::unique_ptr<JobQueue>(new JobQueue(store, catalog, metrics, clock, std::move(options)));
+  RETURN_IF_ERROR(queue->Load());
+  return queue;
+}
+
+JobQueue::JobQueue(JobStore* store, ArtifactCatalog* catalog, ServerMetrics* metrics, Clock* clock,
+                   QueueOptions options)
+    : store_(store),
+      catalog_(catalog),
+      metrics_(metrics),
+      clock_(clock),
+      options_(std::move(options)),
+      workers_(options_.max_workers, options_.worker_retention),
+      jitter_(options_.jitter_seed) {}
+
+JobQueue::~JobQueue() { Shutdown(); }
+
+absl::Status JobQueue::Load() {
+  std::vector<std::pair<std::string, JobStore::Result>> unpublished;
+  {
+    MutexLock lock(&mu_);
+    const absl::Time now = clock_->Now();
+    ASSIGN_OR_RETURN(std::vector<JobRow> rows, store_->LoadUnfinished());
+    ASSIGN_OR_RETURN(counts_, store_->CountByState());
+    for (JobRow& row : rows) {
+      const std::string id = row.job.id();
+      const int64_t token = row.token;
+      const absl::Time created = FromProto(row.job.create_time());
+      if (IsLeased(StateOf(row))) row.job.set_sequence(row.job.sequence() + kSequenceGap);
+      live_.Put(std::move(row), now);  // leases are heard of "now": a fresh grace
+      LiveJob& live = *live_.Find(id);
+      live.queued_since = std::min(created, now);
+      if (!IsLeased(StateOf(live.row))) continue;
+      live.confirmed = true;  // a server that is gone may have heard of it
+      absl::StatusOr<JobStore::Result> result = store_->GetResult(id);
+      if (absl::IsNotFound(result.status())) continue;
+      RETURN_IF_ERROR(result.status());
+      if (result->token != token) continue;
+      live.publishing = true;
+      unpublished.emplace_back(id, *std::move(result));
+    }
+    LOG(INFO) << "queue: " << live_.size() << " unfinished jobs, " << live_.Leased().size() << " of them leased";
+    next_purge_ = now;
+  }
+  for (const auto& [id, stored] : unpublished) {
+    v1::JobResult result;
+    if (!result.ParseFromString(stored.bytes)) {
+      return absl::DataLossError("the stored result of job " + id + " cannot be read");
+    }
+    const absl::Status status = FinishPublication(id, stored.token, result).status();
+    // Not fatal: the worker may repeat its call, or Tick tries again when the lease runs out.
+    LOG(INFO) << "queue: publishing the result that job " << id << " had delivered before the restart: " << status;
+  }
+  return absl::OkStatus();
+}
+
+void JobQueue::Start() { ticker_ = std::thread([this] { Run(); }); }
+
+void JobQueue::Shutdown() {
+  EndWatches();
+  EndLeases();
+  {
+    MutexLock lock(&mu_);
+    stopping_ = true;
+    due_changed_.SignalAll();
+  }
+  if (ticker_.joinable()) ticker_.join();
+}
+
+void JobQueue::RunAll(Deferred* deferred) {
+  for (const std::function<void()>& call : *deferred) call();
+  deferred->clear();
+}
+
+absl::StatusOr<JobRow> JobQueue::Find(std::string_view id) {
+  if (const LiveJob* live = live_.Find(id)) return live->row;
+  absl::StatusOr<JobRow> row = store_->Get(id);
+  if (absl::IsNotFound(row.status())) return absl::NotFoundError(absl::StrCat("there is no job ", Quoted(id)));
+  return row;
+}
+
+absl::StatusOr<v1::Job> JobQueue::Apply(JobEvent event, JobRow row, Deferred* deferred) {
+  const JobState before = StateOf(row);
+  const std::optional<JobState> after = NextState(before, event);
+  if (!after) return StateForbids(row.job, absl::StrCat(std::string(JobEventName(event)), " is not possible"));
+  if (*after == before) return std::move(row.job);
+
+  const absl::Time now = clock_->Now();
+  const JobRow old = row;
+  row.job.set_state(static_cast<v1::JobState>(*after));
+  row.job.set_sequence(row.job.sequence() + 1);
+  Settle(event, now, &row);
+  const absl::Status stored =
+      event == JobEvent::kLease ? store_->Claim(&row, VersionOf(old)) : store_->Update(row, VersionOf(old));
+  if (!stored.ok()) {
+    LOG(ERROR) << "queue: job " << row.job.id() << ", " << JobEventName(event) << ": " << stored;
+    if (absl::IsAborted(stored) || absl::IsNotFound(stored)) Resync(row.job.id());
+    return stored;
+  }
+
+  if (metrics_ != nullptr) CountTransition(event, old, row, now, metrics_);
+  --counts_[old.job.state()];
+  ++counts_[row.job.state()];
+  auto job = std::make_shared<const v1::Job>(row.job);
+  live_.Put(std::move(row), now);
+  if (const LiveJob* live = live_.Find(job->id()); live != nullptr && IsLeased(*after)) NoteDue(LeaseDue(*live));
+  if (*after == JobState::kRetryWait) NoteDue(FromProto(job->retry_time()));
+  WatchEvent event_out{.job = job, .end = std::nullopt};
+  if (EndsWatch(*after)) event_out.end = absl::OkStatus();
+  watches_.Publish(job->id(), event_out, now + options_.watch_keepalive, deferred);
+  return *job;
+}
+
+void JobQueue::Resync(const std::string& id) {
+  absl::StatusOr<JobRow> row = store_->Get(id);
+  if (row.ok()) {
+    live_.Put(*std::move(row), clock_->Now());
+  } else if (absl::IsNotFound(row.status())) {
+    live_.Erase(id);
+  }
+}
+
+absl::StatusOr<v1::Job> JobQueue::ApplyLoss(JobRow row, v1::JobError error, Deferred* deferred) {
+  const JobEvent event = AttemptLostEvent(row.job.attempt(), row.job.spec().max_attempts());
+  SetProto(clock_->Now() + Backoff(row, error), row.job.mutable_retry_time());
+  *row.job.mutable_error() = std::move(error);
+  return Apply(event, std::move(row), deferred);
+}
+
+absl::Duration JobQueue::Backoff(const JobRow& row, const v1::JobError& error) {
+  const int attempt = std::max(1, row.job.attempt());
+  absl::Duration delay = kRetryCap;
+  if (attempt <= 16) delay = std::min(kRetryCap, kRetryBase * (int64_t{1} << (attempt - 1)));
+  if (error.reason() == "LEASE_LOST" && attempt == 1) delay = kRetryAfterLostWorker;
+  return delay * std::uniform_real_distribution<double>(0.5, 1.0)(jitter_);
+}
+
+void JobQueue::Dispatch(Deferred* deferred) {
+  const absl::Time now = clock_->Now();
+  if (now < dispatch_blocked_until_) return;
+  while (!waiters_.empty()) {
+    const LiveJob* ready = live_.FirstReady();
+    if (ready == nullptr) return;
+    // The call that has waited longest, of a worker that lives; where none is known to live, any.
+    auto waiter = std::find_if(waiters_.begin(), waiters_.end(), [&](const auto& entry) {
+      const KnownWorker* worker = workers_.Find(entry.second.worker_id);
+      return worker != nullptr && now - worker->heard < Silence();
+    });
+    if (waiter == waiters_.end()) waiter = waiters_.begin();
+
+    JobRow row = ready->row;
+    row.job.set_worker_id(waiter->second.worker_id);
+    row.job.set_attempt(row.job.attempt() + 1);
+    SetProto(now, row.job.mutable_start_time());
+    row.deadline = now + FromProto(row.job.spec().attempt_timeout());
+    absl::StatusOr<v1::Job> job = Apply(JobEvent::kLease, std::move(row), deferred);
+    if (!job.ok()) {
+      PauseDispatch();
+      return;
+    }
+    const JobRow& leased = live_.Find(job->id())->row;
+    Grant grant{*job, leased.token, leased.deadline, std::move(waiter->second.callback)};
+    waiters_.erase(waiter);
+    deferred->push_back([this, grant = std::move(grant)] { Deliver(grant); });
+  }
+}
+
+void JobQueue::PauseDispatch() {
+  dispatch_blocked_until_ = clock_->Now() + kDispatchPause;
+  NoteDue(dispatch_blocked_until_);
+}
+
+}  // namespace quant

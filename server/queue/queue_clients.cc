@@ -1,0 +1,296 @@
+// SPDX-License-Identifier: Apache-2.0
+// The calls of JobService.
+#include <algorithm>
+#include <limits>
+#include <utility>
+
+#include "absl/strings/escaping.h"
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_split.h"
+#include "common/digest.h"
+#include "common/proto_time.h"
+#include "common/random_id.h"
+#include "common/status_macros.h"
+#include "google/protobuf/io/coded_stream.h"
+#include "google/protobuf/io/zero_copy_stream_impl_lite.h"
+#include "server/queue/queue.h"
+#include "server/queue/queue_internal.h"
+#include "server/queue/queue_metrics.h"
+#include "server/queue/spec_check.h"
+
+namespace quant {
+namespace {
+
+constexpr size_t kMaxRequestIdBytes = 64;
+constexpr int kDefaultPageSize = 50;
+constexpr int kMaxPageSize = 500;
+constexpr absl::Duration kQueueFullRetry = absl::Seconds(10);
+
+absl::Status CheckRequestId(const std::string& id) {
+  const bool good = id.size() <= kMaxRequestIdBytes && std::all_of(id.begin(), id.end(), [](char c) {
+                      return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '-';
+                    });
+  if (good) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrCat("request_id is ", Quoted(id), " (", id.size(), " bytes): at most ",
+                                                 kMaxRequestIdBytes, " of [A-Za-z0-9-] are wanted, e.g. a UUID"));
+}
+
+// The same bytes for equal messages: map entries in order. Message::SerializeAsString does not promise that.
+std::string Canonical(const google::protobuf::MessageLite& message) {
+  std::string bytes;
+  google::protobuf::io::StringOutputStream stream(&bytes);
+  google::protobuf::io::CodedOutputStream coded(&stream);
+  coded.SetSerializationDeterministic(true);
+  message.SerializeToCodedStream(&coded);
+  coded.Trim();
+  return bytes;
+}
+
+absl::StatusOr<v1::Job> AnswerRepeat(const SubmitRequest& request, const StoredRequest& stored) {
+  if (stored.body_digest == request.body_digest) return stored.first_answer;
+  return WithReason(
+      absl::InvalidArgumentError(absl::StrCat("request_id ", request.request_id, " was used for job ",
+                                              stored.first_answer.id(),
+                                              " with another body: use a new request_id for another job")),
+      "REQUEST_ID_REUSED", {{"job", stored.first_answer.id()}});
+}
+
+// Page tokens are "<digest of the filter>/<ordinal of the page's last job>", base64url. Opaque to clients; they grant
+// nothing.
+std::string FilterDigest(v1::ListJobsRequest request) {
+  request.clear_page_size();
+  request.clear_page_token();
+  return Sha256Hex(Canonical(request)).substr(0, 16);
+}
+
+std::string MakePageToken(const std::string& filter, int64_t ordinal) {
+  std::string token;
+  absl::WebSafeBase64Escape(absl::StrCat(filter, "/", ordinal), &token);
+  return token;
+}
+
+absl::StatusOr<int64_t> ParsePageToken(const std::string& token, const std::string& filter) {
+  if (token.empty()) return std::numeric_limits<int64_t>::max();
+  std::string plain;
+  int64_t ordinal = 0;
+  if (absl::WebSafeBase64Unescape(token, &plain)) {
+    const std::vector<std::string> parts = absl::StrSplit(plain, '/');
+    if (parts.size() == 2 && parts[0] == filter && absl::SimpleAtoi(parts[1], &ordinal) && ordinal > 0) return ordinal;
+  }
+  return absl::InvalidArgumentError(absl::StrCat(
+      "page_token ", Quoted(token),
+      " is not from a ListJobs call with the same states, kind and labels: start again without a token"));
+}
+
+absl::StatusOr<JobFilter> FilterOf(const v1::ListJobsRequest& request) {
+  JobFilter filter;
+  for (const int state : request.states()) {
+    if (!v1::JobState_IsValid(state) || state == v1::JOB_STATE_UNSPECIFIED) {
+      return absl::InvalidArgumentError(absl::StrCat("states has ", state, ", which is no job state"));
+    }
+    const auto wanted = static_cast<v1::JobState>(state);
+    if (std::find(filter.states.begin(), filter.states.end(), wanted) == filter.states.end()) {
+      filter.states.push_back(wanted);
+    }
+  }
+  static constexpr std::string_view kKinds[] = {"", "quantize", "calibrate", "benchmark", "analyze", "tune"};
+  if (std::find(std::begin(kKinds), std::end(kKinds), request.kind()) == std::end(kKinds)) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "kind is ", Quoted(request.kind()), "; it must be quantize, calibrate, benchmark, analyze or tune, or empty"));
+  }
+  filter.kind = request.kind();
+  if (request.labels().size() > 16) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("labels has ", request.labels().size(), " entries; a job has at most 16"));
+  }
+  for (const auto& [key, value] : request.labels()) filter.labels.emplace_back(key, value);
+  std::sort(filter.labels.begin(), filter.labels.end());
+  return filter;
+}
+
+}  // namespace
+
+absl::StatusOr<v1::Job> JobQueue::Submit(const v1::SubmitJobRequest& request) {
+  RETURN_IF_ERROR(CheckRequestId(request.request_id()));
+  SubmitRequest key;
+  if (!request.request_id().empty()) {
+    key = {.request_id = request.request_id(), .body_digest = Sha256Hex(Canonical(request.spec()))};
+    // Before the checks: a repeat is answered though the model is gone by now, or the queue full.
+    ASSIGN_OR_RETURN(const std::optional<StoredRequest> stored, store_->FindRequest(key.request_id));
+    if (stored) return AnswerRepeat(key, *stored);
+  }
+  v1::JobSpec spec = request.spec();
+  RETURN_IF_ERROR(CheckSpec(&spec));
+  RETURN_IF_ERROR(CheckInputs(spec, catalog_));
+
+  JobRow row;
+  Deferred deferred;
+  {
+    MutexLock lock(&mu_);
+    if (live_.size() >= options_.max_unfinished) {
+      if (metrics_ != nullptr) metrics_->QuotaRejected("queued_jobs");
+      return WithReason(absl::ResourceExhaustedError(absl::StrCat(live_.size(), " jobs are unfinished, the limit is ",
+                                                                  options_.max_unfinished, ": try again later")),
+                        "QUEUE_FULL", {}, kQueueFullRetry);
+    }
+    const absl::Time now = clock_->Now();
+    row.job.set_id(RandomId("j-"));
+    *row.job.mutable_spec() = std::move(spec);
+    row.job.set_state(v1::JOB_STATE_QUEUED);
+    row.job.set_sequence(1);
+    SetProto(now, row.job.mutable_create_time());
+    const absl::Status inserted = store_->Insert(&row, key);
+    if (absl::IsAlreadyExists(inserted) && !key.request_id.empty()) {  // another call was quicker
+      ASSIGN_OR_RETURN(const std::optional<StoredRequest> stored, store_->FindRequest(key.request_id));
+      if (stored) return AnswerRepeat(key, *stored);
+    }
+    RETURN_IF_ERROR(inserted);
+    live_.Put(row, now);
+    ++counts_[row.job.state()];
+    if (metrics_ != nullptr) CountSubmitted(row.job.spec(), metrics_);
+    Dispatch(&deferred);
+  }
+  RunAll(&deferred);
+  return std::move(row.job);
+}
+
+absl::StatusOr<v1::Job> JobQueue::Get(std::string_view id) {
+  MutexLock lock(&mu_);
+  ASSIGN_OR_RETURN(JobRow row, Find(id));
+  return std::move(row.job);
+}
+
+absl::StatusOr<v1::ListJobsResponse> JobQueue::List(const v1::ListJobsRequest& request) {
+  if (request.page_size() < 0) {
+    return absl::InvalidArgumentError(absl::StrCat("page_size is ", request.page_size(), "; it must not be negative"));
+  }
+  const int page_size = request.page_size() == 0 ? kDefaultPageSize : std::min(request.page_size(), kMaxPageSize);
+  ASSIGN_OR_RETURN(const JobFilter filter, FilterOf(request));
+  const std::string digest = FilterDigest(request);
+  ASSIGN_OR_RETURN(const int64_t before, ParsePageToken(request.page_token(), digest));
+  // One more than asked tells whether there is a next page.
+  ASSIGN_OR_RETURN(std::vector<JobRow> rows, store_->List(filter, before, page_size + 1));
+  v1::ListJobsResponse response;
+  if (static_cast<int>(rows.size()) > page_size) {
+    rows.resize(static_cast<size_t>(page_size));
+    response.set_next_page_token(MakePageToken(digest, rows.back().ordinal));
+  }
+  MutexLock lock(&mu_);
+  for (JobRow& row : rows) {
+    // Memory has newer progress; a state that changed since the store was read is left to the next call.
+    const LiveJob* live = live_.Find(row.job.id());
+    const bool newer = live != nullptr && live->row.job.state() == row.job.state();
+    *response.add_jobs() = newer ? live->row.job : std::move(row.job);
+  }
+  return response;
+}
+
+absl::StatusOr<v1::Job> JobQueue::Cancel(std::string_view id) {
+  Deferred deferred;
+  absl::StatusOr<v1::Job> job;
+  {
+    MutexLock lock(&mu_);
+    ASSIGN_OR_RETURN(JobRow row, Find(id));
+    job = Apply(JobEvent::kCancel, std::move(row), &deferred);
+  }
+  RunAll(&deferred);
+  return job;
+}
+
+absl::StatusOr<v1::Job> JobQueue::Retry(std::string_view id) {
+  Deferred deferred;
+  absl::StatusOr<v1::Job> job;
+  {
+    MutexLock lock(&mu_);
+    ASSIGN_OR_RETURN(JobRow row, Find(id));
+    job = Apply(JobEvent::kRetry, std::move(row), &deferred);
+    Dispatch(&deferred);
+  }
+  RunAll(&deferred);
+  return job;
+}
+
+absl::Status JobQueue::Delete(std::string_view id) {
+  Deferred deferred;
+  {
+    MutexLock lock(&mu_);
+    ASSIGN_OR_RETURN(const JobRow row, Find(id));
+    if (!IsDeletable(StateOf(row))) return StateForbids(row.job, "cancel it before deleting it");
+    const absl::Status deleted = store_->Delete(id, VersionOf(row));
+    if (absl::IsAborted(deleted)) Resync(row.job.id());
+    RETURN_IF_ERROR(deleted);
+    live_.Erase(id);
+    --counts_[row.job.state()];
+    const absl::Status gone = absl::NotFoundError(absl::StrCat("job ", row.job.id(), " was deleted"));
+    watches_.Publish(id, WatchEvent{.job = nullptr, .end = gone}, absl::InfiniteFuture(), &deferred);
+  }
+  RunAll(&deferred);
+  return absl::OkStatus();
+}
+
+absl::StatusOr<v1::Report> JobQueue::GetReport(std::string_view id) {
+  MutexLock lock(&mu_);
+  ASSIGN_OR_RETURN(const JobRow row, Find(id));
+  if (StateOf(row) != JobState::kSucceeded) {
+    return WithReason(absl::FailedPreconditionError(absl::StrCat("job ", row.job.id(), " is ",
+                                                                 AbslView(JobStateName(StateOf(row))),
+                                                                 ": only a job that SUCCEEDED has a report")),
+                      "NO_REPORT");
+  }
+  ASSIGN_OR_RETURN(const JobStore::Result stored, store_->GetResult(id));
+  v1::JobResult result;
+  if (!result.ParseFromString(stored.bytes)) {
+    return absl::DataLossError(absl::StrCat("the stored report of job ", row.job.id(), " cannot be read"));
+  }
+  return std::move(*result.mutable_report());
+}
+
+absl::StatusOr<uint64_t> JobQueue::Watch(std::string_view id, int64_t after_sequence, WatchCallback callback) {
+  Deferred deferred;
+  uint64_t handle = 0;
+  {
+    MutexLock lock(&mu_);
+    if (watches_ended_) return Stopping();
+    ASSIGN_OR_RETURN(JobRow row, Find(id));
+    if (watches_.size() >= options_.max_watches) {
+      if (metrics_ != nullptr) metrics_->QuotaRejected("watches");
+      return WithReason(absl::ResourceExhaustedError(absl::StrCat(watches_.size(), " watches are open, the limit is ",
+                                                                  options_.max_watches, ": try again later")),
+                        "TOO_MANY_WATCHES", {}, kQueueFullRetry);
+    }
+    handle = next_handle_++;
+    WatchEvent event;
+    if (EndsWatch(StateOf(row))) event.end = absl::OkStatus();
+    if (row.job.sequence() > after_sequence) event.job = std::make_shared<const v1::Job>(std::move(row.job));
+    if (!event.end) {
+      const absl::Time keepalive = clock_->Now() + options_.watch_keepalive;
+      watches_.Add(handle, id, keepalive, callback);
+      NoteDue(keepalive);
+    }
+    if (event.job != nullptr || event.end) deferred.push_back([callback, event] { callback(event); });
+  }
+  RunAll(&deferred);
+  return handle;
+}
+
+void JobQueue::Unwatch(uint64_t handle) {
+  MutexLock lock(&mu_);
+  watches_.Remove(handle);
+}
+
+void JobQueue::EndWatches() {
+  Deferred deferred;
+  {
+    MutexLock lock(&mu_);
+    watches_ended_ = true;
+    watches_.EndAll(Stopping(), &deferred);
+  }
+  RunAll(&deferred);
+}
+
+std::optional<std::string> JobQueue::UnfinishedJobUsing(std::string_view artifact_id) {
+  MutexLock lock(&mu_);
+  return live_.Using(artifact_id);
+}
+
+}  // namespace quant

@@ -1,0 +1,192 @@
+// SPDX-License-Identifier: Apache-2.0
+// What happens by time alone.
+#include <algorithm>
+#include <utility>
+
+#include "absl/log/log.h"
+#include "absl/time/clock.h"
+#include "server/queue/queue.h"
+#include "server/queue/queue_internal.h"
+#include "server/queue/queue_metrics.h"
+
+namespace quant {
+namespace {
+
+constexpr absl::Duration kGaugeInterval = absl::Seconds(1);
+constexpr absl::Duration kPurgeInterval = absl::Hours(1);
+// The ticker never sleeps less: what cannot be done (disk full) does not make it spin.
+constexpr absl::Duration kShortestSleep = absl::Milliseconds(2);
+
+v1::JobError LossError(const char* reason, std::string message, const v1::Job& job) {
+  v1::JobError error;
+  error.set_error_class(v1::ERROR_CLASS_RETRYABLE);
+  error.set_reason(reason);
+  error.set_message(std::move(message));
+  error.set_phase(job.progress().phase());
+  return error;
+}
+
+// Trying the same again later may help.
+bool IsTransient(const absl::Status& status) {
+  return absl::IsUnavailable(status) || absl::IsResourceExhausted(status) || absl::IsAborted(status) ||
+         absl::IsDeadlineExceeded(status);
+}
+
+}  // namespace
+
+absl::Time JobQueue::LeaseDue(const LiveJob& live) const {
+  if (live.publishing) return absl::InfiniteFuture();
+  absl::Time due = live.last_heard + Silence();
+  due = std::min(due, live.row.deadline);
+  if (StateOf(live.row) == JobState::kCancelling) due = std::min(due, live.row.cancel_time + options_.cancel_grace);
+  return due;
+}
+
+void JobQueue::TickLease(const std::string& id, absl::Time now, Deferred* deferred) {
+  LiveJob* live = live_.Find(id);
+  if (live == nullptr || !IsLeased(StateOf(live->row)) || now < LeaseDue(*live)) return;
+
+  const int64_t token = live->row.token;
+  const absl::StatusOr<JobStore::Result> stored = store_->GetResult(id);
+  if (!stored.ok() && !absl::IsNotFound(stored.status())) {
+    LOG(ERROR) << "queue: job " << id << ": " << stored.status();
+    return;  // the store is in trouble: nothing could be changed anyway
+  }
+  if (stored.ok() && stored->token == token) {  // the worker won, and died before it was told so
+    live->publishing = true;
+    deferred->push_back([this, id, token, bytes = stored->bytes] { PublishStored(id, token, bytes); });
+    return;
+  }
+
+  const v1::Job& job = live->row.job;
+  if (StateOf(job) == JobState::kCancelling && now >= live->row.cancel_time + options_.cancel_grace) {
+    if (metrics_ != nullptr) metrics_->LeaseExpired("kill_ignored");
+    Apply(JobEvent::kCutOff, live->row, deferred).IgnoreError();  // logged there, tried again at the next tick
+  } else if (now >= live->row.deadline) {
+    if (metrics_ != nullptr) metrics_->LeaseExpired("deadline");
+    ApplyLoss(live->row,
+              LossError("TIMEOUT",
+                        absl::StrCat("attempt ", job.attempt(), " took longer than its attempt_timeout of ",
+                                     absl::FormatDuration(absl::Seconds(job.spec().attempt_timeout().seconds())),
+                                     ": give it more time, fewer samples or a faster worker"),
+                        job),
+              deferred)
+        .IgnoreError();
+  } else {
+    if (metrics_ != nullptr) metrics_->LeaseExpired("heartbeat");
+    ApplyLoss(live->row,
+              LossError("LEASE_LOST",
+                        absl::StrCat("worker ", job.worker_id(), " was not heard of for ",
+                                     absl::FormatDuration(now - live->last_heard), " (limit ",
+                                     absl::FormatDuration(Silence()),
+                                     "): it died, hangs or lost its network"),
+                        job),
+              deferred)
+        .IgnoreError();
+  }
+}
+
+void JobQueue::PublishStored(const std::string& id, int64_t token, const std::string& bytes) {
+  v1::JobResult result;
+  absl::Status status = absl::DataLossError("the stored result cannot be read");
+  if (result.ParseFromString(bytes)) status = FinishPublication(id, token, result).status();
+  if (status.ok() || IsTransient(status)) return;
+  Deferred deferred;
+  {
+    MutexLock lock(&mu_);
+    LiveJob* live = live_.Find(id);
+    if (live == nullptr || live->row.token != token || !IsLeased(StateOf(live->row))) return;
+    live->publishing = false;
+    ApplyLoss(live->row,
+              LossError("INTERNAL", absl::StrCat("the result could not be published: ", status.ToString()),
+                        live->row.job),
+              &deferred)
+        .IgnoreError();
+    Dispatch(&deferred);
+  }
+  RunAll(&deferred);
+}
+
+void JobQueue::Tick() {
+  Deferred deferred;
+  const absl::Time begun = absl::Now();
+  {
+    MutexLock lock(&mu_);
+    const absl::Time now = clock_->Now();
+    for (const std::string& id : live_.Leased()) TickLease(id, now, &deferred);
+    for (const std::string& id : live_.RetriesDue(now)) {
+      Apply(JobEvent::kRetryDue, live_.Find(id)->row, &deferred).IgnoreError();  // logged there; tried again
+    }
+    Dispatch(&deferred);
+    for (auto it = waiters_.begin(); it != waiters_.end();) {
+      if (it->second.until > now) {
+        ++it;
+        continue;
+      }
+      Answer(it++, EmptyLease(), &deferred);
+    }
+    for (const std::string& id : watches_.Due(now)) {
+      const LiveJob* live = live_.Find(id);
+      const WatchEvent event{.job = live == nullptr ? nullptr : std::make_shared<const v1::Job>(live->row.job)};
+      watches_.Publish(id, event, now + options_.watch_keepalive, &deferred);
+    }
+    if (now >= next_gauges_) {
+      next_gauges_ = now + kGaugeInterval;
+      workers_.Forget(now);
+      UpdateGauges(now);
+    }
+    if (now >= next_purge_) {
+      next_purge_ = now + kPurgeInterval;
+      const absl::Status purged = store_->PurgeRequests(now - options_.request_retention);
+      if (!purged.ok()) LOG(WARNING) << "queue: purging old request ids: " << purged;
+    }
+  }
+  RunAll(&deferred);
+  if (metrics_ != nullptr) metrics_->SchedulerLoop(absl::Now() - begun);
+}
+
+absl::Time JobQueue::NextDue() {
+  MutexLock lock(&mu_);
+  return NextDueLocked(clock_->Now());
+}
+
+absl::Time JobQueue::NextDueLocked(absl::Time now) {
+  absl::Time due = std::min(next_gauges_, now + kGaugeInterval);
+  due = std::min({due, live_.NextRetry(), watches_.NextDue()});
+  for (const auto& [handle, waiter] : waiters_) due = std::min(due, waiter.until);
+  for (const std::string& id : live_.Leased()) due = std::min(due, LeaseDue(*live_.Find(id)));
+  if (dispatch_blocked_until_ > now) due = std::min(due, dispatch_blocked_until_);
+  return std::max(due, now);
+}
+
+void JobQueue::NoteDue(absl::Time time) {
+  if (time < planned_wake_) {
+    planned_wake_ = time;
+    due_changed_.SignalAll();
+  }
+}
+
+void JobQueue::Run() {
+  while (true) {
+    Tick();
+    MutexLock lock(&mu_);
+    if (stopping_) return;
+    const absl::Time now = clock_->Now();
+    planned_wake_ = NextDueLocked(now);
+    // A signal may come for an earlier time; Tick is harmless when nothing is due.
+    due_changed_.WaitFor(&mu_, std::max(planned_wake_ - now, kShortestSleep));
+    if (stopping_) return;
+  }
+}
+
+void JobQueue::UpdateGauges(absl::Time now) {
+  if (metrics_ == nullptr) return;
+  SetQueueGauges(live_, now, metrics_);
+  SetWorkerGauges(workers_, live_, Silence(), now, metrics_);
+  metrics_->SetWatchStreams(watches_.size());
+  for (const JobState state : kAllJobStates) {
+    metrics_->SetJobs(JobStateLabel(state), counts_[static_cast<v1::JobState>(state)]);
+  }
+}
+
+}  // namespace quant

@@ -1,0 +1,283 @@
+// SPDX-License-Identifier: Apache-2.0
+// One contract for every JobStore.
+#include "server/store/job_store.h"
+
+#include <cstdlib>
+#include <filesystem>
+#include <limits>
+#include <string>
+
+#include "absl/status/status_matchers.h"
+#include "absl/strings/str_cat.h"
+#include "common/proto_time.h"
+#include "common/random_id.h"
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include "server/store/memory_job_store.h"
+#include "server/store/sqlite_job_store.h"
+
+namespace quant {
+namespace {
+
+using ::absl_testing::IsOk;
+using ::absl_testing::StatusIs;
+using ::testing::ElementsAre;
+using ::testing::IsEmpty;
+using ::testing::Pair;
+using ::testing::UnorderedElementsAre;
+
+constexpr int64_t kNewest = std::numeric_limits<int64_t>::max();
+const absl::Time kStart = absl::FromUnixSeconds(1'800'000'000);
+
+JobRow MakeRow(const std::string& id, const std::string& kind = "quantize") {
+  JobRow row;
+  row.job.set_id(id);
+  row.job.set_state(v1::JOB_STATE_QUEUED);
+  row.job.set_sequence(1);
+  row.job.mutable_spec()->set_priority(3);
+  if (kind == "quantize") row.job.mutable_spec()->mutable_quantize()->set_model_id("m-1");
+  if (kind == "benchmark") row.job.mutable_spec()->mutable_benchmark()->set_model_id("m-1");
+  SetProto(kStart, row.job.mutable_create_time());
+  return row;
+}
+
+std::vector<std::string> IdsOf(const absl::StatusOr<std::vector<JobRow>>& rows) {
+  std::vector<std::string> ids;
+  if (rows.ok()) {
+    for (const JobRow& row : *rows) ids.push_back(row.job.id());
+  }
+  return ids;
+}
+
+class JobStoreTest : public testing::TestWithParam<std::string> {
+ protected:
+  void SetUp() override {
+    if (GetParam() == "sqlite") {
+      dir_ = std::filesystem::temp_directory_path() / RandomId("job_store_test-");
+      std::filesystem::create_directories(dir_);
+    }
+    Reopen();
+  }
+  void TearDown() override {
+    store_.reset();
+    db_.reset();
+    if (!dir_.empty()) std::filesystem::remove_all(dir_);
+  }
+  // A new process, as far as SQLite can tell; the fake just stays.
+  void Reopen() {
+    if (GetParam() == "memory") {
+      if (store_ == nullptr) store_ = std::make_unique<MemoryJobStore>();
+      return;
+    }
+    store_.reset();
+    db_.reset();
+    auto db = Database::Open(dir_ / "jobs.db");
+    ASSERT_THAT(db, IsOk());
+    db_ = *std::move(db);
+    auto store = SqliteJobStore::Create(db_.get());
+    ASSERT_THAT(store, IsOk());
+    store_ = *std::move(store);
+  }
+  JobRow Inserted(const std::string& id, const std::string& kind = "quantize") {
+    JobRow row = MakeRow(id, kind);
+    EXPECT_THAT(store_->Insert(&row, {}), IsOk());
+    return row;
+  }
+  // Moves a job to `state`, and returns it.
+  JobRow Moved(JobRow row, v1::JobState state) {
+    const JobVersion before = VersionOf(row);
+    row.job.set_state(state);
+    EXPECT_THAT(store_->Update(row, before), IsOk());
+    return row;
+  }
+
+  std::filesystem::path dir_;
+  std::unique_ptr<Database> db_;
+  std::unique_ptr<JobStore> store_;
+};
+
+TEST_P(JobStoreTest, KeepsEveryFieldOfARowOverAReopen) {
+  JobRow row = MakeRow("j-1");
+  (*row.job.mutable_spec()->mutable_labels())["team"] = "vision";
+  ASSERT_THAT(store_->Insert(&row, {}), IsOk());
+  const JobVersion queued = VersionOf(row);
+  row.job.set_state(v1::JOB_STATE_CANCELLING);
+  row.job.set_worker_id("w-1");
+  row.job.mutable_progress()->set_phase("calibrate");
+  row.completed_token = 7;
+  row.deadline = kStart + absl::Hours(6) + absl::Nanoseconds(3);
+  row.cancel_time = kStart + absl::Seconds(5);
+  ASSERT_THAT(store_->Update(row, queued), IsOk());
+  Reopen();
+  const auto read = store_->Get("j-1");
+  ASSERT_THAT(read, IsOk());
+  EXPECT_EQ(read->job.SerializeAsString(), row.job.SerializeAsString());
+  EXPECT_EQ(read->ordinal, row.ordinal);
+  EXPECT_EQ(read->completed_token, 7);
+  EXPECT_EQ(read->deadline, row.deadline);
+  EXPECT_EQ(read->cancel_time, row.cancel_time);
+}
+
+TEST_P(JobStoreTest, KeepsTimesThatAreInfinite) {
+  Inserted("j-1");
+  Reopen();
+  const auto read = store_->Get("j-1");
+  ASSERT_THAT(read, IsOk());
+  EXPECT_EQ(read->deadline, absl::InfiniteFuture());
+  EXPECT_EQ(read->cancel_time, absl::InfinitePast());
+}
+
+TEST_P(JobStoreTest, OrdinalsGrowAndAreNotReusedAfterADelete) {
+  Inserted("j-1");
+  const JobRow second = Inserted("j-2");
+  ASSERT_THAT(store_->Delete("j-2", VersionOf(second)), IsOk());
+  Reopen();
+  EXPECT_GT(Inserted("j-3").ordinal, second.ordinal);
+}
+
+TEST_P(JobStoreTest, AnUnknownJobIsNotFound) {
+  EXPECT_THAT(store_->Get("j-0"), StatusIs(absl::StatusCode::kNotFound));
+  EXPECT_THAT(store_->Update(MakeRow("j-0"), {v1::JOB_STATE_QUEUED, 0}), StatusIs(absl::StatusCode::kNotFound));
+  JobRow row = MakeRow("j-0");
+  EXPECT_THAT(store_->Claim(&row, {v1::JOB_STATE_QUEUED, 0}), StatusIs(absl::StatusCode::kNotFound));
+  EXPECT_THAT(store_->Delete("j-0", {v1::JOB_STATE_QUEUED, 0}), StatusIs(absl::StatusCode::kNotFound));
+  EXPECT_THAT(store_->PutResult("j-0", {v1::JOB_STATE_QUEUED, 0}, "r"), StatusIs(absl::StatusCode::kNotFound));
+  EXPECT_THAT(store_->GetResult("j-0"), StatusIs(absl::StatusCode::kNotFound));
+}
+
+TEST_P(JobStoreTest, ATakenIdIsRefused) {
+  Inserted("j-1");
+  JobRow again = MakeRow("j-1");
+  EXPECT_THAT(store_->Insert(&again, {}), StatusIs(absl::StatusCode::kAlreadyExists));
+}
+
+TEST_P(JobStoreTest, AChangeHappensOnlyFromTheExpectedStateAndToken) {
+  JobRow row = Inserted("j-1");
+  JobRow changed = row;
+  changed.job.set_state(v1::JOB_STATE_CANCELLED);
+  EXPECT_THAT(store_->Update(changed, {v1::JOB_STATE_RUNNING, 0}), StatusIs(absl::StatusCode::kAborted));
+  EXPECT_THAT(store_->Update(changed, {v1::JOB_STATE_QUEUED, 1}), StatusIs(absl::StatusCode::kAborted));
+  EXPECT_THAT(store_->Delete("j-1", {v1::JOB_STATE_QUEUED, 1}), StatusIs(absl::StatusCode::kAborted));
+  EXPECT_THAT(store_->PutResult("j-1", {v1::JOB_STATE_RUNNING, 0}, "r"), StatusIs(absl::StatusCode::kAborted));
+  EXPECT_THAT(store_->Claim(&changed, {v1::JOB_STATE_RUNNING, 0}), StatusIs(absl::StatusCode::kAborted));
+  const auto read = store_->Get("j-1");
+  ASSERT_THAT(read, IsOk());
+  EXPECT_EQ(read->job.SerializeAsString(), row.job.SerializeAsString());
+  EXPECT_THAT(store_->GetResult("j-1"), StatusIs(absl::StatusCode::kNotFound));
+}
+
+TEST_P(JobStoreTest, EachClaimGetsAGreaterTokenOverAllJobsAndReopens) {
+  JobRow first = Inserted("j-1");
+  JobRow second = Inserted("j-2");
+  first.job.set_state(v1::JOB_STATE_RUNNING);
+  ASSERT_THAT(store_->Claim(&first, {v1::JOB_STATE_QUEUED, 0}), IsOk());
+  EXPECT_GT(first.token, 0);
+  Reopen();
+  second.job.set_state(v1::JOB_STATE_RUNNING);
+  ASSERT_THAT(store_->Claim(&second, {v1::JOB_STATE_QUEUED, 0}), IsOk());
+  EXPECT_GT(second.token, first.token);
+  const int64_t old = first.token;
+  ASSERT_THAT(store_->Claim(&first, {v1::JOB_STATE_RUNNING, old}), IsOk());
+  EXPECT_GT(first.token, second.token);
+  EXPECT_THAT(store_->Update(first, {v1::JOB_STATE_RUNNING, old}), StatusIs(absl::StatusCode::kAborted));
+  ASSERT_THAT(store_->Get("j-1"), IsOk());
+  EXPECT_EQ(store_->Get("j-1")->token, first.token);
+}
+
+TEST_P(JobStoreTest, ARequestIdIsTakenOnceAndOutlivesItsJob) {
+  JobRow row = MakeRow("j-1");
+  ASSERT_THAT(store_->Insert(&row, {.request_id = "r", .body_digest = "d"}), IsOk());
+  JobRow other = MakeRow("j-2");
+  EXPECT_THAT(store_->Insert(&other, {.request_id = "r", .body_digest = "d"}),
+              StatusIs(absl::StatusCode::kAlreadyExists));
+  EXPECT_THAT(store_->Get("j-2"), StatusIs(absl::StatusCode::kNotFound));  // all or nothing
+  ASSERT_THAT(store_->Delete("j-1", VersionOf(row)), IsOk());
+  Reopen();
+  const auto stored = store_->FindRequest("r");
+  ASSERT_THAT(stored, IsOk());
+  ASSERT_TRUE(stored->has_value());
+  EXPECT_EQ((*stored)->body_digest, "d");
+  EXPECT_EQ((*stored)->first_answer.id(), "j-1");
+}
+
+TEST_P(JobStoreTest, PurgeForgetsOnlyOldRequests) {
+  JobRow row = MakeRow("j-1");
+  ASSERT_THAT(store_->Insert(&row, {.request_id = "r", .body_digest = "d"}), IsOk());
+  ASSERT_THAT(store_->PurgeRequests(kStart), IsOk());
+  EXPECT_TRUE(store_->FindRequest("r")->has_value());
+  ASSERT_THAT(store_->PurgeRequests(kStart + absl::Nanoseconds(1)), IsOk());
+  EXPECT_FALSE(store_->FindRequest("r")->has_value());
+  EXPECT_THAT(store_->Get("j-1"), IsOk());
+}
+
+TEST_P(JobStoreTest, ListsNewestFirstInPages) {
+  for (const char* id : {"j-1", "j-2", "j-3"}) Inserted(id);
+  const auto page = store_->List({}, kNewest, 2);
+  EXPECT_THAT(IdsOf(page), ElementsAre("j-3", "j-2"));
+  EXPECT_THAT(IdsOf(store_->List({}, page->back().ordinal, 2)), ElementsAre("j-1"));
+  EXPECT_THAT(IdsOf(store_->List({}, 1, 2)), IsEmpty());
+}
+
+TEST_P(JobStoreTest, ListFiltersByStateKindAndLabels) {
+  JobRow labelled = MakeRow("j-1");
+  (*labelled.job.mutable_spec()->mutable_labels())["team"] = "vision";
+  (*labelled.job.mutable_spec()->mutable_labels())["run"] = "7";
+  ASSERT_THAT(store_->Insert(&labelled, {}), IsOk());
+  Moved(Inserted("j-2", "benchmark"), v1::JOB_STATE_FAILED);
+  Moved(Inserted("j-3"), v1::JOB_STATE_DEAD);
+  EXPECT_THAT(IdsOf(store_->List({.states = {v1::JOB_STATE_DEAD, v1::JOB_STATE_FAILED}}, kNewest, 9)),
+              ElementsAre("j-3", "j-2"));
+  EXPECT_THAT(IdsOf(store_->List({.kind = "quantize"}, kNewest, 9)), ElementsAre("j-3", "j-1"));
+  EXPECT_THAT(IdsOf(store_->List({.labels = {{"team", "vision"}}}, kNewest, 9)), ElementsAre("j-1"));
+  EXPECT_THAT(IdsOf(store_->List({.labels = {{"run", "7"}, {"team", "vision"}}}, kNewest, 9)), ElementsAre("j-1"));
+  EXPECT_THAT(IdsOf(store_->List({.labels = {{"run", "8"}, {"team", "vision"}}}, kNewest, 9)), IsEmpty());
+  EXPECT_THAT(IdsOf(store_->List({.states = {v1::JOB_STATE_DEAD}, .kind = "benchmark"}, kNewest, 9)), IsEmpty());
+}
+
+TEST_P(JobStoreTest, LoadsUnfinishedOldestFirstAndCountsStates) {
+  for (int state = v1::JOB_STATE_QUEUED; state <= v1::JOB_STATE_DEAD; ++state) {
+    Moved(Inserted(absl::StrCat("j-", state)), static_cast<v1::JobState>(state));
+  }
+  Moved(Inserted("j-9"), v1::JOB_STATE_DEAD);
+  Reopen();
+  EXPECT_THAT(IdsOf(store_->LoadUnfinished()), ElementsAre("j-1", "j-2", "j-3", "j-4"));
+  const auto counts = store_->CountByState();
+  ASSERT_THAT(counts, IsOk());
+  EXPECT_THAT(*counts,
+              UnorderedElementsAre(Pair(v1::JOB_STATE_QUEUED, 1), Pair(v1::JOB_STATE_RUNNING, 1),
+                                   Pair(v1::JOB_STATE_RETRY_WAIT, 1), Pair(v1::JOB_STATE_CANCELLING, 1),
+                                   Pair(v1::JOB_STATE_SUCCEEDED, 1), Pair(v1::JOB_STATE_FAILED, 1),
+                                   Pair(v1::JOB_STATE_CANCELLED, 1), Pair(v1::JOB_STATE_DEAD, 2)));
+}
+
+TEST_P(JobStoreTest, AResultIsKeptUnderItsTokenReplacedAndDeletedWithTheJob) {
+  JobRow row = Inserted("j-1");
+  row.job.set_state(v1::JOB_STATE_RUNNING);
+  ASSERT_THAT(store_->Claim(&row, {v1::JOB_STATE_QUEUED, 0}), IsOk());
+  const std::string bytes("a\0b", 3);
+  ASSERT_THAT(store_->PutResult("j-1", VersionOf(row), "first"), IsOk());
+  ASSERT_THAT(store_->PutResult("j-1", VersionOf(row), bytes), IsOk());
+  Reopen();
+  const auto result = store_->GetResult("j-1");
+  ASSERT_THAT(result, IsOk());
+  EXPECT_EQ(result->token, row.token);
+  EXPECT_EQ(result->bytes, bytes);
+  ASSERT_THAT(store_->Delete("j-1", VersionOf(row)), IsOk());
+  EXPECT_THAT(store_->GetResult("j-1"), StatusIs(absl::StatusCode::kNotFound));
+  EXPECT_THAT(store_->Get("j-1"), StatusIs(absl::StatusCode::kNotFound));
+}
+
+TEST_P(JobStoreTest, HostileTextIsOnlyData) {
+  JobRow row = MakeRow("j-1");
+  (*row.job.mutable_spec()->mutable_labels())["'; DROP TABLE job; --"] = "%_\"'";
+  ASSERT_THAT(store_->Insert(&row, {}), IsOk());
+  EXPECT_THAT(store_->Get("j-1' OR '1'='1"), StatusIs(absl::StatusCode::kNotFound));
+  EXPECT_THAT(IdsOf(store_->List({.labels = {{"'; DROP TABLE job; --", "%_\"'"}}}, kNewest, 9)), ElementsAre("j-1"));
+  EXPECT_THAT(IdsOf(store_->List({.kind = "quantize' OR 1=1 --"}, kNewest, 9)), IsEmpty());
+}
+
+INSTANTIATE_TEST_SUITE_P(Stores, JobStoreTest, testing::Values("memory", "sqlite"),
+                         [](const auto& param) { return param.param; });
+
+}  // namespace
+}  // namespace quant

@@ -1,0 +1,151 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "server/store/memory_job_store.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "common/proto_time.h"
+#include "common/status_macros.h"
+#include "common/strings.h"
+
+namespace quant {
+namespace {
+
+bool Matches(const JobFilter& filter, const v1::Job& job) {
+  if (!filter.states.empty() &&
+      std::find(filter.states.begin(), filter.states.end(), job.state()) == filter.states.end()) {
+    return false;
+  }
+  if (!filter.kind.empty() && filter.kind != JobKindName(job.spec())) return false;
+  return std::all_of(filter.labels.begin(), filter.labels.end(), [&](const auto& label) {
+    const auto it = job.spec().labels().find(label.first);
+    return it != job.spec().labels().end() && it->second == label.second;
+  });
+}
+
+}  // namespace
+
+void MemoryJobStore::SetFaultForTest(Fault fault) {
+  MutexLock lock(&mu_);
+  fault_ = std::move(fault);
+}
+
+absl::Status MemoryJobStore::MayFail(v1::JobState next) { return fault_ ? fault_(next) : absl::OkStatus(); }
+
+absl::StatusOr<JobRow*> MemoryJobStore::Expect(std::string_view id, const JobVersion& expected) {
+  const auto it = jobs_.find(id);
+  if (it == jobs_.end()) return absl::NotFoundError(absl::StrCat("no job ", Quoted(id), " is stored"));
+  if (it->second.job.state() != expected.state || it->second.token != expected.token) {
+    return absl::AbortedError(absl::StrCat("the stored job ", Quoted(id), " is not as expected"));
+  }
+  return &it->second;
+}
+
+absl::Status MemoryJobStore::Insert(JobRow* row, const SubmitRequest& request) {
+  MutexLock lock(&mu_);
+  RETURN_IF_ERROR(MayFail(row->job.state()));
+  if (jobs_.contains(row->job.id()) || requests_.contains(request.request_id)) {
+    return absl::AlreadyExistsError(absl::StrCat("job ", row->job.id(), " or its request_id is taken"));
+  }
+  row->ordinal = ++last_ordinal_;
+  jobs_[row->job.id()] = *row;
+  if (!request.request_id.empty()) {
+    requests_[request.request_id] = {.stored = {.body_digest = request.body_digest, .first_answer = row->job},
+                                     .created = FromProto(row->job.create_time())};
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<std::optional<StoredRequest>> MemoryJobStore::FindRequest(std::string_view request_id) {
+  MutexLock lock(&mu_);
+  const auto it = requests_.find(request_id);
+  if (it == requests_.end()) return std::nullopt;
+  return it->second.stored;
+}
+
+absl::Status MemoryJobStore::PurgeRequests(absl::Time time) {
+  MutexLock lock(&mu_);
+  std::erase_if(requests_, [&](const auto& entry) { return entry.second.created < time; });
+  return absl::OkStatus();
+}
+
+absl::StatusOr<JobRow> MemoryJobStore::Get(std::string_view id) {
+  MutexLock lock(&mu_);
+  const auto it = jobs_.find(id);
+  if (it == jobs_.end()) return absl::NotFoundError(absl::StrCat("no job ", Quoted(id), " is stored"));
+  return it->second;
+}
+
+absl::Status MemoryJobStore::Update(const JobRow& row, const JobVersion& expected) {
+  MutexLock lock(&mu_);
+  RETURN_IF_ERROR(MayFail(row.job.state()));
+  ASSIGN_OR_RETURN(JobRow * stored, Expect(row.job.id(), expected));
+  *stored = row;
+  return absl::OkStatus();
+}
+
+absl::Status MemoryJobStore::Claim(JobRow* row, const JobVersion& expected) {
+  MutexLock lock(&mu_);
+  RETURN_IF_ERROR(MayFail(row->job.state()));
+  ASSIGN_OR_RETURN(JobRow * stored, Expect(row->job.id(), expected));
+  row->token = ++last_token_;
+  *stored = *row;
+  return absl::OkStatus();
+}
+
+absl::Status MemoryJobStore::Delete(std::string_view id, const JobVersion& expected) {
+  MutexLock lock(&mu_);
+  RETURN_IF_ERROR(MayFail(expected.state));
+  RETURN_IF_ERROR(Expect(id, expected).status());
+  jobs_.erase(jobs_.find(id));
+  results_.erase(std::string(id));
+  return absl::OkStatus();
+}
+
+absl::Status MemoryJobStore::PutResult(std::string_view id, const JobVersion& expected, std::string_view result) {
+  MutexLock lock(&mu_);
+  RETURN_IF_ERROR(MayFail(expected.state));
+  RETURN_IF_ERROR(Expect(id, expected).status());
+  results_[std::string(id)] = {.token = expected.token, .bytes = std::string(result)};
+  return absl::OkStatus();
+}
+
+absl::StatusOr<JobStore::Result> MemoryJobStore::GetResult(std::string_view id) {
+  MutexLock lock(&mu_);
+  const auto it = results_.find(id);
+  if (it == results_.end()) return absl::NotFoundError(absl::StrCat("no result of job ", Quoted(id), " is stored"));
+  return it->second;
+}
+
+absl::StatusOr<std::vector<JobRow>> MemoryJobStore::List(const JobFilter& filter, int64_t before, int limit) {
+  MutexLock lock(&mu_);
+  std::vector<JobRow> rows;
+  for (const auto& [id, row] : jobs_) {
+    if (row.ordinal < before && Matches(filter, row.job)) rows.push_back(row);
+  }
+  std::sort(rows.begin(), rows.end(), [](const JobRow& a, const JobRow& b) { return a.ordinal > b.ordinal; });
+  if (rows.size() > static_cast<size_t>(limit)) rows.resize(static_cast<size_t>(limit));
+  return rows;
+}
+
+absl::StatusOr<std::vector<JobRow>> MemoryJobStore::LoadUnfinished() {
+  const JobFilter unfinished{.states = {v1::JOB_STATE_QUEUED, v1::JOB_STATE_RUNNING, v1::JOB_STATE_RETRY_WAIT,
+                                        v1::JOB_STATE_CANCELLING}};
+  MutexLock lock(&mu_);
+  std::vector<JobRow> rows;
+  for (const auto& [id, row] : jobs_) {
+    if (Matches(unfinished, row.job)) rows.push_back(row);
+  }
+  std::sort(rows.begin(), rows.end(), [](const JobRow& a, const JobRow& b) { return a.ordinal < b.ordinal; });
+  return rows;
+}
+
+absl::StatusOr<std::map<v1::JobState, int64_t>> MemoryJobStore::CountByState() {
+  MutexLock lock(&mu_);
+  std::map<v1::JobState, int64_t> counts;
+  for (const auto& [id, row] : jobs_) ++counts[row.job.state()];
+  return counts;
+}
+
+}  // namespace quant
