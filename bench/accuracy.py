@@ -8,6 +8,7 @@ the paired 95 % interval. "in ORT" is the exported file's top-1 in ONNX Runtime 
   ./dev bench accuracy [MODEL…]
 """
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -47,12 +48,10 @@ def measure(service, case, work):
     original = peer("accuracy", case.model, judged, "--skip", skip)["top1"]
     for method in ("minmax", "entropy", "percentile"):
         out = f"{work}/{case.name}-ort-{method}.onnx"
-        made = peer("quantize", case.model, out, "--calibration", folder, "--samples", case.samples, "--per-channel",
-                    "--method", method)
+        peer("quantize", case.model, out, "--calibration", folder, "--samples", case.samples, "--per-channel",
+             "--method", method)
         top1 = peer("accuracy", out, judged, "--skip", skip)
-        import os
         ratio = os.path.getsize(out) / os.path.getsize(case.model)
-        del made
         print(f"| {case.name} | onnxruntime {method} | {original:.2f} | {top1['top1']:.2f} | {top1['top1'] - original:+.2f} | "
               f"{top1['top1']:.2f} | {100 * ratio:.1f} % | {top1['samples']} |", flush=True)
 

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the benchmarks run on: our example, and the shared models where they are."""
+import os
 import pathlib
 import shutil
 import sys
@@ -55,4 +56,4 @@ def machine():
     model = next((line.split(":", 1)[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name")), "?")
     flags = next((line for line in open("/proc/cpuinfo") if line.startswith("flags")), "")
     isa = [f for f in ("avx2", "avx_vnni", "avx512f", "avx512_vnni", "amx_int8") if f" {f}" in flags]
-    return f"{model} ({' '.join(isa)}), {len(__import__('os').sched_getaffinity(0))} cores"
+    return f"{model} ({' '.join(isa)}), {len(os.sched_getaffinity(0))} cores"
