@@ -1,0 +1,148 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "server/api/artifact_service.h"
+
+#include <grpcpp/support/server_callback.h>
+
+#include <functional>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "common/grpc_status.h"
+#include "common/status_macros.h"
+#include "quant/v1/artifacts.grpc.pb.h"
+#include "server/api/blob_streams.h"
+#include "server/api/thread_pool.h"
+#include "server/blobs/blob_store.h"
+#include "server/store/artifact_store.h"
+
+namespace quant {
+namespace {
+
+constexpr int kMaxAsked = 10'000;
+
+absl::StatusOr<v1::FindMissingBlobsResponse> FindMissing(BlobStore* blobs, const v1::FindMissingBlobsRequest& request) {
+  if (request.digests_size() > kMaxAsked) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("asks for ", request.digests_size(), " blobs; the limit is ", kMaxAsked));
+  }
+  v1::FindMissingBlobsResponse response;
+  for (const v1::Digest& digest : request.digests()) {
+    ASSIGN_OR_RETURN(const bool stored, blobs->Touch(ToBlobId(digest)));
+    if (!stored) *response.add_missing() = digest;
+  }
+  return response;
+}
+
+absl::StatusOr<v1::QueryWriteStatusResponse> QueryStatus(BlobStore* blobs, const v1::QueryWriteStatusRequest& request) {
+  const BlobId blob = ToBlobId(request.digest());
+  v1::QueryWriteStatusResponse response;
+  ASSIGN_OR_RETURN(const int64_t committed, blobs->CommittedSize(request.upload_id(), blob));
+  ASSIGN_OR_RETURN(const bool stored, blobs->Touch(blob));
+  response.set_complete(stored);
+  response.set_committed_size(stored ? blob.size_bytes : committed);
+  return response;
+}
+
+}  // namespace
+
+class ArtifactService::Impl final : public v1::ArtifactService::CallbackService {
+ public:
+  Impl(BlobStore* blobs, ArtifactStore* artifacts, ServerMetrics* metrics, const ArtifactServiceOptions& options)
+      : artifacts_(artifacts),
+        pool_(options.threads, static_cast<size_t>(options.max_waiting)),
+        streams_{.blobs = blobs, .metrics = metrics, .pool = &pool_, .max_streams = options.max_streams} {}
+
+  void Shutdown() { streams_.stopping = true; }
+
+  grpc::ServerUnaryReactor* FindMissingBlobs(grpc::CallbackServerContext* context,
+                                             const v1::FindMissingBlobsRequest* request,
+                                             v1::FindMissingBlobsResponse* response) override {
+    return Run(context, [this, request, response] { return Put(FindMissing(streams_.blobs, *request), response); });
+  }
+  grpc::ServerUnaryReactor* QueryWriteStatus(grpc::CallbackServerContext* context,
+                                             const v1::QueryWriteStatusRequest* request,
+                                             v1::QueryWriteStatusResponse* response) override {
+    return Run(context, [this, request, response] { return Put(QueryStatus(streams_.blobs, *request), response); });
+  }
+  grpc::ServerReadReactor<v1::WriteBlobRequest>* WriteBlob(grpc::CallbackServerContext* context,
+                                                           v1::WriteBlobResponse* response) override {
+    return StartWriteBlob(&streams_, context, response);
+  }
+  grpc::ServerWriteReactor<v1::ReadBlobResponse>* ReadBlob(grpc::CallbackServerContext* context,
+                                                           const v1::ReadBlobRequest* request) override {
+    return StartReadBlob(&streams_, context, *request);
+  }
+
+  grpc::ServerUnaryReactor* CreateModel(grpc::CallbackServerContext* context, const v1::CreateModelRequest* request,
+                                        v1::CreateModelResponse* response) override {
+    return Run(context,
+               [this, request, response] { return Put(artifacts_->CreateModel(*request), response->mutable_model()); });
+  }
+  grpc::ServerUnaryReactor* GetModel(grpc::CallbackServerContext* context, const v1::GetModelRequest* request,
+                                     v1::GetModelResponse* response) override {
+    return Run(context, [this, request, response] {
+      return Put(artifacts_->GetModel(request->id()), response->mutable_model());
+    });
+  }
+  grpc::ServerUnaryReactor* ListModels(grpc::CallbackServerContext* context, const v1::ListModelsRequest* request,
+                                       v1::ListModelsResponse* response) override {
+    return Run(context, [this, request, response] { return Put(artifacts_->ListModels(*request), response); });
+  }
+  grpc::ServerUnaryReactor* DeleteModel(grpc::CallbackServerContext* context, const v1::DeleteModelRequest* request,
+                                        v1::DeleteModelResponse*) override {
+    return Run(context, [this, request] { return artifacts_->DeleteModel(request->id()); });
+  }
+
+  grpc::ServerUnaryReactor* CreateDataset(grpc::CallbackServerContext* context, const v1::CreateDatasetRequest* request,
+                                          v1::CreateDatasetResponse* response) override {
+    return Run(context, [this, request, response] {
+      return Put(artifacts_->CreateDataset(*request), response->mutable_dataset());
+    });
+  }
+  grpc::ServerUnaryReactor* GetDataset(grpc::CallbackServerContext* context, const v1::GetDatasetRequest* request,
+                                       v1::GetDatasetResponse* response) override {
+    return Run(context, [this, request, response] {
+      return Put(artifacts_->GetDataset(request->id()), response->mutable_dataset());
+    });
+  }
+  grpc::ServerUnaryReactor* ListDatasets(grpc::CallbackServerContext* context, const v1::ListDatasetsRequest* request,
+                                         v1::ListDatasetsResponse* response) override {
+    return Run(context, [this, request, response] { return Put(artifacts_->ListDatasets(*request), response); });
+  }
+  grpc::ServerUnaryReactor* DeleteDataset(grpc::CallbackServerContext* context, const v1::DeleteDatasetRequest* request,
+                                          v1::DeleteDatasetResponse*) override {
+    return Run(context, [this, request] { return artifacts_->DeleteDataset(request->id()); });
+  }
+
+ private:
+  // gRPC keeps request and response until the reactor finishes, so that a task may use them.
+  grpc::ServerUnaryReactor* Run(grpc::CallbackServerContext* context, std::function<absl::Status()> work) {
+    grpc::ServerUnaryReactor* const reactor = context->DefaultReactor();
+    const bool posted = pool_.TryPost([context, reactor, work = std::move(work)] {
+      // The client may have given up while the call waited for a thread.
+      reactor->Finish(context->IsCancelled() ? grpc::Status::CANCELLED : ToGrpc(work()));
+    });
+    if (!posted) reactor->Finish(ToGrpc(TooBusy("calls are waiting")));
+    return reactor;
+  }
+
+  template <typename T>
+  static absl::Status Put(absl::StatusOr<T> result, T* response) {
+    if (!result.ok()) return std::move(result).status();
+    *response = *std::move(result);
+    return absl::OkStatus();
+  }
+
+  ArtifactStore* const artifacts_;
+  ThreadPool pool_;
+  BlobStreams streams_;
+};
+
+ArtifactService::ArtifactService(BlobStore* blobs, ArtifactStore* artifacts, ServerMetrics* metrics,
+                                 ArtifactServiceOptions options)
+    : impl_(std::make_unique<Impl>(blobs, artifacts, metrics, options)) {}
+ArtifactService::~ArtifactService() = default;
+grpc::Service* ArtifactService::service() { return impl_.get(); }
+void ArtifactService::Shutdown() { impl_->Shutdown(); }
+
+}  // namespace quant

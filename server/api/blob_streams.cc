@@ -1,0 +1,247 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "server/api/blob_streams.h"
+
+#include <algorithm>
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <utility>
+
+#include "absl/log/log.h"
+#include "absl/strings/str_cat.h"
+#include "common/error_detail.h"
+#include "common/grpc_status.h"
+#include "common/status_macros.h"
+#include "common/strings.h"
+
+namespace quant {
+namespace {
+
+constexpr size_t kMaxData = size_t{2} << 20;         // WriteBlobRequest.data
+constexpr int64_t kReadPiece = int64_t{1} << 20;     // ReadBlobResponse.data
+constexpr int64_t kLookInterval = int64_t{8} << 20;  // bytes between looks whether somebody else finished the blob
+
+absl::Status Stopping() {
+  return WithReason(absl::UnavailableError("the server is stopping; go on with another or when it is back"),
+                    "SERVER_STOPPING", {}, absl::Seconds(1));
+}
+
+// Counts a stream for as long as it lives; `admitted` tells whether there was room.
+class Slot {
+ public:
+  explicit Slot(BlobStreams* streams) : streams_(streams), admitted(++streams->open <= streams->max_streams) {}
+  ~Slot() { --streams_->open; }
+  Slot(const Slot&) = delete;
+  Slot& operator=(const Slot&) = delete;
+
+ private:
+  BlobStreams* const streams_;
+
+ public:
+  const bool admitted;
+};
+
+class WriteBlobReactor : public grpc::ServerReadReactor<v1::WriteBlobRequest> {
+ public:
+  WriteBlobReactor(BlobStreams* streams, v1::WriteBlobResponse* response)
+      : streams_(streams), response_(response), slot_(streams) {
+    if (streams_->metrics != nullptr) streams_->metrics->UploadStarted();
+    if (streams_->stopping) {
+      Finish(ToGrpc(Stopping()));
+    } else if (!slot_.admitted) {
+      Finish(ToGrpc(TooBusy("streams are open")));
+    } else {
+      StartRead(&request_);
+    }
+  }
+
+  void OnReadDone(bool ok) override {
+    streams_->pool->PostNext([this, ok] { Step(ok); });
+  }
+
+  void OnDone() override {
+    if (streams_->metrics != nullptr) streams_->metrics->UploadEnded();
+    delete this;
+  }
+
+ private:
+  // A message came, or (not ok) the client ended its side: on purpose, or because the connection broke.
+  void Step(bool ok) {
+    if (!ok) return End(Suspend());
+    if (streams_->stopping) {
+      const absl::Status committed = Suspend();
+      return End(committed.ok() ? Stopping() : committed);
+    }
+    absl::StatusOr<bool> complete = Take();
+    if (!complete.ok()) {
+      // What the disk took before the error stays, unless the bytes themselves were wrong.
+      if (writer_ != nullptr && ReasonOf(complete.status()) != "BLOB_DIGEST_MISMATCH") {
+        if (const auto committed = writer_->Commit(); !committed.ok()) {
+          LOG(WARNING) << "upload ended by an error, and so did its commit: " << committed.status();
+        }
+      } else if (writer_ != nullptr && streams_->metrics != nullptr) {
+        streams_->metrics->UploadDigestMismatch();
+      }
+      return End(complete.status());
+    }
+    if (*complete) {
+      response_->set_committed_size(blob_.size_bytes);
+      response_->set_complete(true);
+      return End(absl::OkStatus());
+    }
+    request_.Clear();
+    StartRead(&request_);
+  }
+
+  // Takes a message. True when the blob is stored, by us or by somebody else.
+  absl::StatusOr<bool> Take() {
+    if (request_.data().size() > kMaxData) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("data has ", request_.data().size(), " bytes; the limit of a message is ", kMaxData));
+    }
+    if (writer_ == nullptr) {
+      blob_ = ToBlobId(request_.digest());
+      RETURN_IF_ERROR(CheckUploadId(request_.upload_id()));
+      RETURN_IF_ERROR(CheckBlobId(blob_));
+      ASSIGN_OR_RETURN(const bool stored, streams_->blobs->Touch(blob_));
+      if (stored) return true;
+      auto writer = streams_->blobs->OpenWriter(request_.upload_id(), blob_, request_.write_offset());
+      if (!writer.ok()) {
+        const std::string reason = ReasonOf(writer.status());
+        if (streams_->metrics != nullptr && reason == "DISK_FULL") streams_->metrics->QuotaRejected("disk");
+        if (streams_->metrics != nullptr && reason == "BLOB_TOO_LARGE") streams_->metrics->QuotaRejected("blob_size");
+        return writer.status();
+      }
+      writer_ = *std::move(writer);
+      if (streams_->metrics != nullptr && writer_->offset() > 0) streams_->metrics->UploadResumed();
+      next_look_ = writer_->offset() + kLookInterval;
+    } else if (!request_.upload_id().empty() || request_.has_digest()) {
+      return absl::InvalidArgumentError("upload_id and digest belong to the first message only");
+    }
+    if (request_.write_offset() != writer_->offset()) {
+      return WithReason(
+          absl::OutOfRangeError(absl::StrCat("write_offset is ", request_.write_offset(), " but the stream is at ",
+                                             writer_->offset(), "; messages must be contiguous")),
+          "UPLOAD_OFFSET_MISMATCH", {{"committed", absl::StrCat(writer_->offset())}});
+    }
+    RETURN_IF_ERROR(writer_->Write(request_.data()));
+    if (streams_->metrics != nullptr) streams_->metrics->UploadBytes(static_cast<int64_t>(request_.data().size()));
+    if (request_.finish_write()) {
+      RETURN_IF_ERROR(writer_->Finish());
+      return true;
+    }
+    if (writer_->offset() >= next_look_) {
+      next_look_ += kLookInterval;
+      return streams_->blobs->Touch(blob_);
+    }
+    return false;
+  }
+
+  // Keeps what arrived for a later stream.
+  absl::Status Suspend() {
+    if (writer_ == nullptr) {
+      return absl::InvalidArgumentError("the stream ended before its first message, which names upload and digest");
+    }
+    ASSIGN_OR_RETURN(const int64_t committed, writer_->Commit());
+    response_->set_committed_size(committed);
+    return absl::OkStatus();
+  }
+
+  void End(const absl::Status& status) {
+    writer_.reset();  // before the answer: the client may come again at once
+    if (streams_->metrics != nullptr) {
+      const BlobStore::Stats stats = streams_->blobs->stats();
+      streams_->metrics->SetCas(stats.blobs, stats.bytes);
+    }
+    Finish(ToGrpc(status));
+  }
+
+  BlobStreams* const streams_;
+  v1::WriteBlobResponse* const response_;
+  const Slot slot_;
+  v1::WriteBlobRequest request_;
+  BlobId blob_;
+  std::unique_ptr<BlobWriter> writer_;
+  int64_t next_look_ = 0;
+};
+
+class ReadBlobReactor : public grpc::ServerWriteReactor<v1::ReadBlobResponse> {
+ public:
+  ReadBlobReactor(BlobStreams* streams, const v1::ReadBlobRequest& request)
+      : streams_(streams),
+        slot_(streams),
+        blob_(ToBlobId(request.digest())),
+        offset_(request.read_offset()),
+        limit_(request.read_limit()) {
+    if (streams_->stopping) {
+      Finish(ToGrpc(Stopping()));
+    } else if (!slot_.admitted) {
+      Finish(ToGrpc(TooBusy("streams are open")));
+    } else {
+      streams_->pool->PostNext([this] { Step(); });
+    }
+  }
+
+  void OnWriteDone(bool ok) override {
+    if (!ok) return Finish(grpc::Status::CANCELLED);  // the client is gone
+    streams_->pool->PostNext([this] { Step(); });
+  }
+  void OnDone() override { delete this; }
+
+ private:
+  void Step() {
+    if (streams_->stopping) return Finish(ToGrpc(Stopping()));
+    if (absl::Status status = reader_ == nullptr ? Open() : absl::OkStatus(); !status.ok())
+      return Finish(ToGrpc(status));
+    if (offset_ >= end_) return Finish(grpc::Status::OK);
+    absl::StatusOr<std::string> data = reader_->Read(offset_, std::min(kReadPiece, end_ - offset_));
+    if (!data.ok()) return Finish(ToGrpc(data.status()));
+    const int64_t size = static_cast<int64_t>(data->size());
+    offset_ += size;
+    if (streams_->metrics != nullptr) streams_->metrics->DownloadBytes(size);
+    response_.set_data(*std::move(data));
+    StartWrite(&response_);
+  }
+
+  absl::Status Open() {
+    if (offset_ < 0 || limit_ < 0) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("read_offset ", offset_, " and read_limit ", limit_, " must not be negative"));
+    }
+    ASSIGN_OR_RETURN(reader_, streams_->blobs->OpenReader(blob_));
+    if (offset_ > blob_.size_bytes) {
+      return absl::OutOfRangeError(
+          absl::StrCat("read_offset ", offset_, " is past the blob's end at ", blob_.size_bytes));
+    }
+    end_ = limit_ == 0 ? blob_.size_bytes : offset_ + std::min(limit_, blob_.size_bytes - offset_);
+    return absl::OkStatus();
+  }
+
+  BlobStreams* const streams_;
+  const Slot slot_;
+  const BlobId blob_;
+  int64_t offset_;
+  const int64_t limit_;
+  int64_t end_ = 0;
+  std::unique_ptr<BlobReader> reader_;
+  v1::ReadBlobResponse response_;
+};
+
+}  // namespace
+
+absl::Status TooBusy(std::string_view why) {
+  return WithReason(absl::UnavailableError(absl::StrCat("too many ", AbslView(why), "; try again")), "SERVER_BUSY", {},
+                    absl::Seconds(1));
+}
+
+grpc::ServerReadReactor<v1::WriteBlobRequest>* StartWriteBlob(BlobStreams* streams, grpc::CallbackServerContext*,
+                                                              v1::WriteBlobResponse* response) {
+  return new WriteBlobReactor(streams, response);
+}
+
+grpc::ServerWriteReactor<v1::ReadBlobResponse>* StartReadBlob(BlobStreams* streams, grpc::CallbackServerContext*,
+                                                              const v1::ReadBlobRequest& request) {
+  return new ReadBlobReactor(streams, request);
+}
+
+}  // namespace quant

@@ -1,0 +1,50 @@
+// SPDX-License-Identifier: Apache-2.0
+// HttpServer: the little HTTP that Prometheus and probes want. civetweb inside.
+//
+//   GET /metrics   200, Prometheus text format 0.0.4
+//   GET /healthz   200 "ok" while the process serves HTTP at all: restart it when this fails
+//   GET /readyz    200 "ok", or 503 with one line that says why not: send it no work meanwhile
+//   others         404; other methods than GET and HEAD 405
+//
+// No authentication and no TLS: bind it to loopback or to a network that only monitoring reaches.
+#ifndef QUANT_SERVER_HTTP_HTTP_SERVER_H_
+#define QUANT_SERVER_HTTP_HTTP_SERVER_H_
+
+#include <functional>
+#include <memory>
+#include <string>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "common/net.h"
+
+namespace quant {
+
+struct HttpHandlers {
+  std::function<std::string()> metrics;
+  std::function<absl::Status()> ready;  // OK, or why not; called on threads of the server
+};
+
+// Thread-safe.
+class HttpServer {
+ public:
+  // Listens on `address` (port 0: any free one).
+  //   UNAVAILABLE: the address is in use or not ours.
+  static absl::StatusOr<std::unique_ptr<HttpServer>> Start(const HostPort& address, HttpHandlers handlers);
+  // Ends open requests and joins the threads.
+  ~HttpServer();
+  HttpServer(const HttpServer&) = delete;
+  HttpServer& operator=(const HttpServer&) = delete;
+
+  // The port that is really used.
+  int port() const;
+
+ private:
+  struct Impl;
+  explicit HttpServer(std::unique_ptr<Impl> impl);
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace quant
+
+#endif  // QUANT_SERVER_HTTP_HTTP_SERVER_H_
