@@ -40,12 +40,12 @@ bool IsIdCharacter(char c) {
   return std::isalnum(static_cast<unsigned char>(c)) != 0 || c == '.' || c == '_' || c == '-';
 }
 
-std::string MakeWorkerId() {
-  std::string host = HostName().substr(0, 64);
-  for (char& c : host) {
+std::string MakeWorkerId(const std::string& name) {
+  std::string first = (name.empty() ? HostName() : name).substr(0, 64);
+  for (char& c : first) {
     if (!IsIdCharacter(c)) c = '-';
   }
-  return absl::StrCat(host, "-", ::getpid(), "-", RandomId("", 6));
+  return absl::StrCat(first, "-", ::getpid(), "-", RandomId("", 6));
 }
 
 absl::Status CheckOptions(const AgentOptions& options) {
@@ -57,9 +57,9 @@ absl::Status CheckOptions(const AgentOptions& options) {
   if (options.memory_bytes < 0) return bad(absl::StrCat("--memory is ", options.memory_bytes, ": not negative"));
   if (options.hang_timeout <= absl::ZeroDuration()) return bad("--hang-timeout must be positive");
   if (options.child_command.empty()) return bad("no program to run jobs with");
-  const std::string& id = options.worker_id;
-  if (id.size() > 128 || !std::all_of(id.begin(), id.end(), IsIdCharacter)) {
-    return bad(absl::StrCat("--id ", Quoted(id), ": at most 128 of [A-Za-z0-9._-]"));
+  const std::string& name = options.name;
+  if (name.size() > 64 || !std::all_of(name.begin(), name.end(), IsIdCharacter)) {
+    return bad(absl::StrCat("--name ", Quoted(name), ": at most 64 of [A-Za-z0-9._-]"));
   }
   return absl::OkStatus();
 }
@@ -70,9 +70,10 @@ struct Agent::Rep {
   Rep(AgentOptions o, AgentMetrics& m, std::unique_ptr<BlobCache> c)
       : options(std::move(o)),
         metrics(m),
+        worker_id(MakeWorkerId(options.name)),
         cache(std::move(c)),
         link(options.server),
-        runner({.worker_id = options.worker_id,
+        runner({.worker_id = worker_id,
                 .child_command = options.child_command,
                 .threads = options.threads,
                 .memory_bytes = options.memory_bytes,
@@ -80,7 +81,7 @@ struct Agent::Rep {
                 .cancel_grace = options.cancel_grace,
                 .release_grace = options.release_grace},
                link, *cache, metrics) {
-    info.set_id(options.worker_id);
+    info.set_id(worker_id);
     info.set_host(HostName());
     info.set_slots(options.slots);
     info.set_threads(options.threads);
@@ -91,6 +92,7 @@ struct Agent::Rep {
 
   const AgentOptions options;
   AgentMetrics& metrics;
+  const std::string worker_id;
   const std::unique_ptr<BlobCache> cache;
   ServerLink link;
   JobRunner runner;
@@ -103,14 +105,13 @@ Agent::~Agent() = default;
 
 absl::StatusOr<std::unique_ptr<Agent>> Agent::Create(AgentOptions options, AgentMetrics& metrics) {
   RETURN_IF_ERROR(CheckOptions(options));
-  if (options.worker_id.empty()) options.worker_id = MakeWorkerId();
   ASSIGN_OR_RETURN(std::unique_ptr<BlobCache> cache, BlobCache::Open(options.cache, options.cache_bytes));
   metrics.SetInfo(options.build, options.isa, options.slots, options.cache_bytes);
   metrics.SetCache(cache->stats());
   return std::unique_ptr<Agent>(new Agent(std::make_unique<Rep>(std::move(options), metrics, std::move(cache))));
 }
 
-const std::string& Agent::worker_id() const { return rep_->options.worker_id; }
+const std::string& Agent::worker_id() const { return rep_->worker_id; }
 
 void Agent::Drain() { rep_->state.Drain(); }
 

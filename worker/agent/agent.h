@@ -21,7 +21,7 @@ struct AgentOptions {
   std::string server;           // HOST:PORT of quantd
   std::filesystem::path cache;  // this worker's own folder: blobs and job folders
   int64_t cache_bytes = int64_t{20} << 30;
-  std::string worker_id;  // empty: host name, process id and a random part. At most 128 of [A-Za-z0-9._-]
+  std::string name;       // first part of the worker's id, at most 64 of [A-Za-z0-9._-]; empty: the host name
   int slots = 1;          // jobs at once
   int threads = 1;        // per job
   int64_t memory_bytes = 0;                         // per job; 0: no limit
@@ -44,6 +44,7 @@ class Agent {
   Agent(const Agent&) = delete;
   Agent& operator=(const Agent&) = delete;
 
+  // NAME-PID-RANDOM: never used twice, since a server remembers of an id that it drains.
   const std::string& worker_id() const;
 
   // Works until drained: by Drain(), or by the server's word. Then takes no more jobs, lets running ones go on for

@@ -33,9 +33,8 @@ namespace {
 namespace fs = std::filesystem;
 using absl_testing::IsOk;
 using absl_testing::StatusIs;
-using ::testing::Contains;
-using ::testing::ElementsAre;
 using ::testing::HasSubstr;
+using ::testing::StartsWith;
 
 constexpr absl::Duration kInterval = absl::Milliseconds(100);
 
@@ -46,7 +45,7 @@ class AgentTest : public ::testing::Test {
     fs::create_directories(root_);
     options_.server = server_.address();
     options_.cache = root_ / "cache";
-    options_.worker_id = "worker-1";
+    options_.name = "worker-1";
     options_.drain_grace = absl::Seconds(10);
     options_.cancel_grace = absl::Milliseconds(300);
     options_.release_grace = absl::Milliseconds(300);
@@ -135,7 +134,8 @@ TEST_F(AgentTest, RunsAJobAndPublishesItsFiles) {
   Stop();
   EXPECT_TRUE(ready_);
   const v1::CompleteJobRequest& done = workers_.completions[0];
-  EXPECT_EQ(done.worker_id(), "worker-1");
+  EXPECT_EQ(done.worker_id(), agent_->worker_id());
+  EXPECT_THAT(done.worker_id(), StartsWith("worker-1-"));
   EXPECT_EQ(done.job_id(), "j-5");
   EXPECT_EQ(done.token(), 5);
   ASSERT_EQ(done.success().files_size(), 2);
@@ -421,7 +421,7 @@ TEST_F(AgentTest, BadOptionsAreRefused) {
   bad.server.clear();
   EXPECT_THAT(Agent::Create(bad, metrics_), StatusIs(absl::StatusCode::kInvalidArgument));
   bad = options_;
-  bad.worker_id = "has space";
+  bad.name = "has space";
   EXPECT_THAT(Agent::Create(bad, metrics_), StatusIs(absl::StatusCode::kInvalidArgument));
   Start();
   EXPECT_THAT(Agent::Create(options_, metrics_),

@@ -79,7 +79,7 @@ struct JobRunner::Work {
     } else if (Ordered(LeaseOrder::kRelease)) {
       done.mutable_released();
     } else if (TimedOut()) {
-      SetFailure(Blame::kInput, "TIMEOUT",
+      SetFailure(Blame::kEnvironment, "TIMEOUT",
                  absl::StrCat("the attempt did not end within its ", absl::FormatDuration(timeout), "; phase ",
                               AbslView(phase), ". Submit the job with a longer attempt_timeout"),
                  phase, done);

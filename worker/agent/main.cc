@@ -2,7 +2,7 @@
 // quant-worker: leases jobs from quantd and runs each in a process of its own (this program again, with --run-job).
 #include <signal.h>
 
-#include <cstdio>
+#include <algorithm>
 #include <filesystem>
 #include <iostream>
 #include <memory>
@@ -84,7 +84,8 @@ int Main(const std::vector<std::string>& args) {
   flags.Add("metrics", &metrics_address, "ADDR:PORT", "Serve Prometheus metrics at http://ADDR:PORT/metrics.");
   flags.Add("drain-grace", &options.drain_grace, "DURATION", "How long running jobs may go on after SIGTERM.");
   flags.Add("hang-timeout", &options.hang_timeout, "DURATION", "End a job that shows no progress for this long.");
-  flags.Add("id", &options.worker_id, "ID", "Name of this worker. Default: host, process and a random part.");
+  flags.Add("name", &options.name, "NAME", "First part of this worker's id, before its process id and a random part. "
+            "Default: the host name.");
   flags.Add("run-job", &run_job, "FOLDER", "Run the job of FOLDER and exit: how this program calls itself.");
   flags.Add("version", &version, "", "Print the version and exit.");
   flags.SetEpilog(kEpilog);
@@ -100,12 +101,13 @@ int Main(const std::vector<std::string>& args) {
   FillDefaults(flags, options);
   if (flags.IsSet("run-job")) return RunJob(run_job, options);
 
-  ShutdownSignal shutdown;  // before the first thread
+  AgentMetrics metrics;
+  std::unique_ptr<Agent> agent;  // outlives `shutdown`, whose callback uses it
+  ShutdownSignal shutdown;       // before the first thread
   ::signal(SIGPIPE, SIG_IGN);
   options.cache = cache;
   options.build = BuildVersion();
   options.isa = DetectIsa();
-  AgentMetrics metrics;
   if (!metrics_address.empty()) {
     const absl::StatusOr<int> port = metrics.Serve(metrics_address);
     if (!port.ok()) {
@@ -115,17 +117,18 @@ int Main(const std::vector<std::string>& args) {
     const HostPort at{ParseHostPort(metrics_address)->host, *port};
     std::cout << "quant-worker metrics on " << at.ToString() << std::endl;
   }
-  absl::StatusOr<std::unique_ptr<Agent>> agent = Agent::Create(options, metrics);
-  if (absl::IsInvalidArgument(agent.status())) return WrongUsage(agent.status());
-  if (!agent.ok()) {
-    std::cerr << "quant-worker: " << agent.status().message() << "\n";
+  absl::StatusOr<std::unique_ptr<Agent>> created = Agent::Create(options, metrics);
+  if (absl::IsInvalidArgument(created.status())) return WrongUsage(created.status());
+  if (!created.ok()) {
+    std::cerr << "quant-worker: " << created.status().message() << "\n";
     return kFailed;
   }
-  shutdown.OnSignal([&] { (*agent)->Drain(); });
-  LOG(INFO) << "worker " << (*agent)->worker_id() << ", version " << options.build << ", " << options.isa << ": "
+  agent = *std::move(created);
+  shutdown.OnSignal([&] { agent->Drain(); });
+  LOG(INFO) << "worker " << agent->worker_id() << ", version " << options.build << ", " << options.isa << ": "
             << options.slots << " slots of " << options.threads << " threads and " << (options.memory_bytes >> 20)
             << " MiB, server " << options.server;
-  (*agent)->Run([&] { std::cout << "quant-worker " << (*agent)->worker_id() << " ready" << std::endl; });
+  agent->Run([&] { std::cout << "quant-worker " << agent->worker_id() << " ready" << std::endl; });
   return kDone;
 }
 

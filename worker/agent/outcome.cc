@@ -103,7 +103,7 @@ void JudgeChild(const ChildVerdictInput& in, v1::CompleteJobRequest& done) {
            in.phase, done);
       return;
     case StopCause::kTimeout:
-      Fill(v1::ERROR_CLASS_FINAL, "TIMEOUT",
+      Fill(v1::ERROR_CLASS_RETRYABLE, "TIMEOUT",
            absl::StrCat("the attempt did not end within its ", absl::FormatDuration(in.attempt_timeout), "; phase ",
                         Quoted(in.phase), ". Submit the job with a longer attempt_timeout, or give the worker more "
                         "--threads"),

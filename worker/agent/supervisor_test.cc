@@ -173,6 +173,7 @@ TEST_F(SupervisorTest, TheEndOfTheAttemptIsATimeout) {
   limits_.end = SteadyNow() + absl::Milliseconds(100);
   Run("hang\n");
   EXPECT_EQ(done_.failure().reason(), "TIMEOUT");
+  EXPECT_EQ(done_.failure().error_class(), v1::ERROR_CLASS_RETRYABLE);
   EXPECT_THAT(done_.failure().message(), AllOf(HasSubstr("3s"), HasSubstr("attempt_timeout")));
 }
 
