@@ -1,0 +1,129 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "server/api/worker_service.h"
+
+#include <grpcpp/grpcpp.h>
+
+#include <utility>
+
+#include "common/grpc_status.h"
+#include "common/mutex.h"
+#include "quant/v1/workers.grpc.pb.h"
+#include "server/queue/queue.h"
+
+namespace quant {
+namespace {
+
+grpc::ServerUnaryReactor* Reply(grpc::CallbackServerContext* context, const absl::Status& status) {
+  grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
+  reactor->Finish(ToGrpc(status));
+  return reactor;
+}
+
+// A LeaseJob call, parked in the queue until there is an answer. The queue calls back exactly once, which is when
+// Finish is called; so the reactor lives until then, and OnDone deletes it.
+class LeaseReactor : public grpc::ServerUnaryReactor {
+ public:
+  LeaseReactor(JobQueue* queue, const v1::LeaseJobRequest& request, v1::LeaseJobResponse* response)
+      : queue_(queue), response_(response), worker_id_(request.worker().id()), state_(std::make_shared<State>()) {
+    // `this` may be gone when Lease returns: the call can be answered in it.
+    const std::shared_ptr<State> state = state_;
+    const uint64_t handle =
+        queue->Lease(request, [this](absl::StatusOr<v1::LeaseJobResponse> answer) { Take(std::move(answer)); });
+    bool cancelled = false;
+    {
+      MutexLock lock(&state->mu);
+      state->handle = handle;
+      cancelled = state->cancelled;
+    }
+    if (cancelled) queue->AbandonLease(handle);
+  }
+
+  void OnCancel() override {
+    uint64_t handle = 0;
+    {
+      MutexLock lock(&state_->mu);
+      state_->cancelled = true;
+      handle = state_->handle;
+    }
+    if (handle != 0) queue_->AbandonLease(handle);
+  }
+
+  void OnDone() override { delete this; }
+
+ private:
+  struct State {
+    Mutex mu;
+    bool cancelled ABSL_GUARDED_BY(mu) = false;
+    uint64_t handle ABSL_GUARDED_BY(mu) = 0;  // 0: not yet known
+  };
+
+  void Take(absl::StatusOr<v1::LeaseJobResponse> answer) {
+    bool cancelled = false;
+    {
+      MutexLock lock(&state_->mu);
+      cancelled = state_->cancelled;
+    }
+    if (cancelled && answer.ok() && answer->has_lease()) {  // nobody is there to run it
+      v1::CompleteJobRequest release;
+      release.set_worker_id(worker_id_);
+      release.set_job_id(answer->lease().job().id());
+      release.set_token(answer->lease().token());
+      release.mutable_released();
+      queue_->Complete(release).IgnoreError();  // else the lease runs out
+      answer = absl::CancelledError("the caller is gone");
+    }
+    if (answer.ok()) *response_ = *std::move(answer);
+    Finish(ToGrpc(answer.status()));
+  }
+
+  JobQueue* const queue_;
+  v1::LeaseJobResponse* const response_;
+  const std::string worker_id_;
+  const std::shared_ptr<State> state_;  // shared with the constructor, which `this` may not outlive
+};
+
+}  // namespace
+
+class WorkerService::Impl final : public v1::WorkerService::CallbackService {
+ public:
+  explicit Impl(JobQueue* queue) : queue_(queue) {}
+  JobQueue* queue() { return queue_; }
+
+  grpc::ServerUnaryReactor* LeaseJob(grpc::CallbackServerContext*, const v1::LeaseJobRequest* request,
+                                     v1::LeaseJobResponse* response) override {
+    return new LeaseReactor(queue_, *request, response);  // deletes itself in OnDone
+  }
+  grpc::ServerUnaryReactor* Heartbeat(grpc::CallbackServerContext* context, const v1::HeartbeatRequest* request,
+                                      v1::HeartbeatResponse* response) override {
+    absl::StatusOr<v1::HeartbeatResponse> answer = queue_->Heartbeat(*request);
+    if (answer.ok()) *response = *std::move(answer);
+    return Reply(context, answer.status());
+  }
+  grpc::ServerUnaryReactor* CompleteJob(grpc::CallbackServerContext* context, const v1::CompleteJobRequest* request,
+                                        v1::CompleteJobResponse* response) override {
+    absl::StatusOr<v1::Job> job = queue_->Complete(*request);
+    if (job.ok()) *response->mutable_job() = *std::move(job);
+    return Reply(context, job.status());
+  }
+  grpc::ServerUnaryReactor* ListWorkers(grpc::CallbackServerContext* context, const v1::ListWorkersRequest*,
+                                        v1::ListWorkersResponse* response) override {
+    *response = queue_->ListWorkers();
+    return Reply(context, absl::OkStatus());
+  }
+  grpc::ServerUnaryReactor* DrainWorker(grpc::CallbackServerContext* context, const v1::DrainWorkerRequest* request,
+                                        v1::DrainWorkerResponse* response) override {
+    absl::StatusOr<v1::Worker> worker = queue_->DrainWorker(request->id());
+    if (worker.ok()) *response->mutable_worker() = *std::move(worker);
+    return Reply(context, worker.status());
+  }
+
+ private:
+  JobQueue* const queue_;
+};
+
+WorkerService::WorkerService(JobQueue* queue) : impl_(std::make_unique<Impl>(queue)) {}
+WorkerService::~WorkerService() = default;
+grpc::Service* WorkerService::service() { return impl_.get(); }
+void WorkerService::Shutdown() { impl_->queue()->EndLeases(); }
+
+}  // namespace quant
