@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // Cross-layer equalization (Nagel et al. 2019, arXiv 1906.04721, section 4.1): for a Conv whose channels feed one other
-// Conv through nothing or a Relu, scale channel c by s_c = sqrt(r1_c / r2_c) (r1: largest |weight| of the first's output
-// channel, r2: of the second's input channel): W1 /= s, b1 /= s, W2 *= s. The function is the same, the ranges of both
-// layers' channels become equal. Pairs are swept until they settle; a triple through a depthwise Conv is two pairs.
+// Conv through nothing or a Relu, scale channel c by s_c = sqrt(r1_c / r2_c) (r1: largest |weight| of the first's
+// output channel, r2: of the second's input channel): W1 /= s, b1 /= s, W2 *= s. The function is the same, the ranges
+// of both layers' channels become equal. Pairs are swept until they settle; a triple through a depthwise Conv is two
+// pairs.
 #ifndef QUANT_WORKER_QUANTIZE_EQUALIZE_H_
 #define QUANT_WORKER_QUANTIZE_EQUALIZE_H_
 

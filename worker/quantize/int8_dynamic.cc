@@ -30,7 +30,10 @@ class DynamicQuantizer {
   // Adds a node with one output called `value`.
   void Emit(std::string op, std::vector<std::string> inputs, const std::string& value, std::vector<Node>* nodes,
             std::map<std::string, Attribute> attributes = {}) {
-    nodes->push_back({.name = value, .op_type = std::move(op), .inputs = std::move(inputs), .outputs = {value},
+    nodes->push_back({.name = value,
+                      .op_type = std::move(op),
+                      .inputs = std::move(inputs),
+                      .outputs = {value},
                       .attributes = std::move(attributes)});
   }
 
@@ -53,7 +56,9 @@ std::string DynamicQuantizer::Obstacle(const Node& node) const {
 absl::Status DynamicQuantizer::Rewrite(const WeightedLayer& layer, const Node& node, std::vector<Node>* nodes) {
   const std::string& x = node.inputs[0];
   if (dynamic_inputs_.insert(x).second) {
-    nodes->push_back({.name = absl::StrCat(x, ".dynamic"), .op_type = "DynamicQuantizeLinear", .inputs = {x},
+    nodes->push_back({.name = absl::StrCat(x, ".dynamic"),
+                      .op_type = "DynamicQuantizeLinear",
+                      .inputs = {x},
                       .outputs = {absl::StrCat(x, ".q"), absl::StrCat(x, ".scale"), absl::StrCat(x, ".zp")}});
   }
   Tensor weights = *original_.Initializer(node.input(1));
@@ -71,7 +76,8 @@ absl::Status DynamicQuantizer::Rewrite(const WeightedLayer& layer, const Node& n
   }
   const int bits = options_.reduce_range == ReduceRange::kAlways ? 7 : 8;
   absl::StatusOr<QuantizedWeights> q = QuantizeWeights(
-      weights, axis, {.granularity = options_.weight_granularity, .symmetric = options_.symmetric_weights, .bits = bits});
+      weights, axis,
+      {.granularity = options_.weight_granularity, .symmetric = options_.symmetric_weights, .bits = bits});
   if (!q.ok()) return absl::Status(q.status().code(), absl::StrCat("layer '", node.name, "': ", q.status().message()));
 
   const bool conv = node.op_type == "Conv";
@@ -88,8 +94,7 @@ absl::Status DynamicQuantizer::Rewrite(const WeightedLayer& layer, const Node& n
     const Shape shape = q->zeros.size() == 1 ? Shape{} : Shape{static_cast<int64_t>(q->zeros.size())};
     inputs.push_back(qdq_.Constant(absl::StrCat(base, ".zp"), Tensor::Of<int8_t>(shape, q->zeros)));
   }
-  const Shape scale_shape =
-      q->scales.size() == 1 ? Shape{} : per_channel_shape(static_cast<int64_t>(q->scales.size()));
+  const Shape scale_shape = q->scales.size() == 1 ? Shape{} : per_channel_shape(static_cast<int64_t>(q->scales.size()));
   const std::string weight_scale =
       qdq_.Constant(absl::StrCat(base, ".scale"), Tensor::Of<float>(scale_shape, q->scales));
 
@@ -101,7 +106,8 @@ absl::Status DynamicQuantizer::Rewrite(const WeightedLayer& layer, const Node& n
   Emit(conv ? "ConvInteger" : "MatMulInteger", std::move(inputs), absl::StrCat(out, ".i32"), nodes, attributes);
   Emit("Cast", {absl::StrCat(out, ".i32")}, absl::StrCat(out, ".sum"), nodes, {{"to", int64_t{1}}});
   Emit("Mul", {absl::StrCat(x, ".scale"), weight_scale}, absl::StrCat(out, ".unit"), nodes);
-  Node scaled{.name = has_bias ? absl::StrCat(node.name, ".scaled") : node.name, .op_type = "Mul",
+  Node scaled{.name = has_bias ? absl::StrCat(node.name, ".scaled") : node.name,
+              .op_type = "Mul",
               .inputs = {absl::StrCat(out, ".sum"), absl::StrCat(out, ".unit")},
               .outputs = {has_bias ? absl::StrCat(out, ".scaled") : out}};
   nodes->push_back(std::move(scaled));
@@ -113,16 +119,15 @@ absl::Status DynamicQuantizer::Rewrite(const WeightedLayer& layer, const Node& n
       addend = qdq_.Constant(absl::StrCat(addend, ".nchw"),
                              Tensor::Of<float>(per_channel_shape(static_cast<int64_t>(b->size())), *b));
     }
-    nodes->push_back({.name = node.name, .op_type = "Add", .inputs = {absl::StrCat(out, ".scaled"), addend},
-                      .outputs = {out}});
+    nodes->push_back(
+        {.name = node.name, .op_type = "Add", .inputs = {absl::StrCat(out, ".scaled"), addend}, .outputs = {out}});
   }
   return absl::OkStatus();
 }
 
 absl::StatusOr<QuantizedModel> DynamicQuantizer::Run(const ProgressFn& progress) {
   QuantizedModel result;
-  absl::StatusOr<std::map<std::string, std::string>> reasons =
-      SelectLayers(original_, options_.layers, &result.notes);
+  absl::StatusOr<std::map<std::string, std::string>> reasons = SelectLayers(original_, options_.layers, &result.notes);
   if (!reasons.ok()) return reasons.status();
   const std::vector<WeightedLayer> layers = FindWeightedLayers(original_);
   std::map<int, const WeightedLayer*> by_node;
@@ -136,13 +141,17 @@ absl::StatusOr<QuantizedModel> DynamicQuantizer::Run(const ProgressFn& progress)
       nodes.push_back(node);
       continue;
     }
-    LayerOutcome o{.name = node.name, .op = node.op_type, .method = "fp32", .parameters = it->second->parameters,
+    LayerOutcome o{.name = node.name,
+                   .op = node.op_type,
+                   .method = "fp32",
+                   .parameters = it->second->parameters,
                    .output = node.outputs[0]};
     o.fallback = (*reasons)[node.name];
     if (o.fallback.empty()) o.fallback = Obstacle(node);
     const DType type = original_.Initializer(node.input(1))->dtype();
     if (o.fallback.empty() && type != DType::kFloat32) o.fallback = absl::StrCat("weights are ", DTypeName(type));
-    if (o.fallback.empty() && node.op_type == "Conv" && !node.input(2).empty() && !original_.Initializer(node.input(2))) {
+    if (o.fallback.empty() && node.op_type == "Conv" && !node.input(2).empty() &&
+        !original_.Initializer(node.input(2))) {
       o.fallback = "its bias is not a constant";
     }
     if (o.fallback.empty()) {

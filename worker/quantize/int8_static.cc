@@ -22,9 +22,9 @@ namespace quant {
 namespace {
 
 struct Plan {
-  std::vector<WeightedLayer> layers;                // all, in graph order
-  std::map<std::string, std::string> left_alone;    // node name -> why, "" for the quantized
-  std::vector<int> selected;                        // node indices
+  std::vector<WeightedLayer> layers;              // all, in graph order
+  std::map<std::string, std::string> left_alone;  // node name -> why, "" for the quantized
+  std::vector<int> selected;                      // node indices
   Placement placement;
   std::vector<std::string> notes;
 };
@@ -43,8 +43,9 @@ absl::StatusOr<Plan> MakePlan(const Graph& graph, const StaticInt8Options& optio
       if (node.Float("alpha", 1) != 1 || node.Float("beta", 1) != 1 || node.Int("transA", 0) != 0) {
         why = "Gemm with alpha, beta or transA";
       } else if (const Tensor* c = graph.Initializer(node.input(2)); !node.input(2).empty()) {
-        const bool per_channel = c != nullptr && (c->elements() == 1 || (c->elements() == layer.channels && c->rank() > 0 &&
-                                                                         c->dim(c->rank() - 1) == layer.channels));
+        const bool per_channel =
+            c != nullptr && (c->elements() == 1 || (c->elements() == layer.channels && c->rank() > 0 &&
+                                                    c->dim(c->rank() - 1) == layer.channels));
         if (!per_channel) why = "Gemm whose C is not a constant with one value per channel";
       }
     }
@@ -71,7 +72,8 @@ absl::StatusOr<std::vector<Grid>> FindGrids(const Placement& placement, const St
     for (const std::string& v : sources) {
       const auto it = statistics.tensors.find(v);
       if (it == statistics.tensors.end()) {
-        return absl::InvalidArgumentError(absl::StrCat("the statistics lack value '", v, "'; calibrate the graph that "
+        return absl::InvalidArgumentError(absl::StrCat("the statistics lack value '", v,
+                                                       "'; calibrate the graph that "
                                                        "PrepareStatic returned on what ValuesToCalibrate names"));
       }
       const Range r = FindRange(it->second, observer);
@@ -226,7 +228,8 @@ absl::StatusOr<QuantizedModel> StaticQuantizer::Build() const {
   g.nodes = std::move(nodes);
   g.RemoveUnused();
   if (absl::Status s = g.Sort(); !s.ok()) return s;
-  if (absl::Status s = g.Validate(); !s.ok()) return absl::InternalError(absl::StrCat("quantized graph: ", s.message()));
+  if (absl::Status s = g.Validate(); !s.ok())
+    return absl::InternalError(absl::StrCat("quantized graph: ", s.message()));
   out.notes = plan_.notes;
   return out;
 }
@@ -272,8 +275,11 @@ absl::StatusOr<QuantizedModel> QuantizeStatic(const Graph& graph, const Statisti
     for (LayerPlan& p : quantizer.layer_plans()) {
       const Node& node = graph.nodes[static_cast<size_t>(p.layer->node)];
       if (node.op_type == "MatMul") continue;  // has no bias input
-      targets.push_back({.value = node.outputs[0], .channels = p.weights.scales.size() == 1 && node.op_type == "ConvTranspose"
-                             ? p.layer->channels * node.Int("group", 1) : p.layer->channels, .bias = &p.bias});
+      targets.push_back({.value = node.outputs[0],
+                         .channels = p.weights.scales.size() == 1 && node.op_type == "ConvTranspose"
+                                         ? p.layer->channels * node.Int("group", 1)
+                                         : p.layer->channels,
+                         .bias = &p.bias});
     }
     const auto build = [&]() -> absl::StatusOr<Graph> {
       absl::StatusOr<QuantizedModel> m = quantizer.Build();

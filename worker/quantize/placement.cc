@@ -9,10 +9,9 @@ namespace quant {
 namespace {
 
 bool PassesThrough(const Node& n) {
-  static const std::set<std::string>& ops =
-      *new std::set<std::string>{"MaxPool",   "Reshape",  "Flatten", "Squeeze",      "Unsqueeze",    "Transpose",
-                                 "Slice",     "Identity", "Gather",  "DepthToSpace", "SpaceToDepth", "Split",
-                                 "Expand",    "Tile",     "Dropout"};
+  static const std::set<std::string>& ops = *new std::set<std::string>{
+      "MaxPool", "Reshape",      "Flatten",      "Squeeze", "Unsqueeze", "Transpose", "Slice",  "Identity",
+      "Gather",  "DepthToSpace", "SpaceToDepth", "Split",   "Expand",    "Tile",      "Dropout"};
   if (!n.domain.empty()) return false;
   if (n.op_type == "Resize") return n.String("mode", "nearest") == "nearest";
   if (n.op_type == "Pad") return n.String("mode", "constant") != "constant" || n.input(2).empty();
@@ -20,8 +19,8 @@ bool PassesThrough(const Node& n) {
 }
 
 bool Averages(const Node& n) {
-  return n.domain.empty() && (n.op_type == "Add" || n.op_type == "Mul" || n.op_type == "AveragePool" ||
-                              n.op_type == "GlobalAveragePool");
+  return n.domain.empty() &&
+         (n.op_type == "Add" || n.op_type == "Mul" || n.op_type == "AveragePool" || n.op_type == "GlobalAveragePool");
 }
 
 class Placer {

@@ -51,7 +51,10 @@ TEST(PlaceGrids, MovingOperatorsPassTheirGridOn) {
 
 TEST(PlaceGrids, ConcatGivesItsInputsAndOutputOneGrid) {
   GraphMaker m({1, 3, 8, 8});
-  m.Conv("x", "a", 3, 4).Conv("x", "b", 3, 4).Op("Concat", {"a", "b"}, "c", {{"axis", int64_t{1}}}).Conv("c", "y", 8, 2);
+  m.Conv("x", "a", 3, 4)
+      .Conv("x", "b", 3, 4)
+      .Op("Concat", {"a", "b"}, "c", {{"axis", int64_t{1}}})
+      .Conv("c", "y", 8, 2);
   const Placement p = PlaceAll(m.Output("y"));
   EXPECT_EQ(p.grid_of.at("a"), p.grid_of.at("b"));
   EXPECT_EQ(p.grid_of.at("a"), p.grid_of.at("c"));

@@ -48,7 +48,8 @@ void QdqBuilder::AppendPair(const std::string& v, const Grid& grid, std::string_
   graph_->ReplaceUses(v, floats);
   for (Node& n : *nodes) std::replace(n.inputs.begin(), n.inputs.end(), v, floats);
   nodes->push_back({.name = codes, .op_type = "QuantizeLinear", .inputs = {v, scale, zero}, .outputs = {codes}});
-  nodes->push_back({.name = floats, .op_type = "DequantizeLinear", .inputs = {codes, scale, zero}, .outputs = {floats}});
+  nodes->push_back(
+      {.name = floats, .op_type = "DequantizeLinear", .inputs = {codes, scale, zero}, .outputs = {floats}});
 }
 
 void QdqBuilder::AppendWeights(const QuantizedWeights& weights, Node* layer, std::vector<Node>* nodes) {
@@ -77,8 +78,8 @@ void QdqBuilder::AppendWeights(const QuantizedWeights& weights, Node* layer, std
 
 void QdqBuilder::AppendBias(std::span<const float> bias, float input_scale, const QuantizedWeights& weights,
                             Node* layer, std::vector<Node>* nodes) {
-  const std::string base = layer->inputs.size() > 2 && !layer->inputs[2].empty() ? layer->inputs[2]
-                                                                                : absl::StrCat(layer->name, ".bias");
+  const std::string base =
+      layer->inputs.size() > 2 && !layer->inputs[2].empty() ? layer->inputs[2] : absl::StrCat(layer->name, ".bias");
   std::vector<float> scales;
   for (const float s : weights.scales) scales.push_back(s * input_scale);
   // ONNX Runtime and the rule |bias| < 2^30 both use the product rounded to float, so the codes do too.

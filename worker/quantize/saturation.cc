@@ -92,7 +92,8 @@ absl::StatusOr<double> SaturationCensus::Share(const Node& layer, const Quantize
     for (size_t i = 2; i < ws.size(); ++i) run *= ws[i];
   }
   const int64_t length = layer.op_type == "ConvTranspose" ? ws[0] * run : inputs * run;
-  std::vector<std::vector<int8_t>> rows(static_cast<size_t>(channels), std::vector<int8_t>(static_cast<size_t>(length)));
+  std::vector<std::vector<int8_t>> rows(static_cast<size_t>(channels),
+                                        std::vector<int8_t>(static_cast<size_t>(length)));
   const int64_t outer_stride = weights.axis == 0 ? length : 1;
   for (int64_t c = 0; c < channels; ++c) {
     for (int64_t i = 0; i < length; ++i) {
@@ -118,7 +119,8 @@ absl::StatusOr<double> SaturationCensus::Share(const Node& layer, const Quantize
         const int64_t groups = std::max<int64_t>(1, c_in / std::max<int64_t>(1, length / run));
         group = static_cast<int64_t>(rng()) % groups;
         const int64_t width = x.rank() >= 4 ? x.dim(x.rank() - 1) : pixels;
-        const int64_t side = std::max<int64_t>(1, static_cast<int64_t>(std::lround(std::sqrt(static_cast<double>(run)))));
+        const int64_t side =
+            std::max<int64_t>(1, static_cast<int64_t>(std::lround(std::sqrt(static_cast<double>(run)))));
         for (int64_t i = 0; i < length; ++i) {
           const int64_t channel = group * (length / run) + i / run;
           const int64_t k = i % run;
@@ -134,7 +136,8 @@ absl::StatusOr<double> SaturationCensus::Share(const Node& layer, const Quantize
         const int64_t count = x.elements() / length;
         if (count == 0) return 0.0;
         const int64_t row = static_cast<int64_t>(rng()) % count;
-        for (int64_t i = 0; i < length; ++i) a[static_cast<size_t>(i)] = Code(v[static_cast<size_t>(row * length + i)], grid);
+        for (int64_t i = 0; i < length; ++i)
+          a[static_cast<size_t>(i)] = Code(v[static_cast<size_t>(row * length + i)], grid);
         for (const std::vector<int8_t>& w : rows) CountPairs(a, w, 1, &bad, &all);
       }
     }

@@ -35,7 +35,8 @@ absl::StatusOr<Matcher> MakeMatcher(const LayerRule& rule) {
     try {
       m.regex = std::regex(rule.name.substr(3), std::regex::ECMAScript | std::regex::optimize);
     } catch (const std::regex_error& e) {
-      return absl::InvalidArgumentError(absl::StrCat("layer rule '", rule.name, "' is no regular expression: ", e.what()));
+      return absl::InvalidArgumentError(
+          absl::StrCat("layer rule '", rule.name, "' is no regular expression: ", e.what()));
     }
   }
   return m;
@@ -86,8 +87,8 @@ std::vector<WeightedLayer> FindWeightedLayers(const Graph& graph) {
     } else {
       continue;
     }
-    layers.push_back({.node = static_cast<int>(i), .channel_axis = axis, .channels = w->dim(axis),
-                      .parameters = w->elements()});
+    layers.push_back(
+        {.node = static_cast<int>(i), .channel_axis = axis, .channels = w->dim(axis), .parameters = w->elements()});
   }
   return layers;
 }
@@ -121,8 +122,9 @@ absl::StatusOr<std::map<std::string, std::string>> SelectLayers(const Graph& gra
     for (Matcher& m : matchers) {
       if (!m.Matches(node)) continue;
       m.used = true;
-      reason = m.rule->skip ? absl::StrCat("rule '", m.rule->name, m.rule->op_type.empty() ? "" : ":", m.rule->op_type, "'")
-                            : "";
+      reason = m.rule->skip
+                   ? absl::StrCat("rule '", m.rule->name, m.rule->op_type.empty() ? "" : ":", m.rule->op_type, "'")
+                   : "";
     }
     reasons[node.name] = reason;
   }

@@ -16,9 +16,9 @@ namespace quant {
 
 // A node with constant weights in input 1: Conv, ConvTranspose, Gemm or MatMul.
 struct WeightedLayer {
-  int node = 0;           // index in graph.nodes
-  int channel_axis = 0;   // of the weights: the output channels (ConvTranspose with groups: those of one group)
-  int64_t channels = 0;   // weights.dim(channel_axis)
+  int node = 0;          // index in graph.nodes
+  int channel_axis = 0;  // of the weights: the output channels (ConvTranspose with groups: those of one group)
+  int64_t channels = 0;  // weights.dim(channel_axis)
   int64_t parameters = 0;
 };
 

@@ -23,7 +23,10 @@ class GraphMaker {
   // Adds a node called `out` + "_node" that makes `out`.
   GraphMaker& Op(std::string op, std::vector<std::string> in, std::string out,
                  std::map<std::string, Attribute> attributes = {}) {
-    graph.nodes.push_back({.name = out + "_node", .op_type = std::move(op), .inputs = std::move(in), .outputs = {out},
+    graph.nodes.push_back({.name = out + "_node",
+                           .op_type = std::move(op),
+                           .inputs = std::move(in),
+                           .outputs = {out},
                            .attributes = std::move(attributes)});
     return *this;
   }
@@ -42,8 +45,9 @@ class GraphMaker {
                    int64_t group = 1, float scale = 0.3f) {
     Normal(out + ".w", {out_channels, in_channels / group, 3, 3}, scale);
     Normal(out + ".b", {out_channels}, scale);
-    return Op("Conv", {in, out + ".w", out + ".b"}, out,
-              {{"kernel_shape", std::vector<int64_t>{3, 3}}, {"pads", std::vector<int64_t>{1, 1, 1, 1}}, {"group", group}});
+    return Op(
+        "Conv", {in, out + ".w", out + ".b"}, out,
+        {{"kernel_shape", std::vector<int64_t>{3, 3}}, {"pads", std::vector<int64_t>{1, 1, 1, 1}}, {"group", group}});
   }
 
   Graph Output(const std::string& value) {

@@ -59,8 +59,11 @@ absl::StatusOr<QuantizedWeights> QuantizeWeights(const Tensor& weights, int axis
 
   const int32_t top = (1 << (options.bits - 1)) - 1;
   const int32_t bottom = options.symmetric ? -top : -top - 1;
-  QuantizedWeights out{.codes = *std::move(codes), .scales = std::vector<float>(groups),
-                       .zeros = std::vector<int8_t>(groups), .axis = axis, .bits = options.bits};
+  QuantizedWeights out{.codes = *std::move(codes),
+                       .scales = std::vector<float>(groups),
+                       .zeros = std::vector<int8_t>(groups),
+                       .axis = axis,
+                       .bits = options.bits};
   float largest = 0;
   for (size_t g = 0; g < groups; ++g) {
     if (ranges[g].lo < ranges[g].hi) {

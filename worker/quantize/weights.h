@@ -16,10 +16,10 @@ namespace quant {
 // int8 codes of a weight tensor (same shape, row-major) with one scale and zero point per channel, or one of each.
 // w ~ scale[c] * (q - zero_point[c]).
 struct QuantizedWeights {
-  Tensor codes;                  // int8
-  std::vector<float> scales;     // channels, or 1
-  std::vector<int8_t> zeros;     // as many; all 0 when symmetric
-  int axis = 0;                  // of the channels
+  Tensor codes;               // int8
+  std::vector<float> scales;  // channels, or 1
+  std::vector<int8_t> zeros;  // as many; all 0 when symmetric
+  int axis = 0;               // of the channels
   int bits = 8;
 };
 
