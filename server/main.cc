@@ -1,0 +1,168 @@
+// SPDX-License-Identifier: Apache-2.0
+// quantd: parses flags and wires; server.h does the rest.
+#include <sys/stat.h>
+
+#include <csignal>
+#include <iostream>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/base/log_severity.h"
+#include "absl/log/globals.h"
+#include "absl/log/initialize.h"
+#include "absl/log/log.h"
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "common/build_info.h"
+#include "common/flags.h"
+#include "common/net.h"
+#include "common/shutdown.h"
+#include "common/status_macros.h"
+#include "server/server.h"
+
+namespace quant {
+namespace {
+
+constexpr int kFailed = 1;
+constexpr int kWrongUsage = 2;
+
+struct Flags {
+  std::string listen = "127.0.0.1:9000";
+  std::string data;
+  std::string metrics;
+  std::string store = "sqlite";
+  std::string blobs;
+  std::string tls_cert;
+  std::string tls_key;
+  std::string tls_ca;
+  std::string tokens;
+  bool version = false;
+  ServerOptions options;
+  FlagSet set{"quantd", "quantd --listen ADDR:PORT --data DIR [flags]"};
+
+  Flags() {
+    set.Add("listen", &listen, "ADDR:PORT",
+            "Where to serve gRPC. Port 0 takes any free port; the ready line on stdout names it.");
+    set.Add("data", &data, "DIR",
+            "Folder of the databases and blobs; made when missing. One quantd at a time uses it. Required.");
+    set.Add("metrics", &metrics, "ADDR:PORT",
+            "Serve /metrics (Prometheus), /healthz and /readyz over HTTP here. Off by default.");
+    set.Add("store", &store, "sqlite|postgres://…", "Where jobs are kept. This build has sqlite, in the data folder.");
+    set.Add("blobs", &blobs, "DIR|s3://…",
+            "Where the bytes of models and datasets are kept. Default: the data folder. This build has folders.");
+    set.AddBytes("reserve", &options.reserve_bytes, "BYTES", "Disk space that uploads leave free, e.g. 2GiB.");
+    set.AddBytes("max-blob", &options.max_blob_bytes, "BYTES", "Largest file that may be uploaded.");
+    set.Add("max-jobs", &options.max_unfinished_jobs, "N", "Unfinished jobs at most; more are refused with QUEUE_FULL.",
+            1, 1'000'000);
+    set.Add("heartbeat", &options.heartbeat_interval, "TIME",
+            "How often workers are to report. One silent for three times as long loses its jobs.");
+    set.Add("drain-timeout", &options.drain_timeout, "TIME", "What open calls get to end after SIGTERM.");
+    set.Add("reflection", &options.reflection, "", "Serve gRPC reflection, for grpcurl and the like.");
+    set.Add("tls-cert", &tls_cert, "FILE", "Certificate chain (PEM). Not in this build.");
+    set.Add("tls-key", &tls_key, "FILE", "Its private key (PEM). Not in this build.");
+    set.Add("tls-ca", &tls_ca, "FILE", "Authority that client certificates must come from (PEM). Not in this build.");
+    set.Add("tokens", &tokens, "FILE", "Bearer tokens and what they may do. Not in this build.");
+    set.Add("version", &version, "", "Print the version and exit.");
+    set.SetEpilog(R"(Examples:
+  quantd --listen 127.0.0.1:9000 --data ~/quantd
+      A server for this machine. Start a worker beside it:
+      quant-worker --server 127.0.0.1:9000 --cache ~/quant-cache
+  quantd --listen :9000 --data /var/lib/quantd --metrics 127.0.0.1:9001
+      For other machines as well. There is no TLS in this build: keep it inside a network you trust.
+  curl -s 127.0.0.1:9001/metrics
+      What Prometheus will see.
+  quantd --listen 127.0.0.1:0 --data /tmp/q
+      Any free port: read it from the line on stdout, "quantd listening on 127.0.0.1:PORT".
+
+SIGTERM or Ctrl-C stops gracefully; running jobs go on at their workers and are found again at the next start.
+Exit status: 0 stopped as asked, 1 could not start, 2 wrong usage.)");
+  }
+};
+
+absl::Status NotBuilt(const char* what) { return absl::UnimplementedError(absl::StrCat("not built yet: ", what)); }
+
+absl::Status Check(Flags* flags) {
+  if (flags->data.empty()) {
+    return absl::InvalidArgumentError("--data is missing: name the folder that holds everything, e.g. --data ~/quantd");
+  }
+  if (flags->store != "sqlite") {
+    if (absl::StartsWith(flags->store, "postgres://") || absl::StartsWith(flags->store, "postgresql://")) {
+      return NotBuilt("--store postgres://… (this build has --store sqlite)");
+    }
+    return absl::InvalidArgumentError(absl::StrCat("--store must be sqlite, not \"", flags->store, "\""));
+  }
+  if (absl::StartsWith(flags->blobs, "s3://")) return NotBuilt("--blobs s3://… (this build has --blobs DIR)");
+  if (absl::StrContains(flags->blobs, "://")) {
+    return absl::InvalidArgumentError(absl::StrCat("--blobs must be a folder, not \"", flags->blobs, "\""));
+  }
+  if (!flags->tls_cert.empty() || !flags->tls_key.empty() || !flags->tls_ca.empty()) {
+    return NotBuilt("TLS (--tls-cert, --tls-key, --tls-ca); leave the flags out to serve without it");
+  }
+  if (!flags->tokens.empty()) return NotBuilt("--tokens; leave the flag out to serve without authentication");
+  if (flags->options.heartbeat_interval < absl::Milliseconds(50) ||
+      flags->options.heartbeat_interval > absl::Minutes(5)) {
+    return absl::InvalidArgumentError(absl::StrCat("--heartbeat must be from 50ms to 5m, not ",
+                                                   absl::FormatDuration(flags->options.heartbeat_interval)));
+  }
+  flags->options.data = flags->data;
+  flags->options.blobs = flags->blobs;
+  ASSIGN_OR_RETURN(flags->options.listen, ParseHostPort(flags->listen));
+  if (!flags->metrics.empty()) {
+    ASSIGN_OR_RETURN(flags->options.metrics, ParseHostPort(flags->metrics));
+  }
+  return absl::OkStatus();
+}
+
+bool IsLoopback(const std::string& host) {
+  return host == "localhost" || host == "::1" || absl::StartsWith(host, "127.");
+}
+
+int Main(const std::vector<std::string>& args) {
+  ShutdownSignal shutdown;  // before any thread
+  std::signal(SIGPIPE, SIG_IGN);
+  ::umask(077);  // the data folder holds other people's models
+  absl::SetStderrThreshold(absl::LogSeverityAtLeast::kInfo);
+  absl::InitializeLog();
+
+  Flags flags;
+  absl::Status status = flags.set.Parse(args, nullptr);
+  if (status.ok() && flags.set.help_requested()) {
+    std::cout << flags.set.Help();
+    return 0;
+  }
+  if (status.ok() && flags.version) {
+    std::cout << "quantd " << BuildVersion() << "\n";
+    return 0;
+  }
+  if (status.ok()) status = Check(&flags);
+  if (!status.ok()) {
+    std::cerr << "quantd: " << status.message() << "\n";
+    return kWrongUsage;
+  }
+
+  auto server = Server::Start(flags.options);
+  if (!server.ok()) {
+    std::cerr << "quantd: " << server.status().message() << "\n";
+    return kFailed;
+  }
+  LOG(INFO) << "quantd " << BuildVersion() << ", data in " << flags.data;
+  LOG_IF(WARNING, !IsLoopback(flags.options.listen.host))
+      << "serving without TLS and authentication beyond this machine: whoever reaches the port may do everything";
+  // One write for both lines: who waits for the first one then has the second as well.
+  std::string ready = absl::StrCat("quantd listening on ", (*server)->address().ToString(), "\n");
+  if (const auto metrics = (*server)->metrics_address(); metrics.has_value()) {
+    absl::StrAppend(&ready, "quantd metrics on ", metrics->ToString(), "\n");
+  }
+  std::cout << ready << std::flush;
+
+  shutdown.Wait();
+  (*server)->Shutdown();
+  LOG(INFO) << "stopped";
+  return 0;
+}
+
+}  // namespace
+}  // namespace quant
+
+int main(int argc, char** argv) { return quant::Main({argv + 1, argv + argc}); }

@@ -1,0 +1,241 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "server/server.h"
+
+#include <fcntl.h>
+#include <grpcpp/ext/proto_server_reflection_plugin.h>
+#include <grpcpp/grpcpp.h>
+#include <grpcpp/health_check_service_interface.h>
+#include <grpcpp/resource_quota.h>
+#include <sys/file.h>
+
+#include <atomic>
+#include <cerrno>
+#include <chrono>
+#include <string>
+#include <system_error>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#include "absl/log/log.h"
+#include "absl/strings/str_cat.h"
+#include "common/build_info.h"
+#include "common/mutex.h"
+#include "common/status_macros.h"
+#include "common/strings.h"
+#include "common/unique_fd.h"
+#include "server/api/artifact_service.h"
+#include "server/api/job_service.h"
+#include "server/api/worker_service.h"
+#include "server/blobs/file_blob_store.h"
+#include "server/blobs/file_io.h"
+#include "server/http/http_server.h"
+#include "server/metrics/grpc_metrics.h"
+#include "server/metrics/server_metrics.h"
+#include "server/queue/queue.h"
+#include "server/store/artifact_store.h"
+#include "server/store/sqlite.h"
+#include "server/store/sqlite_job_store.h"
+
+namespace quant {
+namespace {
+
+constexpr const char* kServices[] = {"quant.v1.ArtifactService", "quant.v1.JobService", "quant.v1.WorkerService"};
+
+// The lock goes with the process however it ends, and is not inherited by name or by pid.
+absl::StatusOr<UniqueFd> LockFolder(const std::filesystem::path& folder) {
+  RETURN_IF_ERROR(MakeFolder(folder));
+  const std::filesystem::path path = folder / "LOCK";
+  ASSIGN_OR_RETURN(UniqueFd fd, OpenFile(path, O_RDWR | O_CREAT));
+  if (::flock(fd.get(), LOCK_EX | LOCK_NB) == 0) return fd;
+  if (errno != EWOULDBLOCK) return FileError(errno, "lock", path);
+  return absl::FailedPreconditionError(absl::StrCat("another quantd uses the folder ", Quoted(folder.native()),
+                                                    "; stop it or choose another --data (and --blobs)"));
+}
+
+int Millis(absl::Duration d) { return static_cast<int>(absl::ToInt64Milliseconds(d)); }
+
+void SetLimits(grpc::ServerBuilder* builder) {
+  // Messages: uploads send 1 to 2 MiB, manifests are capped at 3 MiB: gRPC's own 4 MiB is enough both ways.
+  builder->SetMaxReceiveMessageSize(4 << 20);
+  builder->SetMaxSendMessageSize(4 << 20);
+  // Memory of all connections together: when it runs short, gRPC reads more slowly.
+  grpc::ResourceQuota quota("quantd");
+  quota.Resize(size_t{1} << 30);
+  builder->SetResourceQuota(quota);
+  builder->AddChannelArgument(GRPC_ARG_MAX_CONCURRENT_STREAMS, 1000);
+  // Two servers must not share a port without noticing.
+  builder->AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);
+  // Watches and parked leases are silent for long: both sides may ping, also without calls. gRPC's own limit of one
+  // ping in 5 minutes would end such connections with too_many_pings.
+  builder->AddChannelArgument(GRPC_ARG_KEEPALIVE_TIME_MS, Millis(absl::Seconds(30)));
+  builder->AddChannelArgument(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, Millis(absl::Seconds(20)));
+  builder->AddChannelArgument(GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 1);
+  builder->AddChannelArgument(GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS, Millis(absl::Seconds(10)));
+  // Connections are renewed, so that load spreads over servers that were added.
+  builder->AddChannelArgument(GRPC_ARG_MAX_CONNECTION_AGE_MS, Millis(absl::Hours(2)));
+  builder->AddChannelArgument(GRPC_ARG_MAX_CONNECTION_AGE_GRACE_MS, Millis(absl::Minutes(10)));
+}
+
+}  // namespace
+
+// Members stand in the order in which they depend on each other; they are destroyed from the last to the first.
+class Server::Impl {
+ public:
+  explicit Impl(const ServerOptions& options) : options_(options) {}
+  ~Impl() { Shutdown(); }
+
+  absl::Status Start() {
+    if (options_.data.empty()) return absl::InvalidArgumentError("the data folder is not named");
+    const std::filesystem::path blobs = options_.blobs.empty() ? options_.data : options_.blobs;
+    ASSIGN_OR_RETURN(data_lock_, LockFolder(options_.data));
+    std::error_code ignored;
+    if (!std::filesystem::equivalent(blobs, options_.data, ignored)) {
+      ASSIGN_OR_RETURN(blobs_lock_, LockFolder(blobs));
+    }
+    metrics_.SetBuildInfo(BuildVersion(), DetectIsa());
+    RETURN_IF_ERROR(OpenStores(blobs));
+    RETURN_IF_ERROR(Serve());
+    sweeper_ = std::thread([this] { Sweep(); });
+    return absl::OkStatus();
+  }
+
+  void Shutdown() {
+    {
+      MutexLock lock(&mu_);
+      if (stopping_) return;  // a second caller need not wait for the first
+      stopping_ = true;
+      stop_.SignalAll();
+    }
+    draining_ = true;
+    metrics_.SetDraining(true);
+    if (grpc_ != nullptr) {
+      // Nothing new is sent here, then what waits is sent away, then what runs may end.
+      grpc_->GetHealthCheckService()->SetServingStatus(false);
+      worker_service_->Shutdown();
+      job_service_->Shutdown();
+      artifact_service_->Shutdown();
+      grpc_->Shutdown(std::chrono::system_clock::now() + absl::ToChronoMilliseconds(options_.drain_timeout));
+      grpc_->Wait();
+    }
+    if (queue_ != nullptr) queue_->Shutdown();
+    if (sweeper_.joinable()) sweeper_.join();
+    http_.reset();
+  }
+
+  HostPort address() const { return address_; }
+  std::optional<HostPort> metrics_address() const {
+    if (http_ == nullptr) return std::nullopt;
+    return Shown(*options_.metrics, http_->port());
+  }
+
+ private:
+  static HostPort Shown(const HostPort& asked, int port) { return {asked.host.empty() ? "0.0.0.0" : asked.host, port}; }
+
+  absl::Status OpenStores(const std::filesystem::path& blobs) {
+    ASSIGN_OR_RETURN(blobs_, FileBlobStore::Open(blobs, {.reserve_bytes = options_.reserve_bytes,
+                                                         .max_blob_bytes = options_.max_blob_bytes}));
+    metrics_.SetCas(blobs_->stats().blobs, blobs_->stats().bytes);
+    // Two files, so that a commit of the one kind does not wait for the other.
+    ASSIGN_OR_RETURN(artifacts_db_, Database::Open(options_.data / "artifacts.db"));
+    ASSIGN_OR_RETURN(jobs_db_, Database::Open(options_.data / "jobs.db"));
+    for (Database* const db : {artifacts_db_.get(), jobs_db_.get()}) {
+      db->SetCommitObserver([this](absl::Duration time, bool ok) { metrics_.StoreOperation("write", time, ok); });
+    }
+    ASSIGN_OR_RETURN(artifacts_, ArtifactStore::Create(artifacts_db_.get(), blobs_.get(), &metrics_, &SystemClock()));
+    ASSIGN_OR_RETURN(jobs_, SqliteJobStore::Create(jobs_db_.get()));
+    QueueOptions queue_options;
+    queue_options.heartbeat_interval = options_.heartbeat_interval;
+    queue_options.max_unfinished = options_.max_unfinished_jobs;
+    ASSIGN_OR_RETURN(queue_, JobQueue::Create(jobs_.get(), artifacts_.get(), &metrics_, &SystemClock(), queue_options));
+    artifacts_->SetInUse([this](std::string_view id) -> absl::StatusOr<std::string> {
+      return queue_->UnfinishedJobUsing(id).value_or("");
+    });
+    queue_->Start();
+    return absl::OkStatus();
+  }
+
+  absl::Status Serve() {
+    artifact_service_ = std::make_unique<ArtifactService>(blobs_.get(), artifacts_.get(), &metrics_);
+    job_service_ = std::make_unique<JobService>(queue_.get());
+    worker_service_ = std::make_unique<WorkerService>(queue_.get());
+    grpc::EnableDefaultHealthCheckService(true);
+    if (options_.reflection) grpc::reflection::InitProtoReflectionServerBuilderPlugin();
+    grpc::ServerBuilder builder;
+    SetLimits(&builder);
+    int port = 0;
+    const std::string address =
+        options_.listen.host.empty() ? absl::StrCat("[::]:", options_.listen.port) : options_.listen.ToString();
+    builder.AddListeningPort(address, grpc::InsecureServerCredentials(), &port);
+    builder.RegisterService(artifact_service_->service());
+    builder.RegisterService(job_service_->service());
+    builder.RegisterService(worker_service_->service());
+    std::vector<std::unique_ptr<grpc::experimental::ServerInterceptorFactoryInterface>> interceptors;
+    interceptors.push_back(MakeMetricsInterceptor(&metrics_));
+    builder.experimental().SetInterceptorCreators(std::move(interceptors));
+    grpc_ = builder.BuildAndStart();
+    if (grpc_ == nullptr || port == 0) {
+      return absl::UnavailableError(absl::StrCat("cannot listen on ", options_.listen.ToString(),
+                                                 ": the address is in use, or not of this machine"));
+    }
+    address_ = Shown(options_.listen, port);
+    for (const char* service : kServices) grpc_->GetHealthCheckService()->SetServingStatus(service, true);
+    if (options_.metrics.has_value()) {
+      ASSIGN_OR_RETURN(http_,
+                       HttpServer::Start(*options_.metrics, {.metrics = [this] { return metrics_.Serialize(); },
+                                                             .ready = [this]() -> absl::Status {
+                                                               if (!draining_) return absl::OkStatus();
+                                                               return absl::UnavailableError("the server is stopping");
+                                                             }}));
+    }
+    return absl::OkStatus();
+  }
+
+  // At start and then every sweep_interval, until Shutdown.
+  void Sweep() {
+    while (true) {
+      const auto swept = artifacts_->SweepUnreferenced(options_.sweep_grace);
+      LOG_IF(ERROR, !swept.ok()) << "sweep of unreferenced blobs: " << swept.status();
+      const absl::Time next = SystemClock().Now() + options_.sweep_interval;
+      MutexLock lock(&mu_);
+      while (!stopping_ && SystemClock().Now() < next) stop_.WaitFor(&mu_, next - SystemClock().Now());
+      if (stopping_) return;
+    }
+  }
+
+  const ServerOptions options_;
+  UniqueFd data_lock_;
+  UniqueFd blobs_lock_;
+  ServerMetrics metrics_;
+  std::unique_ptr<FileBlobStore> blobs_;
+  std::unique_ptr<Database> artifacts_db_;
+  std::unique_ptr<Database> jobs_db_;
+  std::unique_ptr<ArtifactStore> artifacts_;
+  std::unique_ptr<SqliteJobStore> jobs_;
+  std::unique_ptr<JobQueue> queue_;
+  std::unique_ptr<ArtifactService> artifact_service_;
+  std::unique_ptr<JobService> job_service_;
+  std::unique_ptr<WorkerService> worker_service_;
+  std::unique_ptr<grpc::Server> grpc_;
+  HostPort address_;
+  std::atomic<bool> draining_{false};
+  std::unique_ptr<HttpServer> http_;
+  Mutex mu_;
+  CondVar stop_;
+  bool stopping_ ABSL_GUARDED_BY(mu_) = false;
+  std::thread sweeper_;
+};
+
+Server::Server(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
+Server::~Server() = default;
+HostPort Server::address() const { return impl_->address(); }
+std::optional<HostPort> Server::metrics_address() const { return impl_->metrics_address(); }
+void Server::Shutdown() { impl_->Shutdown(); }
+
+absl::StatusOr<std::unique_ptr<Server>> Server::Start(const ServerOptions& options) {
+  auto impl = std::make_unique<Impl>(options);
+  RETURN_IF_ERROR(impl->Start());
+  return std::unique_ptr<Server>(new Server(std::move(impl)));
+}
+
+}  // namespace quant

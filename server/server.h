@@ -1,0 +1,70 @@
+// SPDX-License-Identifier: Apache-2.0
+// Server: a whole quantd inside one object, so that main.cc only parses flags, and tests can start one.
+//
+//   ShutdownSignal shutdown;
+//   ASSIGN_OR_RETURN(auto server, Server::Start(options));
+//   shutdown.Wait();
+//   server->Shutdown();
+//
+// The data folder holds LOCK (held while a server runs), artifacts.db, jobs.db, and unless `blobs` says otherwise
+// blobs/ and uploads/.
+#ifndef QUANT_SERVER_SERVER_H_
+#define QUANT_SERVER_SERVER_H_
+
+#include <cstdint>
+#include <filesystem>
+#include <memory>
+#include <optional>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+#include "common/net.h"
+
+namespace quant {
+
+struct ServerOptions {
+  HostPort listen{"127.0.0.1", 9000};          // gRPC; port 0: any free one
+  std::optional<HostPort> metrics;             // HTTP: /metrics, /healthz, /readyz
+  std::filesystem::path data;                  // made when missing
+  std::filesystem::path blobs;                 // empty: in `data`
+  int64_t reserve_bytes = int64_t{512} << 20;  // disk space that uploads leave free
+  int64_t max_blob_bytes = int64_t{256} << 30;
+  bool reflection = true;
+  absl::Duration drain_timeout = absl::Seconds(10);  // what open calls get to end at Shutdown
+  absl::Duration heartbeat_interval = absl::Seconds(1);
+  int64_t max_unfinished_jobs = 10'000;
+  absl::Duration sweep_interval = absl::Hours(1);
+  absl::Duration sweep_grace = absl::Hours(24);  // how long unreferenced blobs and untouched uploads are kept
+};
+
+// Thread-compatible.
+class Server {
+ public:
+  // Locks the folder, opens the stores, rebuilds the queue, and serves.
+  //   FAILED_PRECONDITION: another quantd uses the folder; its data is from a newer version.
+  //   UNAVAILABLE: an address is in use.  Errors of the stores.
+  static absl::StatusOr<std::unique_ptr<Server>> Start(const ServerOptions& options);
+  // As Shutdown.
+  ~Server();
+  Server(const Server&) = delete;
+  Server& operator=(const Server&) = delete;
+
+  // The addresses really used.
+  HostPort address() const;
+  std::optional<HostPort> metrics_address() const;
+
+  // Stops gracefully: health says NOT_SERVING and /readyz 503, parked leases and watches end with UNAVAILABLE, uploads
+  // commit what they have; other calls may end within the drain timeout and are cancelled after it. Blocks until all
+  // of that is done. Idempotent.
+  void Shutdown();
+
+ private:
+  class Impl;
+  explicit Server(std::unique_ptr<Impl> impl);
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace quant
+
+#endif  // QUANT_SERVER_SERVER_H_
