@@ -1,0 +1,60 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "worker/runtime/onednn/emit.h"
+
+#include <string>
+#include <unordered_map>
+
+namespace quant::onednn {
+
+Emitter FindEmitter(std::string_view domain, std::string_view op_type) {
+  static const auto& table = *new std::unordered_map<std::string_view, Emitter>{
+      {"Conv", EmitConv},
+      {"ConvTranspose", EmitConvTranspose},
+      {"MatMul", EmitMatMul},
+      {"Gemm", EmitGemm},
+      {"MatMulInteger", EmitMatMulInteger},
+      {"MaxPool", EmitPool},
+      {"AveragePool", EmitPool},
+      {"GlobalAveragePool", EmitGlobalAveragePool},
+      {"ReduceMean", EmitReduceMean},
+      {"Relu", EmitUnary},
+      {"LeakyRelu", EmitUnary},
+      {"Clip", EmitUnary},
+      {"Sigmoid", EmitUnary},
+      {"Tanh", EmitUnary},
+      {"Elu", EmitUnary},
+      {"HardSwish", EmitUnary},
+      {"HardSigmoid", EmitUnary},
+      {"Exp", EmitUnary},
+      {"Sqrt", EmitUnary},
+      {"Abs", EmitUnary},
+      {"Neg", EmitUnary},
+      {"Gelu", EmitUnary},
+      {"Add", EmitBinary},
+      {"Sub", EmitBinary},
+      {"Mul", EmitBinary},
+      {"Div", EmitBinary},
+      {"Max", EmitBinary},
+      {"Min", EmitBinary},
+      {"PRelu", EmitPRelu},
+      {"BatchNormalization", EmitBatchNormalization},
+      {"Softmax", EmitSoftmax},
+      {"LogSoftmax", EmitSoftmax},
+      {"QuantizeLinear", EmitQuantizeLinear},
+      {"DequantizeLinear", EmitDequantizeLinear},
+      {"DynamicQuantizeLinear", EmitDynamicQuantizeLinear},
+      {"Reshape", EmitReshape},
+      {"Flatten", EmitReshape},
+      {"Squeeze", EmitReshape},
+      {"Unsqueeze", EmitReshape},
+      {"Identity", EmitReshape},
+      {"Dropout", EmitReshape},
+      {"Transpose", EmitTranspose},
+      {"Concat", EmitConcat},
+  };
+  if (!domain.empty()) return nullptr;
+  const auto it = table.find(op_type);
+  return it == table.end() ? nullptr : it->second;
+}
+
+}  // namespace quant::onednn
