@@ -36,8 +36,7 @@ struct Part {
 // Opens the part file of `dst`: the one an earlier run left, if no other process is using it, else one of our own.
 absl::StatusOr<Part> OpenPart(const std::filesystem::path& dst, const FileDigest& digest) {
   static std::atomic<int> counter{0};
-  const std::string stem =
-      absl::StrCat(".", dst.filename().string().substr(0, 120), ".", digest.sha256.substr(0, 32));
+  const std::string stem = absl::StrCat(".", dst.filename().string().substr(0, 120), ".", digest.sha256.substr(0, 32));
   Part part;
   part.path = dst.parent_path() / absl::StrCat(stem, ".part");
   part.fd = UniqueFd(open(part.path.c_str(), O_RDWR | O_CREAT | O_NOFOLLOW | O_CLOEXEC, 0666));
@@ -105,8 +104,8 @@ struct BlobDownloader::Rep {
       if (Cancelled(options)) {
         local = absl::CancelledError("download stopped");
       } else if (static_cast<int64_t>(data.size()) > digest.size_bytes - have) {
-        local = absl::DataLossError(absl::StrCat("the server sent more than the ", digest.size_bytes, " bytes of blob ",
-                                                 digest.sha256));
+        local = absl::DataLossError(
+            absl::StrCat("the server sent more than the ", digest.size_bytes, " bytes of blob ", digest.sha256));
       } else {
         local = WriteAt(part, have, data);
       }
@@ -118,11 +117,11 @@ struct BlobDownloader::Rep {
       have += static_cast<int64_t>(data.size());
       received();
     }
-    const absl::Status status = FromGrpc(reader->Finish());
+    absl::Status status = FromGrpc(reader->Finish());
     if (!local.ok()) return local;
     if (status.ok() && have < digest.size_bytes) {
-      return absl::DataLossError(absl::StrCat("the server ended blob ", digest.sha256, " at ", have, " of ",
-                                              digest.size_bytes, " bytes"));
+      return absl::DataLossError(
+          absl::StrCat("the server ended blob ", digest.sha256, " at ", have, " of ", digest.size_bytes, " bytes"));
     }
     return status;
   }
@@ -134,7 +133,7 @@ struct BlobDownloader::Rep {
     while (true) {
       if (Cancelled(options)) return absl::CancelledError("download stopped");
       const int64_t before = have;
-      const absl::Status status = Stream(digest, part, have, hash, [&] { tell(""); });
+      absl::Status status = Stream(digest, part, have, hash, [&] { tell(""); });
       if (status.ok()) return status;
       if (Cancelled(options)) return absl::CancelledError("download stopped");
       if (!IsBrokenStream(status)) return status;
@@ -158,8 +157,8 @@ BlobDownloader& BlobDownloader::operator=(BlobDownloader&&) noexcept = default;
 absl::Status BlobDownloader::Download(const FileDigest& digest, const std::filesystem::path& dst,
                                       const TransferProgressFn& progress) {
   if (!IsSha256Hex(digest.sha256) || digest.size_bytes < 0) {
-    return absl::InvalidArgumentError(absl::StrCat("not a digest: \"", digest.sha256, "\" of ", digest.size_bytes,
-                                                   " bytes"));
+    return absl::InvalidArgumentError(
+        absl::StrCat("not a digest: \"", digest.sha256, "\" of ", digest.size_bytes, " bytes"));
   }
   absl::StatusOr<Part> part = OpenPart(dst, digest);
   if (!part.ok()) return part.status();
@@ -186,9 +185,9 @@ absl::Status BlobDownloader::Download(const FileDigest& digest, const std::files
       at.note = std::move(note);
       if (progress) progress(at);
     };
-    tell(resumed > 0 ? absl::StrCat("resuming ", dst.filename().string(), " at ", resumed, " of ", digest.size_bytes,
-                                    " bytes")
-                     : "");
+    tell(resumed > 0
+             ? absl::StrCat("resuming ", dst.filename().string(), " at ", resumed, " of ", digest.size_bytes, " bytes")
+             : "");
     if (have < digest.size_bytes || have == 0) {
       if (absl::Status status = rep_->Fetch(digest, *part, have, *hash, tell); !status.ok()) {
         keep = have > 0 && IsBrokenStream(status);  // the next run goes on here

@@ -92,9 +92,9 @@ grpc::Status FakeArtifactService::WriteBlob(grpc::ServerContext* context,
     std::string& upload = uploads[id];
     const int64_t have = static_cast<int64_t>(upload.size());
     if (request.write_offset() != have) {
-      return ToGrpc(WithReason(absl::OutOfRangeError(absl::StrCat("offset ", request.write_offset(), ", committed ",
-                                                                  have)),
-                               "UPLOAD_OFFSET_MISMATCH"));
+      return ToGrpc(
+          WithReason(absl::OutOfRangeError(absl::StrCat("offset ", request.write_offset(), ", committed ", have)),
+                     "UPLOAD_OFFSET_MISMATCH"));
     }
     int64_t cut;
     if (TakeFault(faults.cut_writes_at, have, have + static_cast<int64_t>(request.data().size()), cut)) {
@@ -113,8 +113,8 @@ grpc::Status FakeArtifactService::WriteBlob(grpc::ServerContext* context,
     const std::string bytes = std::move(upload);
     uploads.erase(id);
     if (Sha256Hex(bytes) != digest.sha256()) {
-      return ToGrpc(WithReason(absl::InvalidArgumentError("the bytes do not hash to the digest"),
-                               "BLOB_DIGEST_MISMATCH"));
+      return ToGrpc(
+          WithReason(absl::InvalidArgumentError("the bytes do not hash to the digest"), "BLOB_DIGEST_MISMATCH"));
     }
     response->set_complete(true);
     response->set_committed_size(digest.size_bytes());
@@ -136,8 +136,7 @@ grpc::Status FakeArtifactService::ReadBlob(grpc::ServerContext* context, const v
   for (size_t at = static_cast<size_t>(request->read_offset()); at < bytes.size();) {
     size_t count = std::min<size_t>(bytes.size() - at, 1 << 20);
     int64_t cut;
-    const bool fault =
-        TakeFault(faults.cut_reads_at, static_cast<int64_t>(at), static_cast<int64_t>(at + count), cut);
+    const bool fault = TakeFault(faults.cut_reads_at, static_cast<int64_t>(at), static_cast<int64_t>(at + count), cut);
     if (fault) count = static_cast<size_t>(cut) - at;
     v1::ReadBlobResponse response;
     response.set_data(bytes.substr(at, count));

@@ -29,9 +29,9 @@ bool IsBrokenStream(const absl::Status& status) {
     case absl::StatusCode::kInternal:
     case absl::StatusCode::kUnknown:
       // What gRPC itself says when HTTP/2 resets a stream; an error of the service carries a reason.
-      return ReasonOf(status).empty() && (absl::StrContains(status.message(), "RST_STREAM") ||
-                                          absl::StrContains(status.message(), "Stream removed") ||
-                                          absl::StrContains(status.message(), "GOAWAY"));
+      return ReasonOf(status).empty() &&
+             (absl::StrContains(status.message(), "RST_STREAM") ||
+              absl::StrContains(status.message(), "Stream removed") || absl::StrContains(status.message(), "GOAWAY"));
     default:
       return false;
   }

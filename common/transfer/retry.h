@@ -26,8 +26,9 @@ struct RetryOptions {
 
 // A unary call is repeated for absl::IsUnavailable() only: the server is starting, stopping, or not reachable.
 //
-// True when a stream broke and asking how far it got may mend it: UNAVAILABLE, the stream's own deadline, a cancellation
-// we did not ask for (the server is stopping), or a transport reset that gRPC reports as INTERNAL or UNKNOWN.
+// True when a stream broke and asking how far it got may mend it: UNAVAILABLE, the stream's own deadline, a
+// cancellation we did not ask for (the server is stopping), or a transport reset that gRPC reports as INTERNAL or
+// UNKNOWN.
 bool IsBrokenStream(const absl::Status& status);
 
 // The waits between the attempts of one piece of work. Not thread-safe: one per piece of work.

@@ -50,7 +50,8 @@ struct TransferProgress {
   int64_t done_bytes = 0;     // on the other side for sure, or handed to the connection
   int64_t total_bytes = 0;    // of the files that are moved at all
   int64_t skipped_bytes = 0;  // part of done_bytes that was there already (a resume); the rest was moved by this call
-  // A sentence when something worth telling happened ("resuming at 12 MiB of 40 MiB", "connection lost, …"); else empty.
+  // A sentence when something worth telling happened ("resuming at 12 MiB of 40 MiB", "connection lost, …"); else
+  // empty.
   std::string note;
 };
 // Called from the thread that runs the transfer, at least once per message.

@@ -97,12 +97,12 @@ struct BlobUploader::Rep {
     }
     if (!local.ok()) context.TryCancel();
     writer->WritesDone();
-    const absl::Status status = FromGrpc(writer->Finish());
+    absl::Status status = FromGrpc(writer->Finish());
     if (!local.ok()) return local;
     if (!status.ok()) return status;
     if (response.complete()) return absl::OkStatus();
-    return absl::UnavailableError(absl::StrCat("the server ended the upload at ", response.committed_size(), " of ",
-                                               size, " bytes"));
+    return absl::UnavailableError(
+        absl::StrCat("the server ended the upload at ", response.committed_size(), " of ", size, " bytes"));
   }
 
   // `progress` has this file's bytes on top of what it holds already.
@@ -143,10 +143,9 @@ absl::Status BlobUploader::Rep::Upload(const LocalFile& file, TransferProgress& 
         committed_before = committed;
       }
       if (!began) progress.skipped_bytes += committed;
-      tell(committed, committed > 0 && !at.complete()
-                          ? absl::StrCat("resuming ", file.path.filename().string(), " at ", committed, " of ", size,
-                                         " bytes")
-                          : "");
+      tell(committed, committed > 0 && !at.complete() ? absl::StrCat("resuming ", file.path.filename().string(), " at ",
+                                                                     committed, " of ", size, " bytes")
+                                                      : "");
       began = true;
       if (at.complete()) return absl::OkStatus();
       status = Stream(fd.get(), file, committed, [&](int64_t done) { tell(done, ""); });
@@ -158,11 +157,11 @@ absl::Status BlobUploader::Rep::Upload(const LocalFile& file, TransferProgress& 
     if (Cancelled(options)) return absl::CancelledError("upload stopped");
     const std::string reason = ReasonOf(status);
     if (reason == "BLOB_DIGEST_MISMATCH") {
-      return WithReason(absl::FailedPreconditionError(
-                            absl::StrCat("the server got other bytes of ", file.path.string(),
-                                         " than were hashed: ", status.message(),
-                                         ". Did the file change? Run again when nothing writes to it")),
-                        reason);
+      return WithReason(
+          absl::FailedPreconditionError(absl::StrCat("the server got other bytes of ", file.path.string(),
+                                                     " than were hashed: ", status.message(),
+                                                     ". Did the file change? Run again when nothing writes to it")),
+          reason);
     }
     if (!IsBrokenStream(status) && reason != "UPLOAD_BUSY" && reason != "UPLOAD_OFFSET_MISMATCH") return status;
     tell(committed_before, backoff.failures() == 0 ? absl::StrCat(status.message(), "; trying again") : "");
@@ -196,7 +195,7 @@ absl::StatusOr<std::vector<FileDigest>> BlobUploader::FindMissing(const std::vec
       grpc::ClientContext context;
       Prepare(rep_->options, rep_->options.call_deadline, context);
       response.Clear();
-      const absl::Status status = FromGrpc(rep_->stub->FindMissingBlobs(&context, request, &response));
+      absl::Status status = FromGrpc(rep_->stub->FindMissingBlobs(&context, request, &response));
       if (status.ok()) break;
       if (!absl::IsUnavailable(status)) return status;
       if (absl::Status wait = backoff.Wait(status); !wait.ok()) return wait;
@@ -213,6 +212,7 @@ absl::Status BlobUploader::Upload(const LocalFile& file, const TransferProgressF
 
 absl::Status BlobUploader::UploadMissing(const std::vector<LocalFile>& files, const TransferProgressFn& progress) {
   std::vector<FileDigest> digests;
+  digests.reserve(files.size());
   for (const LocalFile& file : files) digests.push_back(file.digest);
   absl::StatusOr<std::vector<FileDigest>> missing = FindMissing(digests);
   if (!missing.ok()) return missing.status();

@@ -1,0 +1,351 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "client/cli.h"
+
+#include <signal.h>
+
+#include <algorithm>
+#include <csignal>
+#include <optional>
+#include <utility>
+
+#include "absl/status/status.h"
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "absl/strings/str_join.h"
+#include "absl/strings/str_split.h"
+#include "client/command.h"
+#include "common/strings.h"
+
+namespace quant {
+namespace {
+
+constexpr char kIntro[] =
+    "quantctl: uploads models, runs quantization jobs on a quantd service, shows what came of them.\n"
+    "\n"
+    "Usage: quantctl [--server ADDR:PORT] [--output text|json] GROUP COMMAND [ARGUMENTS] [FLAGS]\n";
+
+constexpr char kOutro[] =
+    "Global flags, before or after the command:\n"
+    "  --server ADDR:PORT    the service; default: $QUANT_SERVER\n"
+    "  --output text|json    json prints one JSON document on stdout, and nothing else there\n"
+    "  --help                help on everything, a group or a command\n"
+    "  --version             prints the version\n"
+    "\n"
+    "A token for the service is read from $QUANT_TOKEN.\n"
+    "Exit status: 0 done, 1 the job failed or the server refused, 2 wrong usage, 3 server not reachable.\n"
+    "\n"
+    "A first job:\n"
+    "  export QUANT_SERVER=127.0.0.1:9000\n"
+    "  quantctl model upload resnet.onnx                 # prints the model's id, m-…\n"
+    "  quantctl dataset upload images/                   # d-…\n"
+    "  quantctl job submit --model m-… --method static --calibration d-… --evaluation d-… --watch\n"
+    "  quantctl job report j-…\n"
+    "  quantctl model download m-… quantized/\n";
+
+constexpr char kBashHead[] =
+    "# SPDX-License-Identifier: Apache-2.0\n"
+    "# Bash completion for quantctl, made by `quantctl completion`: do not edit. To use it:\n"
+    "#   source <(quantctl completion)\n"
+    "_quantctl() {\n"
+    "  local cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD-1]} group='' name='' words='' files='' i\n"
+    "  # Bash splits words at \"=\" and \":\".\n"
+    "  [[ $cur == = ]] && cur=''\n"
+    "  [[ $prev == = ]] && ((COMP_CWORD >= 2)) && prev=${COMP_WORDS[COMP_CWORD-2]}\n"
+    "  for ((i = 1; i < COMP_CWORD; i++)); do\n"
+    "    case ${COMP_WORDS[i]} in\n"
+    "      --server | --output)\n"
+    "        [[ ${COMP_WORDS[i+1]-} == = ]] && ((i++))\n"
+    "        ((i++))\n"
+    "        while [[ ${COMP_WORDS[i+1]-} == : ]]; do ((i += 2)); done ;;\n"
+    "      -*) ;;\n"
+    "      *) if [[ -z $group ]]; then group=${COMP_WORDS[i]}; elif [[ -z $name ]]; then name=${COMP_WORDS[i]}; fi ;;\n"
+    "    esac\n"
+    "  done\n";
+
+constexpr char kBashTail[] =
+    "  if [[ -n $files ]]; then\n"
+    "    compopt -o filenames 2>/dev/null\n"
+    "    mapfile -t COMPREPLY < <(compgen -f -- \"$cur\")\n"
+    "  else\n"
+    "    mapfile -t COMPREPLY < <(compgen -W \"$words\" -- \"$cur\")\n"
+    "  fi\n"
+    "}\n"
+    "complete -F _quantctl quantctl\n";
+
+// The flags every command has.
+struct Globals {
+  std::string server;
+  std::string output = "text";
+
+  void AddTo(FlagSet& flags) {
+    flags.Add("server", &server, "ADDR:PORT", "The service; default: $QUANT_SERVER.");
+    flags.Add("output", &output, "text|json", "json prints one JSON document on stdout, and nothing else there.");
+  }
+};
+
+FlagSet MakeFlags(Command& command, Globals& globals) {
+  const CommandInfo& info = command.info();
+  const std::string program = absl::StrCat("quantctl ", info.group, " ", info.name);
+  FlagSet flags(
+      program, absl::StrCat(program, *info.arguments == '\0' ? "" : " ", info.arguments, " [FLAGS]\n\n", info.summary));
+  command.AddFlags(flags);
+  globals.AddTo(flags);
+  flags.SetEpilog(info.details);
+  return flags;
+}
+
+std::string GroupHelp(const Commands& commands, std::string_view group) {
+  std::string out;
+  for (const auto& command : commands) {
+    const CommandInfo& info = command->info();
+    if (!group.empty() && group != info.group) continue;
+    absl::StrAppend(&out, absl::StrFormat("  %-30s %s\n", absl::StrJoin({info.group, info.name, info.arguments}, " "),
+                                          info.summary));
+  }
+  return out;
+}
+
+// What the words before the flags of a command say.
+struct Words {
+  std::string group;
+  std::string name;
+  std::vector<std::string> rest;  // all other arguments, global flags included
+  bool help = false;              // --help came before the command was complete
+  bool version = false;
+};
+
+absl::StatusOr<Words> SplitWords(const std::vector<std::string>& args) {
+  Words words;
+  for (size_t i = 0; i < args.size(); ++i) {
+    const std::string& arg = args[i];
+    if (!words.name.empty()) {
+      words.rest.push_back(arg);
+    } else if (arg == "--help" || arg == "-h") {
+      words.help = true;
+    } else if (arg == "--version") {
+      words.version = true;
+    } else if (arg == "--server" || arg == "--output") {
+      words.rest.push_back(arg);
+      if (i + 1 < args.size()) words.rest.push_back(args[++i]);
+    } else if (absl::StartsWith(arg, "--server=") || absl::StartsWith(arg, "--output=")) {
+      words.rest.push_back(arg);
+    } else if (absl::StartsWith(arg, "-") && arg.size() > 1) {
+      return absl::InvalidArgumentError(absl::StrCat(Quoted(arg),
+                                                     " stands before the command; only --server, --output, "
+                                                     "--help and --version may"));
+    } else {
+      (words.group.empty() ? words.group : words.name) = arg;
+    }
+  }
+  return words;
+}
+
+int Wrong(const CliEnvironment& environment, std::string_view message, std::string_view help) {
+  std::fprintf(environment.err, "quantctl: %s\nsee %s --help\n", Printable(message).c_str(), std::string(help).c_str());
+  return kExitUsage;
+}
+
+// Prints why a command failed, with what to do about it where the server's message cannot know.
+int Fail(const CliEnvironment& environment, const absl::Status& status, const std::string& server) {
+  std::string message(status.message());
+  int exit = kExitFailed;
+  switch (status.code()) {
+    case absl::StatusCode::kUnavailable:
+      message = absl::StrCat("cannot reach the server at ", server, ": ", message,
+                             ". Is quantd running there? --server or QUANT_SERVER names another");
+      exit = kExitUnreachable;
+      break;
+    case absl::StatusCode::kDeadlineExceeded:
+      message = absl::StrCat("the server at ", server, " did not answer in time: ", message);
+      exit = kExitUnreachable;
+      break;
+    case absl::StatusCode::kUnauthenticated:
+      absl::StrAppend(&message, " (the token is read from QUANT_TOKEN)");
+      break;
+    case absl::StatusCode::kUnimplemented:
+      if (message.empty()) message = absl::StrCat("the server at ", server, " does not know this call: is it quantd?");
+      break;
+    case absl::StatusCode::kCancelled:
+      exit = kExitInterrupted;
+      break;
+    default:
+      break;
+  }
+  if (message.empty()) message = absl::StatusCodeToString(status.code());
+  std::fprintf(environment.err, "quantctl: %s\n", Printable(message).c_str());
+  return exit;
+}
+
+int RunCommand(Command& command, const std::vector<std::string>& args, const CliEnvironment& environment) {
+  Globals globals;
+  FlagSet flags = MakeFlags(command, globals);
+  const std::string program = absl::StrCat("quantctl ", command.info().group, " ", command.info().name);
+  std::vector<std::string> arguments;
+  if (absl::Status status = flags.Parse(args, &arguments); !status.ok()) {
+    return Wrong(environment, StdView(status.message()), program);
+  }
+  if (flags.help_requested()) {
+    std::fputs(flags.Help().c_str(), environment.out);
+    return kExitDone;
+  }
+  const std::vector<std::string> wanted = absl::StrSplit(command.info().arguments, ' ', absl::SkipEmpty());
+  if (arguments.size() < wanted.size()) {
+    return Wrong(
+        environment,
+        absl::StrCat(program, " wants ", absl::StrJoin(wanted, " "), ": ", wanted[arguments.size()], " is missing"),
+        program);
+  }
+  if (arguments.size() > wanted.size()) {
+    return Wrong(environment,
+                 absl::StrCat(program, wanted.empty() ? " takes no argument" : " takes only ",
+                              absl::StrJoin(wanted, " "), ", not ", Quoted(arguments[wanted.size()])),
+                 program);
+  }
+  for (size_t i = 0; i < arguments.size(); ++i) {
+    if (arguments[i].empty()) return Wrong(environment, absl::StrCat(wanted[i], " is empty"), program);
+    if (!IsValidUtf8(arguments[i]) && wanted[i] == "ID") return Wrong(environment, "ID is not UTF-8", program);
+  }
+  if (globals.output != "text" && globals.output != "json") {
+    return Wrong(environment, absl::StrCat("--output is text or json, not ", Quoted(globals.output)), program);
+  }
+  if (absl::Status status = command.Check(flags, arguments); !status.ok()) {
+    return Wrong(environment, StdView(status.message()), program);
+  }
+  ClientOptions options;
+  options.server = globals.server.empty() ? environment.getenv("QUANT_SERVER") : globals.server;
+  options.token = environment.getenv("QUANT_TOKEN");
+  for (char c : options.token) {
+    if (c < 0x21 || c > 0x7E)
+      return Wrong(environment, "QUANT_TOKEN has a blank or a character outside ASCII", program);
+  }
+  absl::StatusOr<Client> client = Client::Create(std::move(options));
+  if (!client.ok()) return Wrong(environment, StdView(client.status().message()), program);
+  const std::string server = client->server();
+  Session session(*std::move(client), globals.output == "json", environment.out, environment.err);
+  absl::StatusOr<int> exit = command.Run(session, arguments);
+  return exit.ok() ? *exit : Fail(environment, exit.status(), server);
+}
+
+int Dispatch(const std::vector<std::string>& args, const CliEnvironment& environment) {
+  Commands commands = MakeCommands();
+  absl::StatusOr<Words> words = SplitWords(args);
+  if (!words.ok()) return Wrong(environment, StdView(words.status().message()), "quantctl");
+  if (words->version) {
+    std::fprintf(environment.out, "quantctl %s\n", environment.version.c_str());
+    return kExitDone;
+  }
+  if (words->group == "completion" && words->name.empty() && !words->help) {
+    std::fputs(CompletionScript().c_str(), environment.out);
+    return kExitDone;
+  }
+  if (words->group.empty() || words->group == "help") {
+    const std::string help =
+        absl::StrCat(kIntro, "\nCommands (each has --help):\n", GroupHelp(commands, ""),
+                     "  completion                     Print the bash completion script.\n\n", kOutro);
+    const bool asked = words->help || words->group == "help";
+    std::fputs(help.c_str(), asked ? environment.out : environment.err);
+    return asked ? kExitDone : kExitUsage;
+  }
+  const std::string list = GroupHelp(commands, words->group);
+  if (list.empty()) {
+    return Wrong(environment,
+                 absl::StrCat("no command ", Quoted(words->group), "; there are model, dataset, job, worker"),
+                 "quantctl");
+  }
+  if (words->name.empty()) {
+    std::fprintf(words->help ? environment.out : environment.err, "Commands of quantctl %s (each has --help):\n%s",
+                 words->group.c_str(), list.c_str());
+    return words->help ? kExitDone : kExitUsage;
+  }
+  for (const auto& command : commands) {
+    if (words->group != command->info().group || words->name != command->info().name) continue;
+    if (words->help) words->rest.push_back("--help");
+    return RunCommand(*command, words->rest, environment);
+  }
+  return Wrong(environment, absl::StrCat("no command ", Quoted(absl::StrCat(words->group, " ", words->name))),
+               absl::StrCat("quantctl ", words->group));
+}
+
+}  // namespace
+
+void Session::Print(std::string_view text) {
+  std::fwrite(text.data(), 1, text.size(), out_);
+  if (text.empty() || text.back() != '\n') std::fputc('\n', out_);
+}
+
+void Session::Say(std::string_view text) { std::fprintf(err_, "%s\n", Printable(text).c_str()); }
+
+Commands MakeCommands() {
+  Commands commands;
+  AddArtifactCommands(commands);
+  AddJobCommands(commands);
+  AddWorkerCommands(commands);
+  return commands;
+}
+
+int RunQuantctl(const std::vector<std::string>& args, const CliEnvironment& environment) {
+  const int exit = Dispatch(args, environment);
+  if (std::fflush(environment.out) != 0 || std::ferror(environment.out)) {
+    std::fputs("quantctl: cannot write to stdout\n", environment.err);
+    return exit == kExitDone ? kExitFailed : exit;
+  }
+  return exit;
+}
+
+std::string CompletionScript() {
+  std::string out = kBashHead;
+  std::vector<std::string> groups;
+  for (const auto& command : MakeCommands()) {
+    if (groups.empty() || groups.back() != command->info().group) groups.push_back(command->info().group);
+  }
+  absl::StrAppend(&out, "  case $group in\n    '') words='", absl::StrJoin(groups, " "),
+                  " completion help --server --output --help --version' ;;\n");
+  for (const std::string& group : groups) {
+    absl::StrAppend(&out, "    ", group, ")\n      case $name in\n        '') words='");
+    std::string names, cases;
+    for (const auto& command : MakeCommands()) {
+      const CommandInfo& info = command->info();
+      if (group != info.group) continue;
+      absl::StrAppend(&names, info.name, " ");
+      Globals globals;
+      const FlagSet flags = MakeFlags(*command, globals);
+      absl::StrAppend(&cases, "        ", info.name, ")\n          words='", absl::StrJoin(flags.Names(), " "), "'\n");
+      if (absl::StrContains(info.arguments, "PATH") || absl::StrContains(info.arguments, "DIR")) {
+        absl::StrAppend(&cases, "          [[ $cur == -* ]] || files=1\n");
+      }
+      // The value names of the help tell what a flag takes.
+      std::string values;
+      for (absl::string_view line : absl::StrSplit(flags.Help(), '\n')) {
+        const std::vector<std::string> parts = absl::StrSplit(line, ' ', absl::SkipEmpty());
+        if (parts.size() < 2 || !absl::StartsWith(line, "  --") || absl::StartsWith(parts[0], "--[no-]")) continue;
+        absl::StrAppend(&values, "            ", parts[0], ") ",
+                        absl::StrContains(parts[1], '|')
+                            ? absl::StrCat("files='' words='", absl::StrJoin(absl::StrSplit(parts[1], '|'), " "), "'")
+                        : parts[1] == "FILE" ? "files=1"
+                                             : "files='' words=''",
+                        " ;;\n");
+      }
+      absl::StrAppend(&cases, "          case $prev in\n", values, "          esac ;;\n");
+    }
+    absl::StrAppend(&out, names, "--server --output --help' ;;\n", cases, "      esac ;;\n");
+  }
+  return absl::StrCat(out, "  esac\n", kBashTail);
+}
+
+namespace {
+volatile std::sig_atomic_t interrupted = 0;
+struct sigaction previous_action;
+}  // namespace
+
+InterruptScope::InterruptScope() {
+  interrupted = 0;
+  struct sigaction action = {};
+  action.sa_handler = [](int) { interrupted = 1; };
+  action.sa_flags = static_cast<int>(SA_RESETHAND);  // the second one ends the program
+  sigaction(SIGINT, &action, &previous_action);
+}
+InterruptScope::~InterruptScope() { sigaction(SIGINT, &previous_action, nullptr); }
+bool InterruptScope::Interrupted() { return interrupted != 0; }
+
+}  // namespace quant

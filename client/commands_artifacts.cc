@@ -1,0 +1,358 @@
+// SPDX-License-Identifier: Apache-2.0
+// quantctl model and quantctl dataset.
+#include <algorithm>
+#include <filesystem>
+#include <set>
+#include <utility>
+
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "absl/time/clock.h"
+#include "client/command.h"
+#include "client/json.h"
+#include "client/local_files.h"
+#include "client/proto_fields.h"
+#include "common/proto_time.h"
+#include "common/status_macros.h"
+#include "common/strings.h"
+#include "quant/v1/artifacts.pb.h"
+
+namespace quant {
+namespace {
+
+namespace fs = std::filesystem;
+
+// The two kinds of manifest differ in names only.
+struct ModelKind {
+  using Item = v1::Model;
+  using CreateRequest = v1::CreateModelRequest;
+  static constexpr char kNoun[] = "model";
+  static auto Create(Client& client, const CreateRequest& request) { return client.CreateModel(request); }
+  static auto Get(Client& client, const std::string& id) { return client.GetModel(id); }
+  static auto List(Client& client, int64_t limit, bool* more) { return client.ListModels(limit, more); }
+  static auto Delete(Client& client, const std::string& id) { return client.DeleteModel(id); }
+  static std::string Format(const Item& item) { return ShortEnumName(*v1::ModelFormat_descriptor(), item.format()); }
+  // Told before gigabytes are sent; the server has the last word.
+  static absl::Status CheckFiles(const FileSet& set) {
+    for (const UploadFile& file : set.files) {
+      if (absl::EndsWith(file.path, ".onnx") || file.path == "config.json" || absl::EndsWith(file.path, ".gguf")) {
+        return absl::OkStatus();
+      }
+    }
+    return absl::InvalidArgumentError(
+        "no model here: a model is a .onnx file, a folder with one and its external data, or a Hugging Face folder "
+        "with "
+        "config.json and safetensors");
+  }
+};
+struct DatasetKind {
+  using Item = v1::Dataset;
+  using CreateRequest = v1::CreateDatasetRequest;
+  static constexpr char kNoun[] = "dataset";
+  static auto Create(Client& client, const CreateRequest& request) { return client.CreateDataset(request); }
+  static auto Get(Client& client, const std::string& id) { return client.GetDataset(id); }
+  static auto List(Client& client, int64_t limit, bool* more) { return client.ListDatasets(limit, more); }
+  static auto Delete(Client& client, const std::string& id) { return client.DeleteDataset(id); }
+  static std::string Format(const Item&) { return ""; }
+  static absl::Status CheckFiles(const FileSet& set) {
+    if (set.files.size() != 1) return absl::OkStatus();
+    for (const char* known : {".npy", ".npz", ".safetensors", ".txt"}) {
+      if (absl::EndsWithIgnoreCase(set.files[0].path, known)) return absl::OkStatus();
+    }
+    return absl::InvalidArgumentError(absl::StrCat(
+        set.files[0].path, " alone is no dataset: give a .npy, .npz, .safetensors or .txt file, or a folder"));
+  }
+};
+
+template <typename Item>
+std::string ShowText(const Item& item, const std::string& format) {
+  std::string out = absl::StrCat("id       ", Printable(item.id()), "\nname     ", Printable(item.name()));
+  if (!format.empty()) absl::StrAppend(&out, "\nformat   ", format);
+  absl::StrAppend(&out, "\nsize     ", HumanBytes(item.size_bytes()), " (", item.size_bytes(), " bytes)\ndigest   ",
+                  Printable(item.digest()), "\ncreated  ", HumanTime(FromProto(item.create_time())), "\n");
+  return out;
+}
+
+template <typename Item>
+std::string FilesText(const Item& item, int width) {
+  using enum Table::Align;
+  Table table({{"FILE", kLeft, true}, {"SIZE", kRight}, {"SHA-256", kLeft, true}});
+  for (const v1::File& file : item.files()) {
+    table.Add({file.path(), HumanBytes(file.digest().size_bytes()), file.digest().sha256()});
+  }
+  return table.Render(width);
+}
+
+// Hashes and uploads what the server lacks, telling how far it is.
+absl::Status UploadFiles(Session& session, FileSet& set) {
+  InterruptScope interrupt;
+  ProgressLine line(session.err(), TerminalWidth(session.err()));
+  RateMeter hashing, sending;
+  const auto fraction = [](int64_t done, int64_t total) {
+    return total > 0 ? static_cast<double>(done) / static_cast<double>(total) : 1.0;
+  };
+  RETURN_IF_ERROR(HashFiles(set, [&](int64_t done) {
+    line.Update("hashing", fraction(done, set.size_bytes), hashing.Describe(done, set.size_bytes, 0, absl::Now()));
+    return !InterruptScope::Interrupted();
+  }));
+  std::vector<LocalFile> files;
+  files.reserve(set.files.size());
+  for (const UploadFile& file : set.files) files.push_back(file.local);
+  absl::Status status =
+      session.client()
+          .Uploader([] { return InterruptScope::Interrupted(); })
+          .UploadMissing(files, [&](const TransferProgress& at) {
+            if (!at.note.empty()) line.Note(at.note);
+            line.Update("uploading", fraction(at.done_bytes, at.total_bytes),
+                        sending.Describe(at.done_bytes, at.total_bytes, at.skipped_bytes, absl::Now()));
+          });
+  line.Clear();
+  if (InterruptScope::Interrupted()) {
+    return absl::CancelledError("stopped; the same command goes on where this one ended");
+  }
+  return status;
+}
+
+template <typename Kind>
+class Upload : public Command {
+ public:
+  using Command::Command;
+  void AddFlags(FlagSet& flags) override {
+    flags.Add("name", &name_, "NAME", "A name for it; default: that of the file or folder.");
+  }
+  absl::StatusOr<int> Run(Session& session, const std::vector<std::string>& arguments) override {
+    const fs::path path = arguments[0];
+    ASSIGN_OR_RETURN(FileSet set, FindFiles(path));
+    RETURN_IF_ERROR(Kind::CheckFiles(set));
+    typename Kind::CreateRequest request;
+    request.set_name(name_.empty() ? DefaultName(path) : name_);
+    if (!IsValidUtf8(request.name())) return absl::InvalidArgumentError("the name is not UTF-8: give --name");
+    if (!set.skipped.empty()) {
+      constexpr size_t kShown = 5;
+      const size_t shown = std::min(kShown, set.skipped.size());
+      session.Say(absl::StrCat(
+          "not uploaded: ",
+          absl::StrJoin(set.skipped.begin(), set.skipped.begin() + static_cast<std::ptrdiff_t>(shown), ", "),
+          shown < set.skipped.size() ? absl::StrCat(" and ", set.skipped.size() - shown, " more") : ""));
+    }
+    // Whether anybody is there shows before minutes of hashing, and at a prompt's patience.
+    RETURN_IF_ERROR(session.client().Ping());
+    RETURN_IF_ERROR(UploadFiles(session, set));
+    for (const UploadFile& file : set.files) {
+      v1::File& out = *request.add_files();
+      out.set_path(file.path);
+      out.mutable_digest()->set_sha256(file.local.digest.sha256);
+      out.mutable_digest()->set_size_bytes(file.local.digest.size_bytes);
+    }
+    ASSIGN_OR_RETURN(const typename Kind::Item item, Kind::Create(session.client(), request));
+    session.Print(session.json() ? MessageToJson(item)
+                                 : absl::StrCat(Kind::kNoun, " ", Printable(item.id()), "  ", Printable(item.name()),
+                                                "  ", HumanBytes(item.size_bytes()), ", ", item.files_size(),
+                                                item.files_size() == 1 ? " file" : " files"));
+    return kExitDone;
+  }
+
+ private:
+  // "resnet20" for "models/resnet20.onnx" and "models/resnet20/".
+  static std::string DefaultName(const fs::path& path) {
+    std::error_code error;
+    const fs::path whole = fs::canonical(path, error);
+    return (fs::is_directory(whole, error) ? whole.filename() : whole.stem()).string();
+  }
+  std::string name_;
+};
+
+template <typename Kind>
+class List : public Command {
+ public:
+  using Command::Command;
+  void AddFlags(FlagSet& flags) override { flags.Add("limit", &limit_, "N", "Show the newest N; 0: all.", 0); }
+  absl::StatusOr<int> Run(Session& session, const std::vector<std::string>&) override {
+    bool more = false;
+    ASSIGN_OR_RETURN(const auto items, Kind::List(session.client(), limit_, &more));
+    if (session.json()) {
+      std::vector<std::string> json;
+      json.reserve(items.size());
+      for (const auto& item : items) json.push_back(MessageToJson(item));
+      session.Print(ListToJson(json));
+    } else if (items.empty()) {
+      session.Say(absl::StrCat("no ", Kind::kNoun, "s yet: quantctl ", Kind::kNoun, " upload PATH"));
+    } else {
+      using enum Table::Align;
+      const bool format = !Kind::Format(items[0]).empty();
+      std::vector<Table::Column> columns = {{"ID"}, {"NAME", kLeft, true}};
+      if (format) columns.push_back({"FORMAT"});
+      columns.insert(columns.end(), {{"SIZE", kRight}, {"FILES", kRight}, {"CREATED"}});
+      Table table(columns);
+      for (const auto& item : items) {
+        std::vector<std::string> row = {item.id(), item.name()};
+        if (format) row.push_back(Kind::Format(item));
+        row.insert(row.end(), {HumanBytes(item.size_bytes()), absl::StrCat(item.files_size()),
+                               HumanTime(FromProto(item.create_time()))});
+        table.Add(std::move(row));
+      }
+      session.Print(table.Render(session.width()));
+    }
+    if (more) session.Say(absl::StrCat("there are more than ", limit_, ": --limit 0 lists all"));
+    return kExitDone;
+  }
+
+ private:
+  int64_t limit_ = 50;
+};
+
+template <typename Kind>
+class Show : public Command {
+ public:
+  using Command::Command;
+  absl::StatusOr<int> Run(Session& session, const std::vector<std::string>& arguments) override {
+    ASSIGN_OR_RETURN(const auto item, Kind::Get(session.client(), arguments[0]));
+    session.Print(session.json()
+                      ? MessageToJson(item)
+                      : absl::StrCat(ShowText(item, Kind::Format(item)), "\n", FilesText(item, session.width())));
+    return kExitDone;
+  }
+};
+
+template <typename Kind>
+class Delete : public Command {
+ public:
+  using Command::Command;
+  absl::StatusOr<int> Run(Session& session, const std::vector<std::string>& arguments) override {
+    RETURN_IF_ERROR(Kind::Delete(session.client(), arguments[0]));
+    session.Print(session.json() ? StringsToJson({{"id", arguments[0]}})
+                                 : absl::StrCat(Kind::kNoun, " ", Printable(arguments[0]), " deleted"));
+    return kExitDone;
+  }
+};
+
+class Download : public Command {
+ public:
+  using Command::Command;
+  void AddFlags(FlagSet& flags) override {
+    flags.Add("force", &force_, "", "Replace files in DIR that have other content.");
+  }
+  absl::StatusOr<int> Run(Session& session, const std::vector<std::string>& arguments) override {
+    ASSIGN_OR_RETURN(const v1::Model model, session.client().GetModel(arguments[0]));
+    const fs::path directory = arguments[1];
+    std::error_code error;
+    fs::create_directories(directory, error);
+    if (error || !fs::is_directory(directory, error)) {
+      return absl::FailedPreconditionError(absl::StrCat("cannot make the folder ", directory.string(), ": ",
+                                                        error ? error.message() : "a file is in the way"));
+    }
+    ASSIGN_OR_RETURN(const std::vector<LocalFile> wanted, Plan(model, directory));
+    RETURN_IF_ERROR(Fetch(session, wanted));
+    session.Print(session.json()
+                      ? MessageToJson(model)
+                      : absl::StrCat("model ", Printable(model.id()), " is in ", directory.string(), ": ",
+                                     model.files_size(), model.files_size() == 1 ? " file" : " files", ", ",
+                                     HumanBytes(model.size_bytes()), ", ",
+                                     model.files_size() - static_cast<int>(wanted.size()), " there already"));
+    return kExitDone;
+  }
+
+ private:
+  // Which files are to be fetched, and to where; refuses before anything is written.
+  absl::StatusOr<std::vector<LocalFile>> Plan(const v1::Model& model, const fs::path& directory) const {
+    std::vector<LocalFile> wanted;
+    std::set<fs::path> places;
+    for (const v1::File& file : model.files()) {
+      ASSIGN_OR_RETURN(const fs::path place, PlaceBelow(directory, file.path()));
+      if (!places.insert(place).second) {
+        return absl::DataLossError(absl::StrCat("the model has two files ", Quoted(file.path())));
+      }
+      const FileDigest digest{file.digest().sha256(), file.digest().size_bytes()};
+      std::error_code error;
+      const fs::file_status status = fs::symlink_status(place, error);
+      if (fs::is_regular_file(status)) {
+        const absl::StatusOr<FileDigest> there = DigestFile(place);
+        if (there.ok() && there->sha256 == digest.sha256) continue;
+      }
+      if (fs::exists(status) && !force_) {
+        return absl::AlreadyExistsError(
+            absl::StrCat(place.string(), " exists with other content: --force replaces it"));
+      }
+      wanted.push_back({place, digest});
+    }
+    return wanted;
+  }
+
+  static absl::Status Fetch(Session& session, const std::vector<LocalFile>& wanted) {
+    InterruptScope interrupt;
+    ProgressLine line(session.err(), TerminalWidth(session.err()));
+    RateMeter rate;
+    int64_t total = 0, base = 0, skipped = 0;
+    for (const LocalFile& file : wanted) total += std::max<int64_t>(0, file.digest.size_bytes);
+    BlobDownloader downloader = session.client().Downloader([] { return InterruptScope::Interrupted(); });
+    for (const LocalFile& file : wanted) {
+      int64_t resumed = 0;
+      const absl::Status status = downloader.Download(file.digest, file.path, [&](const TransferProgress& at) {
+        if (!at.note.empty()) line.Note(at.note);
+        resumed = at.skipped_bytes;
+        const int64_t done = base + at.done_bytes;
+        line.Update("loading", total > 0 ? static_cast<double>(done) / static_cast<double>(total) : 1,
+                    rate.Describe(done, total, skipped + resumed, absl::Now()));
+      });
+      if (InterruptScope::Interrupted()) {
+        return absl::CancelledError("stopped; the same command goes on where this one ended");
+      }
+      RETURN_IF_ERROR(status);
+      base += file.digest.size_bytes;
+      skipped += resumed;
+    }
+    return absl::OkStatus();
+  }
+
+  bool force_ = false;
+};
+
+}  // namespace
+
+void AddArtifactCommands(Commands& commands) {
+  const auto add = [&](std::unique_ptr<Command> command) { commands.push_back(std::move(command)); };
+  add(std::make_unique<Upload<ModelKind>>(
+      CommandInfo{"model", "upload", "PATH", "Upload a model: an ONNX file, or a folder.",
+                  "PATH is a .onnx file, or a folder with one, or a Hugging Face folder (config.json, safetensors,\n"
+                  "tokenizer). A .onnx file given by itself is sent alone: give its folder when the weights are in\n"
+                  "files beside it (external data). Hidden files are not sent. Only what the server lacks is sent;\n"
+                  "an upload that was cut short goes on where it ended when the same command is run again.\n\n"
+                  "Examples:\n"
+                  "  quantctl model upload resnet20.onnx\n"
+                  "  quantctl model upload ./tinystories-656k --name tiny\n"
+                  "  id=$(quantctl model upload net.onnx --output json | jq -r .id)\n"}));
+  add(std::make_unique<List<ModelKind>>(
+      CommandInfo{"model", "list", "", "List models, newest first.", "Example:\n  quantctl model list --limit 10\n"}));
+  add(std::make_unique<Show<ModelKind>>(CommandInfo{"model", "show", "ID", "Show a model and its files.",
+                                                    "Example:\n  quantctl model show m-0a1b2c3d4e5f6g7h\n"}));
+  add(std::make_unique<Download>(
+      CommandInfo{"model", "download", "ID DIR", "Download a model's files into a folder.",
+                  "DIR is made when it is not there. Every file is checked against its SHA-256 and appears only when\n"
+                  "it is right. Files that are there with the right content are not fetched; with other content they\n"
+                  "are refused without --force. A download that was cut short goes on where it ended when the same\n"
+                  "command is run again.\n\n"
+                  "Example:\n"
+                  "  quantctl model download m-0a1b2c3d4e5f6g7h quantized/\n"}));
+  add(std::make_unique<Delete<ModelKind>>(CommandInfo{"model", "delete", "ID",
+                                                      "Delete a model that no unfinished job needs.",
+                                                      "Example:\n  quantctl model delete m-0a1b2c3d4e5f6g7h\n"}));
+  add(std::make_unique<Upload<DatasetKind>>(CommandInfo{
+      "dataset", "upload", "PATH", "Upload data for calibration or evaluation: a file, or a folder.",
+      "PATH is a .npy, .npz or .safetensors file whose arrays are named after the model's inputs, the\n"
+      "first axis being samples (with one named \"labels\" for accuracy); a .txt file for language models;\n"
+      "or a folder with such files, with uint8 images and a preprocess.json, or with one sub-folder of\n"
+      "JPEG or PNG images per class. Hidden files are not sent. Uploads are resumed as those of models.\n\n"
+      "Examples:\n"
+      "  quantctl dataset upload cifar10/\n"
+      "  quantctl dataset upload stories.txt --name stories\n"}));
+  add(std::make_unique<List<DatasetKind>>(
+      CommandInfo{"dataset", "list", "", "List datasets, newest first.", "Example:\n  quantctl dataset list\n"}));
+  add(std::make_unique<Show<DatasetKind>>(CommandInfo{"dataset", "show", "ID", "Show a dataset and its files.",
+                                                      "Example:\n  quantctl dataset show d-0a1b2c3d4e5f6g7h\n"}));
+  add(std::make_unique<Delete<DatasetKind>>(CommandInfo{"dataset", "delete", "ID",
+                                                        "Delete a dataset that no unfinished job needs.",
+                                                        "Example:\n  quantctl dataset delete d-0a1b2c3d4e5f6g7h\n"}));
+}
+
+}  // namespace quant

@@ -1,0 +1,263 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <algorithm>
+#include <cmath>
+#include <string>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "absl/strings/str_split.h"
+#include "client/json.h"
+#include "client/report_view.h"
+#include "client/terminal.h"
+#include "common/strings.h"
+#include "quant/v1/jobs.pb.h"
+#include "quant/v1/report.pb.h"
+
+namespace quant {
+namespace {
+
+constexpr size_t kMostBars = 200;  // a page with more is slow to scroll and tells nothing more
+
+constexpr char kStyle[] = R"css(
+:root{--bg:#fff;--fg:#1c2330;--dim:#5c6678;--line:#dfe3ea;--old:#9aa6b8;--new:#2563c9;--bad:#c2571b;--card:#f5f7fa}
+@media(prefers-color-scheme:dark){:root{--bg:#14181f;--fg:#e6eaf0;--dim:#9aa6b8;--line:#2d3542;--old:#6b7788;--new:#6ea3f5;--bad:#f0925a;--card:#1c222c}}
+*{box-sizing:border-box}
+body{margin:0 auto;max-width:60rem;padding:1rem;background:var(--bg);color:var(--fg);font:16px/1.5 system-ui,sans-serif}
+h1{font-size:1.5rem;margin:.5rem 0 0}h2{font-size:1.15rem;margin:2rem 0 .5rem}
+p.sub{color:var(--dim);margin:.2rem 0 1rem;overflow-wrap:anywhere}
+.cards{display:grid;grid-template-columns:repeat(auto-fit,minmax(9.5rem,1fr));gap:.75rem;margin:1rem 0}
+.card{background:var(--card);border-radius:.5rem;padding:.75rem}
+.card b{display:block;font-size:1.4rem;line-height:1.3}.card span{color:var(--dim);font-size:.85rem}
+.wide{overflow-x:auto}
+table{border-collapse:collapse;width:100%;font-variant-numeric:tabular-nums}
+th,td{text-align:left;padding:.35rem .6rem .35rem 0;border-bottom:1px solid var(--line);vertical-align:top}
+th{font-size:.85rem;color:var(--dim);font-weight:600}
+td.n,th.n{text-align:right;white-space:nowrap}
+.bars td{border:0;padding:.1rem .6rem .1rem 0;font-size:.85rem}
+.bars td.name{width:40%;overflow-wrap:anywhere}.bars td.plot{width:50%}
+svg{display:block;width:100%;height:.9rem}
+.old{fill:var(--old)}.new{fill:var(--new)}.bad{fill:var(--bad)}
+.key{display:inline-block;width:.8rem;height:.8rem;border-radius:.15rem;margin-right:.3rem}
+.key.old{background:var(--old)}.key.new{background:var(--new)}.key.bad{background:var(--bad)}
+.legend{color:var(--dim);font-size:.85rem}.legend span{margin-right:1rem;white-space:nowrap}
+dl{display:grid;grid-template-columns:minmax(5rem,auto) 1fr;gap:.2rem 1rem}dt{color:var(--dim)}dd{margin:0;overflow-wrap:anywhere}
+pre{background:var(--card);padding:.75rem;border-radius:.5rem;overflow-x:auto;font-size:.8rem}
+li{overflow-wrap:anywhere}summary{cursor:pointer}
+)css";
+
+// Safe between tags and inside double-quoted attributes.
+std::string Escape(std::string_view text) {
+  std::string out;
+  for (char c : Printable(text)) {
+    switch (c) {
+      case '&':
+        out += "&amp;";
+        break;
+      case '<':
+        out += "&lt;";
+        break;
+      case '>':
+        out += "&gt;";
+        break;
+      case '"':
+        out += "&quot;";
+        break;
+      case '\'':
+        out += "&#39;";
+        break;
+      default:
+        out += c;
+    }
+  }
+  return out;
+}
+
+std::string Dash(const std::string& text) { return text == "-" || text.empty() ? "–" : text; }
+
+// A horizontal bar that fills `value`/`most` of its cell.
+std::string Bar(double value, double most, const char* css) {
+  const double width = most > 0 && value > 0 ? std::min(1.0, value / most) * 100 : 0;
+  return absl::StrFormat(
+      R"(<svg viewBox="0 0 100 10" preserveAspectRatio="none" aria-hidden="true"><rect class="%s" width="%.2f" height="10"/></svg>)",
+      css, width);
+}
+
+void BarRow(std::string& out, std::string_view name, double value, double most, const char* css,
+            std::string_view text) {
+  absl::StrAppend(&out, "<tr><td class=\"name\">", Escape(name), "</td><td class=\"plot\">", Bar(value, most, css),
+                  "</td><td class=\"n\">", Escape(text), "</td></tr>\n");
+}
+
+void Card(std::string& out, const std::string& value, const std::string& caption) {
+  absl::StrAppend(&out, "<div class=\"card\"><b>", Escape(value), "</b><span>", Escape(caption), "</span></div>\n");
+}
+
+void Cards(const v1::Report& report, std::string& out) {
+  out += "<div class=\"cards\">\n";
+  const v1::Size& size = report.size();
+  if (size.original_bytes() > 0 && size.quantized_bytes() > 0) {
+    Card(out,
+         absl::StrFormat("%.1f %%", 100.0 * static_cast<double>(size.quantized_bytes()) /
+                                        static_cast<double>(size.original_bytes())),
+         "of the original's size");
+  }
+  if (!report.metrics().empty()) {
+    const v1::Metric& metric = report.metrics(0);
+    const bool accuracy = metric.name() == "top1" || metric.name() == "perplexity";
+    Card(out, accuracy ? absl::StrFormat("%+.2f", metric.delta()) : Significant(metric.quantized(), 4),
+         metric.name() == "top1" ? "points of top-1 accuracy"
+         : accuracy              ? "perplexity"
+                                 : metric.name());
+  }
+  const double before = report.latency().original().mean_ms(), after = report.latency().quantized().mean_ms();
+  if (before > 0 && after > 0) Card(out, absl::StrCat(Significant(before / after), "x"), "speed at batch 1");
+  if (report.throughput().original() > 0 && report.throughput().quantized() > 0) {
+    Card(out, absl::StrCat(Significant(report.throughput().quantized() / report.throughput().original()), "x"),
+         absl::StrCat("throughput at batch ", report.throughput().batch()));
+  }
+  if (report.peak_memory_bytes() > 0) Card(out, HumanBytes(report.peak_memory_bytes()), "peak memory of the job");
+  out += "</div>\n";
+}
+
+void HeadlineTable(const v1::Report& report, std::string& out) {
+  const std::vector<HeadlineRow> rows = Headline(report);
+  if (rows.empty()) return;
+  out +=
+      "<h2>Before and after</h2>\n<div class=\"wide\"><table><tr><th></th><th class=\"n\">original</th>"
+      "<th class=\"n\">quantized</th><th>change</th></tr>\n";
+  for (const HeadlineRow& row : rows) {
+    absl::StrAppend(&out, "<tr><td>", Escape(row.name), "</td><td class=\"n\">", Escape(Dash(row.original)),
+                    "</td><td class=\"n\">", Escape(Dash(row.quantized)), "</td><td>", Escape(row.change),
+                    "</td></tr>\n");
+  }
+  out += "</table></div>\n";
+}
+
+void LatencyChart(const v1::LatencyPair& pair, std::string& out) {
+  const double most = std::max(pair.original().p99_ms(), pair.quantized().p99_ms());
+  if (!(most > 0)) return;
+  absl::StrAppend(&out, "<h2>Latency</h2>\n<p class=\"legend\"><span><i class=\"key old\"></i>original</span>",
+                  "<span><i class=\"key new\"></i>quantized</span><span>", pair.runs(), " interleaved runs, ",
+                  pair.threads(), " threads, batch ", pair.batch(), "</span></p>\n<table class=\"bars\">\n");
+  const auto row = [&](const char* name, double original, double quantized) {
+    BarRow(out, name, original, most, "old", absl::StrCat(Significant(original), " ms"));
+    BarRow(out, "", quantized, most, "new", absl::StrCat(Significant(quantized), " ms"));
+  };
+  row("median", pair.original().p50_ms(), pair.quantized().p50_ms());
+  row("95th percentile", pair.original().p95_ms(), pair.quantized().p95_ms());
+  row("99th percentile", pair.original().p99_ms(), pair.quantized().p99_ms());
+  out += "</table>\n";
+}
+
+void LayerChart(const v1::Report& report, std::string& out) {
+  std::vector<const v1::Layer*> layers;
+  double most = 0;
+  for (const v1::Layer& layer : report.layers()) {
+    if (layer.method() == "fp32") continue;
+    layers.push_back(&layer);
+    most = std::max(most, layer.sqnr_db());
+  }
+  if (layers.empty() || !(most > 0)) return;
+  out +=
+      "<h2>Signal to quantization noise by layer</h2>\n<p class=\"legend\"><span><i class=\"key new\"></i>as asked"
+      "</span><span><i class=\"key bad\"></i>with a fall-back</span><span>dB, more is better</span></p>\n";
+  if (layers.size() > kMostBars) {
+    absl::StrAppend(&out, "<p class=\"legend\">The ", kMostBars, " worst of ", layers.size(), " layers.</p>\n");
+    // Keeps graph order among the worst.
+    std::vector<const v1::Layer*> sorted = layers;
+    std::nth_element(sorted.begin(), sorted.begin() + kMostBars, sorted.end(),
+                     [](const v1::Layer* a, const v1::Layer* b) { return SqnrKey(*a) < SqnrKey(*b); });
+    const double limit = SqnrKey(*sorted[kMostBars]);
+    std::erase_if(layers, [&](const v1::Layer* layer) { return SqnrKey(*layer) > limit; });
+    layers.resize(std::min(layers.size(), kMostBars));
+  }
+  out += "<table class=\"bars\">\n";
+  for (const v1::Layer* layer : layers) {
+    BarRow(out, layer->name(), layer->sqnr_db(), most, layer->fallback().empty() ? "new" : "bad",
+           absl::StrFormat("%.1f", layer->sqnr_db()));
+  }
+  out += "</table>\n";
+}
+
+void LayerTable(const v1::Report& report, std::string& out) {
+  if (report.layers().empty()) return;
+  absl::StrAppend(&out, "<h2>Layers</h2>\n<details><summary>All ", report.layers_size(), " layers</summary>\n",
+                  "<div class=\"wide\"><table><tr><th>name</th><th>op</th><th>method</th><th class=\"n\">bits</th>",
+                  "<th class=\"n\">group</th><th class=\"n\">SQNR dB</th><th class=\"n\">rel. error</th>",
+                  "<th class=\"n\">MSE</th><th class=\"n\">MAE</th><th>fall-back</th></tr>\n");
+  for (const v1::Layer& layer : report.layers()) {
+    absl::StrAppend(&out, "<tr><td>", Escape(layer.name()), "</td><td>", Escape(layer.op()), "</td><td>",
+                    Escape(layer.method()), "</td><td class=\"n\">", layer.bits(), "</td><td class=\"n\">",
+                    layer.group_size() == 0 ? "–" : absl::StrCat(layer.group_size()), "</td><td class=\"n\">");
+    absl::StrAppend(&out, absl::StrFormat("%.1f", layer.sqnr_db()), "</td><td class=\"n\">",
+                    Significant(layer.relative_error()), "</td><td class=\"n\">", Significant(layer.mse()),
+                    "</td><td class=\"n\">", Significant(layer.mae()), "</td><td>", Escape(layer.fallback()),
+                    "</td></tr>\n");
+  }
+  out += "</table></div></details>\n";
+}
+
+void Phases(const v1::Report& report, std::string& out) {
+  double most = 0;
+  for (const v1::Phase& phase : report.phases()) most = std::max(most, phase.seconds());
+  if (!(most > 0)) return;
+  out += "<h2>Time by phase</h2>\n<table class=\"bars\">\n";
+  for (const v1::Phase& phase : report.phases()) {
+    BarRow(out, phase.name(), phase.seconds(), most, "new", HumanDuration(absl::Seconds(phase.seconds())));
+  }
+  out += "</table>\n";
+}
+
+void Provenance(const v1::Provenance& provenance, std::string& out) {
+  out += "<h2>Provenance</h2>\n<dl>\n";
+  const auto item = [&](const char* name, const std::string& value) {
+    if (!value.empty()) absl::StrAppend(&out, "<dt>", name, "</dt><dd>", Escape(value), "</dd>\n");
+  };
+  item("model", provenance.model_digest());
+  item("result", provenance.result_digest());
+  for (const std::string& digest : provenance.data_digests()) item("data", digest);
+  item("build", provenance.build());
+  item("machine", provenance.machine());
+  item("isa", provenance.isa());
+  item("seed", absl::StrCat(provenance.seed()));
+  out += "</dl>\n";
+  if (provenance.has_recipe()) {
+    out += "<details><summary>Recipe, with every default filled in</summary><pre>";
+    // Escape makes line ends printable, so it goes line by line.
+    for (absl::string_view line : absl::StrSplit(MessageToJson(provenance.recipe()), '\n')) {
+      absl::StrAppend(&out, Escape(StdView(line)), "\n");
+    }
+    out += "</pre></details>\n";
+  }
+}
+
+}  // namespace
+
+std::string ReportHtml(const v1::Report& report, const v1::Job& job) {
+  const std::string title = absl::StrCat("Report of ", JobTitle(job));
+  std::string out = absl::StrCat(
+      "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">\n",
+      "<meta name=\"viewport\" content=\"width=device-width,initial-scale=1\">\n",
+      "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\">\n",
+      "<title>", Escape(title), "</title>\n<style>", kStyle, "</style></head><body>\n");
+  absl::StrAppend(&out, "<h1>", Escape(title), "</h1>\n<p class=\"sub\">job ", Escape(job.id()),
+                  job.result_model_id().empty() ? "" : absl::StrCat(", result ", Escape(job.result_model_id())),
+                  "</p>\n");
+  Cards(report, out);
+  HeadlineTable(report, out);
+  if (!report.notes().empty()) {
+    out += "<h2>Notes</h2>\n<ul>\n";
+    for (const std::string& note : report.notes()) absl::StrAppend(&out, "<li>", Escape(note), "</li>\n");
+    out += "</ul>\n";
+  }
+  if (report.has_latency()) LatencyChart(report.latency(), out);
+  LayerChart(report, out);
+  Phases(report, out);
+  LayerTable(report, out);
+  if (report.has_provenance()) Provenance(report.provenance(), out);
+  out += "</body></html>\n";
+  return out;
+}
+
+}  // namespace quant
