@@ -29,7 +29,6 @@ namespace quant {
 namespace {
 
 namespace fs = std::filesystem;
-using ::testing::AllOf;
 using ::testing::HasSubstr;
 using ::testing::StartsWith;
 
@@ -66,6 +65,14 @@ class ServerTest : public ::testing::Test {
     char buffer[8192];
     for (ssize_t n; (n = ::read(fd.get(), buffer, sizeof(buffer))) > 0;) answer.append(buffer, static_cast<size_t>(n));
     return answer;
+  }
+  // True once /metrics has the line; the queue's gauges follow its timer, up to a second behind.
+  bool MetricsSay(const std::string& line) const {
+    for (int i = 0; i < 500; ++i) {
+      if (Http("/metrics").find(line + "\n") != std::string::npos) return true;
+      absl::SleepFor(absl::Milliseconds(10));
+    }
+    return false;
   }
   // A unary call by name with raw bytes: health and methods that do not exist need no stub.
   grpc::Status Call(const std::string& method, const std::string& request, std::string* response) {
@@ -139,18 +146,21 @@ TEST_F(ServerTest, ServesHealthReflectionMetricsAndNamesUnknownMethodsOther) {
                    absl::StrCat("\x0a", std::string(1, static_cast<char>(service.size())), service), &response)
                   .ok());
   EXPECT_EQ(response, std::string("\x08\x01", 2));
+  response.clear();
+  // ServerReflectionRequest{list_services: "*"}
+  EXPECT_TRUE(Call("/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo", "\x3a\x01*", &response).ok());
+  EXPECT_THAT(response, HasSubstr("quant.v1.WorkerService"));
   EXPECT_EQ(Call("/quant.v1.JobService/NoSuchMethod", "", &response).error_code(), grpc::StatusCode::UNIMPLEMENTED);
   EXPECT_EQ(Call("/evil.Service/Method", "", &response).error_code(), grpc::StatusCode::UNIMPLEMENTED);
   EXPECT_THAT(Http("/healthz"), StartsWith("HTTP/1.1 200"));
   EXPECT_THAT(Http("/readyz"), StartsWith("HTTP/1.1 200"));
-  const std::string metrics = Http("/metrics");
-  EXPECT_THAT(metrics, HasSubstr("quant_build_info{"));
-  EXPECT_THAT(metrics, HasSubstr("grpc_server_handled_total{grpc_code=\"OK\",grpc_method=\"Check\","
-                                 "grpc_service=\"grpc.health.v1.Health\",grpc_type=\"unary\"} 2"));
-  EXPECT_THAT(
-      metrics,
-      HasSubstr("grpc_server_started_total{grpc_method=\"other\",grpc_service=\"other\",grpc_type=\"unary\"} 2"));
-  EXPECT_THAT(metrics, Not(HasSubstr("evil")));
+  EXPECT_TRUE(MetricsSay(
+      "grpc_server_handled_total{grpc_code=\"OK\",grpc_method=\"Check\",grpc_service=\"grpc.health.v1.Health\","
+      "grpc_type=\"unary\"} 2"));
+  EXPECT_TRUE(
+      MetricsSay("grpc_server_started_total{grpc_method=\"other\",grpc_service=\"other\",grpc_type=\"unary\"} 2"));
+  EXPECT_EQ(Http("/metrics").find("evil"), std::string::npos);
+  EXPECT_NE(Http("/metrics").find("quant_build_info{"), std::string::npos);
 }
 
 TEST_F(ServerTest, SecondServerOnTheFolderOrThePortIsRefused) {
@@ -172,7 +182,7 @@ TEST_F(ServerTest, RestartLosesNothingAcknowledged) {
   const auto job = Submit(model.id());
   ASSERT_TRUE(job.ok()) << job.status();
   EXPECT_EQ(job->state(), v1::JOB_STATE_QUEUED);
-  EXPECT_THAT(Http("/metrics"), HasSubstr("quant_jobs{state=\"queued\"} 1"));
+  EXPECT_TRUE(MetricsSay("quant_jobs{state=\"queued\"} 1"));
   server_.reset();
   Start();
   grpc::ClientContext context;
@@ -182,10 +192,10 @@ TEST_F(ServerTest, RestartLosesNothingAcknowledged) {
   ASSERT_TRUE(v1::JobService::NewStub(channel_)->GetJob(&context, get, &got).ok());
   EXPECT_EQ(got.job().state(), v1::JOB_STATE_QUEUED);
   // the gauges are rebuilt
-  const std::string metrics = Http("/metrics");
-  EXPECT_THAT(metrics,
-              AllOf(HasSubstr("quant_jobs{state=\"queued\"} 1"), HasSubstr("quant_artifacts{kind=\"model\"} 1"),
-                    HasSubstr("quant_cas_objects 1"), HasSubstr("quant_cas_bytes 5")));
+  for (const char* line : {"quant_jobs{state=\"queued\"} 1", "quant_artifacts{kind=\"model\"} 1", "quant_cas_objects 1",
+                           "quant_cas_bytes 5"}) {
+    EXPECT_TRUE(MetricsSay(line)) << line;
+  }
 }
 
 TEST_F(ServerTest, ModelOfAQueuedJobCannotBeDeleted) {

@@ -26,19 +26,19 @@ absl::Status Stopping() {
                     "SERVER_STOPPING", {}, absl::Seconds(1));
 }
 
-// Counts a stream for as long as it lives; `admitted` tells whether there was room.
+// Counts a stream for as long as it lives.
 class Slot {
  public:
-  explicit Slot(BlobStreams* streams) : streams_(streams), admitted(++streams->open <= streams->max_streams) {}
+  explicit Slot(BlobStreams* streams) : streams_(streams), admitted_(++streams->open <= streams->max_streams) {}
   ~Slot() { --streams_->open; }
   Slot(const Slot&) = delete;
   Slot& operator=(const Slot&) = delete;
+  // Whether there was room.
+  bool admitted() const { return admitted_; }
 
  private:
   BlobStreams* const streams_;
-
- public:
-  const bool admitted;
+  const bool admitted_;
 };
 
 class WriteBlobReactor : public grpc::ServerReadReactor<v1::WriteBlobRequest> {
@@ -48,7 +48,7 @@ class WriteBlobReactor : public grpc::ServerReadReactor<v1::WriteBlobRequest> {
     if (streams_->metrics != nullptr) streams_->metrics->UploadStarted();
     if (streams_->stopping) {
       Finish(ToGrpc(Stopping()));
-    } else if (!slot_.admitted) {
+    } else if (!slot_.admitted()) {
       Finish(ToGrpc(TooBusy("streams are open")));
     } else {
       StartRead(&request_);
@@ -175,7 +175,7 @@ class ReadBlobReactor : public grpc::ServerWriteReactor<v1::ReadBlobResponse> {
         limit_(request.read_limit()) {
     if (streams_->stopping) {
       Finish(ToGrpc(Stopping()));
-    } else if (!slot_.admitted) {
+    } else if (!slot_.admitted()) {
       Finish(ToGrpc(TooBusy("streams are open")));
     } else {
       streams_->pool->PostNext([this] { Step(); });

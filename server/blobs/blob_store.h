@@ -42,7 +42,7 @@ class BlobWriter {
   //   INVALID_ARGUMENT, reason BLOB_DIGEST_MISMATCH: more bytes than the blob has; they are dropped.
   //   RESOURCE_EXHAUSTED, reason DISK_FULL.  UNAVAILABLE: I/O error.
   virtual absl::Status Write(std::string_view data) = 0;
-  // Makes all bytes so far durable and returns their number.
+  // Makes all bytes so far durable and returns their number. After an error the writer is good for nothing more.
   virtual absl::StatusOr<int64_t> Commit() = 0;
   // Verifies and publishes: when OK, the blob is durable and visible. The writer may only be destroyed afterwards.
   //   INVALID_ARGUMENT, reason BLOB_DIGEST_MISMATCH: the upload's bytes are dropped.

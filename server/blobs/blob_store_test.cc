@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The contract of BlobStore, run on FileBlobStore, and what a crash leaves in its folder.
+// The contract of BlobStore, run on FileBlobStore and on the fake; and what a crash leaves in FileBlobStore's folder.
 #include "server/blobs/blob_store.h"
 
 #include <gmock/gmock.h>
@@ -15,6 +15,7 @@
 #include "common/random_id.h"
 #include "common/strings.h"
 #include "server/blobs/file_blob_store.h"
+#include "server/blobs/memory_blob_store.h"
 
 namespace quant {
 namespace {
@@ -26,15 +27,22 @@ using ::testing::IsEmpty;
 
 BlobId IdOf(std::string_view bytes) { return {Sha256Hex(bytes), static_cast<int64_t>(bytes.size())}; }
 
-class BlobStoreTest : public ::testing::Test {
+enum class Kind { kFile, kMemory };
+
+class StoreTest {
  protected:
-  BlobStoreTest() { Reopen(); }
-  ~BlobStoreTest() override {
+  explicit StoreTest(Kind kind) : kind_(kind) { Reopen(); }
+  ~StoreTest() {
     store_.reset();
     fs::remove_all(dir_);
   }
 
+  // As a restart of the process does; the fake has none.
   void Reopen() {
+    if (kind_ == Kind::kMemory) {
+      if (store_ == nullptr) store_ = std::make_unique<MemoryBlobStore>(&clock_, /*commit_bytes=*/100);
+      return;
+    }
     store_.reset();
     auto store = FileBlobStore::Open(dir_, {.reserve_bytes = 1000,
                                             .max_blob_bytes = 1 << 20,
@@ -62,19 +70,34 @@ class BlobStoreTest : public ::testing::Test {
   int64_t Committed(const BlobId& blob, std::string_view upload = "u") {
     return store_->CommittedSize(upload, blob).value();
   }
+  // Files of uploads; the fake has none.
   std::vector<std::string> Uploads() {
     std::vector<std::string> names;
+    if (kind_ == Kind::kMemory) return names;
     for (const auto& entry : fs::directory_iterator(dir_ / "uploads")) names.push_back(entry.path().filename());
     return names;
   }
 
+  const Kind kind_;
   const fs::path dir_ = fs::path(testing::TempDir()) / RandomId("blobs-");
   FakeClock clock_{absl::Now()};
   int64_t free_ = 1 << 20;
   std::unique_ptr<BlobStore> store_;
 };
 
-TEST_F(BlobStoreTest, StoredBlobIsReadBackAndSurvivesReopening) {
+class BlobStoreTest : public StoreTest, public ::testing::TestWithParam<Kind> {
+ protected:
+  BlobStoreTest() : StoreTest(GetParam()) {}
+};
+INSTANTIATE_TEST_SUITE_P(All, BlobStoreTest, ::testing::Values(Kind::kFile, Kind::kMemory),
+                         [](const auto& info) { return info.param == Kind::kFile ? "File" : "Memory"; });
+
+class FileBlobStoreTest : public StoreTest, public ::testing::Test {
+ protected:
+  FileBlobStoreTest() : StoreTest(Kind::kFile) {}
+};
+
+TEST_P(BlobStoreTest, StoredBlobIsReadBackAndSurvivesReopening) {
   const std::string bytes(1000, 'x');
   EXPECT_FALSE(Has(bytes));
   ASSERT_TRUE(Put(bytes).ok());
@@ -90,12 +113,12 @@ TEST_F(BlobStoreTest, StoredBlobIsReadBackAndSurvivesReopening) {
   EXPECT_EQ(store_->stats().bytes, 1000);
 }
 
-TEST_F(BlobStoreTest, EmptyBlobIsABlob) {
+TEST_P(BlobStoreTest, EmptyBlobIsABlob) {
   ASSERT_TRUE(Put("").ok());
   EXPECT_TRUE(Has(""));
 }
 
-TEST_F(BlobStoreTest, SizeIsPartOfTheName) {
+TEST_P(BlobStoreTest, SizeIsPartOfTheName) {
   ASSERT_TRUE(Put("abc").ok());
   BlobId other = IdOf("abc");
   other.size_bytes = 4;
@@ -103,7 +126,7 @@ TEST_F(BlobStoreTest, SizeIsPartOfTheName) {
   EXPECT_EQ(store_->OpenReader(other).status().code(), absl::StatusCode::kNotFound);
 }
 
-TEST_F(BlobStoreTest, NothingIsVisibleBeforeFinish) {
+TEST_P(BlobStoreTest, NothingIsVisibleBeforeFinish) {
   const std::string bytes(300, 'y');
   auto writer = store_->OpenWriter("u", IdOf(bytes), 0);
   ASSERT_TRUE((*writer)->Write(bytes).ok());
@@ -112,7 +135,7 @@ TEST_F(BlobStoreTest, NothingIsVisibleBeforeFinish) {
   EXPECT_TRUE(Has(bytes));
 }
 
-TEST_F(BlobStoreTest, BrokenStreamGoesOnFromTheCommittedOffset) {
+TEST_P(BlobStoreTest, BrokenStreamGoesOnFromTheCommittedOffset) {
   const std::string bytes = std::string(150, 'a') + std::string(150, 'b');
   const BlobId blob = IdOf(bytes);
   PutPart(blob, bytes.substr(0, 170));
@@ -132,7 +155,7 @@ TEST_F(BlobStoreTest, BrokenStreamGoesOnFromTheCommittedOffset) {
   EXPECT_TRUE(Has(bytes));
 }
 
-TEST_F(BlobStoreTest, OnlyCommittedBytesCount) {
+TEST_P(BlobStoreTest, OnlyCommittedBytesCount) {
   const std::string bytes(300, 'z');
   const BlobId blob = IdOf(bytes);
   {
@@ -145,7 +168,7 @@ TEST_F(BlobStoreTest, OnlyCommittedBytesCount) {
 }
 
 // A power failure may leave bytes in the file that were never acknowledged, and they may be garbage.
-TEST_F(BlobStoreTest, BytesPastTheCommittedNumberAreCutOffAfterACrash) {
+TEST_F(FileBlobStoreTest, BytesPastTheCommittedNumberAreCutOffAfterACrash) {
   const std::string bytes(300, 'z');
   const BlobId blob = IdOf(bytes);
   PutPart(blob, bytes.substr(0, 200));
@@ -157,7 +180,7 @@ TEST_F(BlobStoreTest, BytesPastTheCommittedNumberAreCutOffAfterACrash) {
   EXPECT_TRUE((*writer)->Finish().ok());
 }
 
-TEST_F(BlobStoreTest, OrphansOfACrashAreSweptAtStartAndStrangersLeftAlone) {
+TEST_F(FileBlobStoreTest, OrphansOfACrashAreSweptAtStartAndStrangersLeftAlone) {
   const BlobId blob = IdOf("never committed");
   std::ofstream(dir_ / "uploads" / ("u-" + blob.sha256)) << "never";
   std::ofstream(dir_ / "uploads" / ("v-" + blob.sha256 + ".committed")) << "00000000000000000005";
@@ -169,7 +192,7 @@ TEST_F(BlobStoreTest, OrphansOfACrashAreSweptAtStartAndStrangersLeftAlone) {
                                                        "w-" + IdOf(kept).sha256 + ".committed"));
 }
 
-TEST_F(BlobStoreTest, WrongBytesAreDroppedAndNamed) {
+TEST_P(BlobStoreTest, WrongBytesAreDroppedAndNamed) {
   const BlobId blob = IdOf("right");
   auto writer = store_->OpenWriter("u", blob, 0);
   ASSERT_TRUE((*writer)->Write("wrong").ok());
@@ -183,7 +206,7 @@ TEST_F(BlobStoreTest, WrongBytesAreDroppedAndNamed) {
   EXPECT_TRUE(Put("right").ok());
 }
 
-TEST_F(BlobStoreTest, TooManyOrTooFewBytesAreAMismatch) {
+TEST_P(BlobStoreTest, TooManyOrTooFewBytesAreAMismatch) {
   const BlobId blob = IdOf("12345");
   auto writer = store_->OpenWriter("more", blob, 0);
   EXPECT_EQ(ReasonOf((*writer)->Write("123456")), "BLOB_DIGEST_MISMATCH");
@@ -193,7 +216,7 @@ TEST_F(BlobStoreTest, TooManyOrTooFewBytesAreAMismatch) {
   EXPECT_EQ(ReasonOf((*writer)->Finish()), "BLOB_DIGEST_MISMATCH");
 }
 
-TEST_F(BlobStoreTest, SecondWriterOfAnUploadIsBusyUntilTheFirstEnds) {
+TEST_P(BlobStoreTest, SecondWriterOfAnUploadIsBusyUntilTheFirstEnds) {
   const BlobId blob = IdOf("shared");
   auto first = store_->OpenWriter("u", blob, 0);
   const absl::Status second = store_->OpenWriter("u", blob, 0).status();
@@ -210,7 +233,7 @@ TEST_F(BlobStoreTest, SecondWriterOfAnUploadIsBusyUntilTheFirstEnds) {
   EXPECT_TRUE(store_->OpenWriter("u", blob, 0).ok());
 }
 
-TEST_F(BlobStoreTest, DiskFullIsToldBeforeAByteIsWritten) {
+TEST_F(FileBlobStoreTest, DiskFullIsToldBeforeAByteIsWritten) {
   free_ = 1500;
   const std::string bytes(501, 'f');
   const absl::Status status = Put(bytes);
@@ -222,7 +245,7 @@ TEST_F(BlobStoreTest, DiskFullIsToldBeforeAByteIsWritten) {
   EXPECT_TRUE(Put(bytes.substr(1)).ok());
 }
 
-TEST_F(BlobStoreTest, OpenUploadsKeepTheirRoom) {
+TEST_F(FileBlobStoreTest, OpenUploadsKeepTheirRoom) {
   free_ = 1500;
   const std::string a(300, 'a');
   const std::string b(300, 'b');
@@ -233,14 +256,14 @@ TEST_F(BlobStoreTest, OpenUploadsKeepTheirRoom) {
   EXPECT_TRUE(Put(b, "b").ok());
 }
 
-TEST_F(BlobStoreTest, TooLargeABlobIsRefused) {
+TEST_F(FileBlobStoreTest, TooLargeABlobIsRefused) {
   free_ = int64_t{1} << 40;
   const absl::Status status = store_->OpenWriter("u", {Sha256Hex("x"), (1 << 20) + 1}, 0).status();
   EXPECT_EQ(status.code(), absl::StatusCode::kResourceExhausted);
   EXPECT_EQ(ReasonOf(status), "BLOB_TOO_LARGE");
 }
 
-TEST_F(BlobStoreTest, MalformedNamesAreRefusedEverywhere) {
+TEST_P(BlobStoreTest, MalformedNamesAreRefusedEverywhere) {
   for (const char* upload :
        {"", "../up", "a/b", "a.b", "ä", "0123456789012345678901234567890123456789012345678901234567890123x"}) {
     EXPECT_EQ(store_->OpenWriter(upload, IdOf("x"), 0).status().code(), absl::StatusCode::kInvalidArgument) << upload;
@@ -254,7 +277,7 @@ TEST_F(BlobStoreTest, MalformedNamesAreRefusedEverywhere) {
   }
 }
 
-TEST_F(BlobStoreTest, StaleBlobsGoUnlessTheyWereUsed) {
+TEST_P(BlobStoreTest, StaleBlobsGoUnlessTheyWereUsed) {
   ASSERT_TRUE(Put("old", "a").ok());
   ASSERT_TRUE(Put("used", "b").ok());
   clock_.Advance(absl::Hours(25));
@@ -273,7 +296,7 @@ TEST_F(BlobStoreTest, StaleBlobsGoUnlessTheyWereUsed) {
   EXPECT_EQ(store_->stats().bytes, 4);
 }
 
-TEST_F(BlobStoreTest, UntouchedUploadsAreDroppedAndOpenOnesKept) {
+TEST_P(BlobStoreTest, UntouchedUploadsAreDroppedAndOpenOnesKept) {
   const std::string bytes(300, 'd');
   PutPart(IdOf(bytes), bytes.substr(0, 150), "idle");
   PutPart(IdOf(bytes), bytes.substr(0, 150), "open");

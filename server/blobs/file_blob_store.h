@@ -5,7 +5,7 @@
 //   uploads/<upload_id>-<hash>             the bytes of an upload so far
 //   uploads/<upload_id>-<hash>.committed   how many of them are durable: a decimal number
 //
-// A blob appears by: write, fsync(file), rename, fsync(folder). An upload is committed about every 8 MiB and at the end
+// A blob appears by: write, fsync(file), rename, fsync(folder). An upload is committed about every 16 MiB and at the end
 // of a stream: fsync(file), then the number, then fsync of that. A crash in between leaves bytes past the number; the
 // next stream cuts them off. The state of the hash is not kept: the next stream reads the committed bytes once.
 //
@@ -33,7 +33,7 @@ namespace quant {
 struct FileBlobStoreOptions {
   int64_t reserve_bytes = int64_t{512} << 20;   // free space that uploads leave
   int64_t max_blob_bytes = int64_t{256} << 30;  // larger ones are refused
-  int64_t commit_bytes = int64_t{8} << 20;      // bytes between commits of an upload
+  int64_t commit_bytes = int64_t{16} << 20;     // bytes between commits of an upload
   Clock* clock = &SystemClock();
   // Bytes free for us on the file system of the folder; for tests. Default: statvfs.
   std::function<absl::StatusOr<int64_t>(const std::filesystem::path&)> free_bytes;

@@ -51,6 +51,7 @@ class FileBlobWriter : public BlobWriter {
   int64_t offset_ = 0;
   int64_t committed_ = 0;
   bool done_ = false;
+  absl::Status sync_error_;
 };
 
 }  // namespace quant

@@ -1,14 +1,22 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "server/http/http_server.h"
 
+#include <arpa/inet.h>
 #include <civetweb.h>
+#include <netinet/in.h>
+#include <sys/socket.h>
 
+#include <atomic>
+#include <cstdint>
 #include <string_view>
+#include <thread>
 #include <utility>
 
 #include "absl/log/log.h"
 #include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
 #include "common/strings.h"
+#include "common/unique_fd.h"
 
 namespace quant {
 
@@ -17,8 +25,26 @@ struct HttpServer::Impl {
   mg_context* context = nullptr;
   int port = 0;
 
+  std::string host;
+
   ~Impl() {
-    if (context != nullptr) mg_stop(context);
+    if (context == nullptr) return;
+    // civetweb's listener looks at its stop flag every 2 s, or when somebody connects: so somebody does.
+    std::atomic<bool> stopped{false};
+    std::thread nudge([this, &stopped] {
+      sockaddr_in address{};
+      address.sin_family = AF_INET;
+      address.sin_port = htons(static_cast<uint16_t>(port));
+      if (::inet_pton(AF_INET, host.empty() ? "127.0.0.1" : host.c_str(), &address.sin_addr) != 1) return;
+      while (!stopped) {
+        UniqueFd fd(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
+        ::connect(fd.get(), reinterpret_cast<const sockaddr*>(&address), sizeof(address));
+        absl::SleepFor(absl::Milliseconds(10));
+      }
+    });
+    mg_stop(context);
+    stopped = true;
+    nudge.join();
   }
 };
 
@@ -104,6 +130,7 @@ absl::StatusOr<std::unique_ptr<HttpServer>> HttpServer::Start(const HostPort& ad
   mg_server_port used{};
   if (mg_get_server_ports(context, 1, &used) != 1) return absl::InternalError("civetweb does not tell its port");
   impl->port = used.port;
+  impl->host = numeric.host;
   mg_set_request_handler(context, "/", Handle, &impl->handlers);
   return std::unique_ptr<HttpServer>(new HttpServer(std::move(impl)));
 }

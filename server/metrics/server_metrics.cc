@@ -326,7 +326,12 @@ std::string ServerMetrics::Serialize() const {
   std::lock_guard<std::mutex> lock(impl_->serialize_mu);
   impl_->ReadProcess();
   std::vector<prometheus::MetricFamily> families = impl_->registry.Collect();
+  // Sorted, so that a person can read it and two scrapes can be compared.
   std::sort(families.begin(), families.end(), [](const auto& a, const auto& b) { return a.name < b.name; });
+  for (prometheus::MetricFamily& family : families) {
+    std::sort(family.metric.begin(), family.metric.end(),
+              [](const auto& a, const auto& b) { return a.label < b.label; });
+  }
   // prometheus-cpp shows a family without series as its HELP and TYPE lines; that is fine with Prometheus.
   return prometheus::TextSerializer().Serialize(families);
 }
