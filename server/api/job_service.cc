@@ -36,13 +36,12 @@ grpc::ServerUnaryReactor* ReplyJob(grpc::CallbackServerContext* context, absl::S
 // it holds the shared State and not the reactor.
 class WatchReactor : public grpc::ServerWriteReactor<v1::WatchJobResponse> {
  public:
-  WatchReactor(JobQueue* queue, const v1::WatchJobRequest& request)
-      : queue_(queue), state_(std::make_shared<State>()) {
+  WatchReactor(JobQueue* queue, const v1::WatchJobRequest& request) : queue_(queue), state_(std::make_shared<State>()) {
     state_->reactor = this;
     // `this` may be gone when Watch returns: the stream can end in it.
     const std::shared_ptr<State> state = state_;
-    const absl::StatusOr<uint64_t> handle = queue->Watch(
-        request.id(), request.after_sequence(), [state](const WatchEvent& event) { state->Take(event); });
+    const absl::StatusOr<uint64_t> handle =
+        queue->Watch(request.id(), request.after_sequence(), [state](const WatchEvent& event) { state->Take(event); });
     if (!handle.ok()) {
       state->Take(WatchEvent{.job = nullptr, .end = handle.status()});
       return;
@@ -87,10 +86,10 @@ class WatchReactor : public grpc::ServerWriteReactor<v1::WatchJobResponse> {
  private:
   struct State {
     Mutex mu;
-    WatchReactor* reactor ABSL_GUARDED_BY(mu) = nullptr;            // null once gRPC is done with it
-    std::shared_ptr<const v1::Job> pending ABSL_GUARDED_BY(mu);     // newest state not yet written
-    int64_t newest ABSL_GUARDED_BY(mu) = 0;                         // sequence of the newest state taken
-    std::optional<absl::Status> end ABSL_GUARDED_BY(mu);            // how the stream ends, after `pending`
+    WatchReactor* reactor ABSL_GUARDED_BY(mu) = nullptr;         // null once gRPC is done with it
+    std::shared_ptr<const v1::Job> pending ABSL_GUARDED_BY(mu);  // newest state not yet written
+    int64_t newest ABSL_GUARDED_BY(mu) = 0;                      // sequence of the newest state taken
+    std::optional<absl::Status> end ABSL_GUARDED_BY(mu);         // how the stream ends, after `pending`
     bool writing ABSL_GUARDED_BY(mu) = false;
     bool finished ABSL_GUARDED_BY(mu) = false;
     uint64_t handle ABSL_GUARDED_BY(mu) = 0;

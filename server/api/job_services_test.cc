@@ -66,6 +66,9 @@ class Server {
   std::shared_ptr<grpc::Channel> NewChannel() {
     grpc::ChannelArguments arguments;
     arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
+    // A small fixed window, so that a client that does not read is felt by the server.
+    arguments.SetInt(GRPC_ARG_HTTP2_BDP_PROBE, 0);
+    arguments.SetInt(GRPC_ARG_HTTP2_STREAM_LOOKAHEAD_BYTES, 16 << 10);
     return grpc::CreateCustomChannel("127.0.0.1:" + std::to_string(port_), grpc::InsecureChannelCredentials(),
                                      arguments);
   }
@@ -96,7 +99,6 @@ class JobServicesTest : public testing::Test {
     dir_ = std::filesystem::temp_directory_path() / RandomId("job_services_test-");
     std::filesystem::create_directories(dir_);
     catalog_.AddModel("m-1");
-    options_.heartbeat_interval = absl::Milliseconds(200);
     Start();
   }
   ~JobServicesTest() override {
@@ -152,8 +154,7 @@ class JobServicesTest : public testing::Test {
     *request.mutable_worker() = Info(worker);
     SetProto(wait, request.mutable_wait());
     v1::LeaseJobResponse response;
-    const absl::Status status =
-        FromGrpc(workers_->LeaseJob(context == nullptr ? &own : context, request, &response));
+    const absl::Status status = FromGrpc(workers_->LeaseJob(context == nullptr ? &own : context, request, &response));
     if (!status.ok()) return status;
     return response;
   }
@@ -393,6 +394,8 @@ TEST_F(JobServicesTest, AJobGivenToACallWhoseClientLeftIsNotLost) {
 }
 
 TEST_F(JobServicesTest, ALostHeartbeatRequeuesAndTheStaleTokenIsRefused) {
+  options_.heartbeat_interval = absl::Milliseconds(200);
+  Restart();
   const auto job = Submit();
   const auto lost = Lease("w-1");
   ASSERT_TRUE(lost->has_lease());
@@ -462,8 +465,6 @@ TEST_F(JobServicesTest, DrainEndsTheParkedCall) {
 // when the worker has the lease in its hands; SQLite fsyncs both the submit and the lease.
 TEST_F(JobServicesTest, AnIdleWorkerHasTheJobWithin50Milliseconds) {
   constexpr int kJobs = 200;
-  options_.heartbeat_interval = absl::Seconds(1);
-  Restart();
   std::atomic<int64_t> leased_at{0};
   std::thread worker([&] {
     for (int done = 0; done < kJobs;) {

@@ -64,9 +64,7 @@ JobEvent AttemptLostEvent(int attempt, int max_attempts) {
 }
 
 bool IsLeased(JobState state) { return state == S::kRunning || state == S::kCancelling; }
-bool IsUnfinished(JobState state) {
-  return state == S::kQueued || state == S::kRetryWait || IsLeased(state);
-}
+bool IsUnfinished(JobState state) { return state == S::kQueued || state == S::kRetryWait || IsLeased(state); }
 bool IsFinal(JobState state) { return state == S::kSucceeded || state == S::kFailed || state == S::kCancelled; }
 bool IsDeletable(JobState state) { return !IsLeased(state); }
 

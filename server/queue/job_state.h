@@ -48,13 +48,20 @@ enum class JobEvent {
   kRetry,            // a client asks that it run again
 };
 
-inline constexpr JobState kAllJobStates[] = {
-    JobState::kQueued,    JobState::kRunning, JobState::kRetryWait, JobState::kCancelling,
-    JobState::kSucceeded, JobState::kFailed,  JobState::kCancelled, JobState::kDead};
-inline constexpr JobEvent kAllJobEvents[] = {
-    JobEvent::kLease,    JobEvent::kSucceed,         JobEvent::kFail,   JobEvent::kAttemptLost, JobEvent::kLastAttemptLost,
-    JobEvent::kRelease,  JobEvent::kWorkerCancelled, JobEvent::kCutOff, JobEvent::kRetryDue,    JobEvent::kCancel,
-    JobEvent::kRetry};
+inline constexpr JobState kAllJobStates[] = {JobState::kQueued,     JobState::kRunning,   JobState::kRetryWait,
+                                             JobState::kCancelling, JobState::kSucceeded, JobState::kFailed,
+                                             JobState::kCancelled,  JobState::kDead};
+inline constexpr JobEvent kAllJobEvents[] = {JobEvent::kLease,
+                                             JobEvent::kSucceed,
+                                             JobEvent::kFail,
+                                             JobEvent::kAttemptLost,
+                                             JobEvent::kLastAttemptLost,
+                                             JobEvent::kRelease,
+                                             JobEvent::kWorkerCancelled,
+                                             JobEvent::kCutOff,
+                                             JobEvent::kRetryDue,
+                                             JobEvent::kCancel,
+                                             JobEvent::kRetry};
 
 // Where `event` takes a job that is in `state`; the same state when the event is a repeat without effect (kCancel in
 // CANCELLING or CANCELLED); nothing when it is refused.

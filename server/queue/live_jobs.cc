@@ -48,9 +48,7 @@ const LiveJob* LiveJobs::Find(std::string_view id) const {
   return it == jobs_.end() ? nullptr : &it->second;
 }
 
-LiveJobs::ReadyKey LiveJobs::KeyOf(const JobRow& row) {
-  return {row.job.spec().priority(), row.ordinal, row.job.id()};
-}
+LiveJobs::ReadyKey LiveJobs::KeyOf(const JobRow& row) { return {row.job.spec().priority(), row.ordinal, row.job.id()}; }
 
 void LiveJobs::Index(const LiveJob& live) {
   const std::string& id = live.row.job.id();

@@ -118,7 +118,9 @@ absl::Status JobQueue::Load() {
   return absl::OkStatus();
 }
 
-void JobQueue::Start() { ticker_ = std::thread([this] { Run(); }); }
+void JobQueue::Start() {
+  ticker_ = std::thread([this] { Run(); });
+}
 
 void JobQueue::Shutdown() {
   EndWatches();
@@ -199,19 +201,21 @@ absl::Duration JobQueue::Backoff(const JobRow& row, const v1::JobError& error) {
   return delay * std::uniform_real_distribution<double>(0.5, 1.0)(jitter_);
 }
 
+std::map<uint64_t, JobQueue::Waiter>::iterator JobQueue::PickWaiter(absl::Time now) {
+  for (auto it = waiters_.begin(); it != waiters_.end(); ++it) {
+    const KnownWorker* worker = workers_.Find(it->second.worker_id);
+    if (worker != nullptr && now - worker->heard < Silence()) return it;
+  }
+  return waiters_.begin();
+}
+
 void JobQueue::Dispatch(Deferred* deferred) {
   const absl::Time now = clock_->Now();
   if (now < dispatch_blocked_until_) return;
   while (!waiters_.empty()) {
     const LiveJob* ready = live_.FirstReady();
     if (ready == nullptr) return;
-    // The call that has waited longest, of a worker that lives; where none is known to live, any.
-    auto waiter = std::find_if(waiters_.begin(), waiters_.end(), [&](const auto& entry) {
-      const KnownWorker* worker = workers_.Find(entry.second.worker_id);
-      return worker != nullptr && now - worker->heard < Silence();
-    });
-    if (waiter == waiters_.end()) waiter = waiters_.begin();
-
+    const auto waiter = PickWaiter(now);
     JobRow row = ready->row;
     row.job.set_worker_id(waiter->second.worker_id);
     row.job.set_attempt(row.job.attempt() + 1);

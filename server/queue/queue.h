@@ -47,18 +47,19 @@ namespace quant {
 class ServerMetrics;
 
 struct QueueOptions {
-  int64_t max_unfinished = 10'000;                         // Submit answers QUEUE_FULL beyond
-  int64_t max_watches = 10'000;                            // WatchJob answers TOO_MANY_WATCHES beyond
-  int64_t max_workers = 10'000;                            // remembered workers
-  absl::Duration heartbeat_interval = absl::Seconds(1);    // what workers are told
-  int missed_heartbeats = 3;                               // intervals of silence after which a lease is lost
-  absl::Duration cancel_grace = absl::Seconds(60);         // a worker that ignores a cancellation is cut off after
-  absl::Duration max_lease_wait = absl::Seconds(60);       // longest parked LeaseJob
-  absl::Duration watch_keepalive = absl::Seconds(15);      // a watch is told at least this often
-  absl::Duration progress_save = absl::Seconds(5);         // progress is stored at most this often per job
-  absl::Duration request_retention = absl::Hours(48);      // how long a request_id is remembered
-  absl::Duration worker_retention = absl::Hours(1);        // how long a silent worker is listed
-  uint64_t jitter_seed = std::random_device{}();           // of the backoff
+  int64_t max_unfinished = 10'000;                       // Submit answers QUEUE_FULL beyond
+  int64_t max_watches = 10'000;                          // WatchJob answers TOO_MANY_WATCHES beyond
+  int64_t max_parked = 10'000;                           // LeaseJob answers TOO_MANY_CALLS beyond
+  int64_t max_workers = 10'000;                          // remembered workers
+  absl::Duration heartbeat_interval = absl::Seconds(1);  // what workers are told
+  int missed_heartbeats = 3;                             // intervals of silence after which a lease is lost
+  absl::Duration cancel_grace = absl::Seconds(60);       // a worker that ignores a cancellation is cut off after
+  absl::Duration max_lease_wait = absl::Seconds(60);     // longest parked LeaseJob
+  absl::Duration watch_keepalive = absl::Seconds(15);    // a watch is told at least this often
+  absl::Duration progress_save = absl::Seconds(5);       // progress is stored at most this often per job
+  absl::Duration request_retention = absl::Hours(48);    // how long a request_id is remembered
+  absl::Duration worker_retention = absl::Hours(1);      // how long a silent worker is listed
+  uint64_t jitter_seed = std::random_device{}();         // of the backoff
 };
 
 // Called once with a lease, or with no lease when the wait ended, or with an error.
@@ -78,7 +79,7 @@ class JobQueue {
   JobQueue(const JobQueue&) = delete;
   JobQueue& operator=(const JobQueue&) = delete;
 
-  // Starts the thread that runs Tick. Not for tests with a fake clock.
+  // Starts the thread that runs Tick. Tests with a fake clock call Tick themselves instead.
   void Start();
   // Stops that thread, ends watches and parked leases with UNAVAILABLE. Idempotent; the destructor calls it.
   void Shutdown();
@@ -160,6 +161,8 @@ class JobQueue {
 
   // Hands ready jobs to parked calls until one of the two runs out.
   void Dispatch(Deferred* deferred) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  // The call that has waited longest, of a worker that lives; where none is known to live, of any. There must be one.
+  std::map<uint64_t, Waiter>::iterator PickWaiter(absl::Time now) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   // Lets dispatch rest for a moment after an error, so that it is not repeated in a tight loop.
   void PauseDispatch() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   // Reads the manifests and answers the call. Without the lock.
@@ -197,6 +200,8 @@ class JobQueue {
 
   // Goes on from a result in the store whose lease ran out. Without the lock.
   void PublishStored(const std::string& id, int64_t token, const std::string& bytes);
+  // Tick, by the thread of Start: it wanted to run at `planned`.
+  void TickPlannedFor(absl::Time planned);
   void TickLease(const std::string& id, absl::Time now, Deferred* deferred) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   absl::Time LeaseDue(const LiveJob& live) const;
   // Makes the thread of Start wake at `time` at the latest.

@@ -48,11 +48,10 @@ std::string Canonical(const google::protobuf::MessageLite& message) {
 
 absl::StatusOr<v1::Job> AnswerRepeat(const SubmitRequest& request, const StoredRequest& stored) {
   if (stored.body_digest == request.body_digest) return stored.first_answer;
-  return WithReason(
-      absl::InvalidArgumentError(absl::StrCat("request_id ", request.request_id, " was used for job ",
-                                              stored.first_answer.id(),
-                                              " with another body: use a new request_id for another job")),
-      "REQUEST_ID_REUSED", {{"job", stored.first_answer.id()}});
+  return WithReason(absl::InvalidArgumentError(
+                        absl::StrCat("request_id ", request.request_id, " was used for job ", stored.first_answer.id(),
+                                     " with another body: use a new request_id for another job")),
+                    "REQUEST_ID_REUSED", {{"job", stored.first_answer.id()}});
 }
 
 // Page tokens are "<digest of the filter>/<ordinal of the page's last job>", base64url. Opaque to clients; they grant
@@ -77,9 +76,9 @@ absl::StatusOr<int64_t> ParsePageToken(const std::string& token, const std::stri
     const std::vector<std::string> parts = absl::StrSplit(plain, '/');
     if (parts.size() == 2 && parts[0] == filter && absl::SimpleAtoi(parts[1], &ordinal) && ordinal > 0) return ordinal;
   }
-  return absl::InvalidArgumentError(absl::StrCat(
-      "page_token ", Quoted(token),
-      " is not from a ListJobs call with the same states, kind and labels: start again without a token"));
+  return absl::InvalidArgumentError(
+      absl::StrCat("page_token ", Quoted(token),
+                   " is not from a ListJobs call with the same states, kind and labels: start again without a token"));
 }
 
 absl::StatusOr<JobFilter> FilterOf(const v1::ListJobsRequest& request) {
@@ -106,6 +105,19 @@ absl::StatusOr<JobFilter> FilterOf(const v1::ListJobsRequest& request) {
   for (const auto& [key, value] : request.labels()) filter.labels.emplace_back(key, value);
   std::sort(filter.labels.begin(), filter.labels.end());
   return filter;
+}
+
+// How many of `rows` make a page: at most `page_size`, and no more than gRPC's default receive limit of 4 MiB takes.
+size_t FittingRows(const std::vector<JobRow>& rows, size_t page_size) {
+  constexpr size_t kMaxPageBytes = 3 << 20;
+  size_t bytes = 0;
+  size_t count = 0;
+  while (count < std::min(rows.size(), page_size)) {
+    bytes += rows[count].job.ByteSizeLong();
+    if (bytes > kMaxPageBytes && count > 0) break;
+    ++count;
+  }
+  return count;
 }
 
 }  // namespace
@@ -170,9 +182,10 @@ absl::StatusOr<v1::ListJobsResponse> JobQueue::List(const v1::ListJobsRequest& r
   ASSIGN_OR_RETURN(const int64_t before, ParsePageToken(request.page_token(), digest));
   // One more than asked tells whether there is a next page.
   ASSIGN_OR_RETURN(std::vector<JobRow> rows, store_->List(filter, before, page_size + 1));
+  const size_t fitting = FittingRows(rows, static_cast<size_t>(page_size));
   v1::ListJobsResponse response;
-  if (static_cast<int>(rows.size()) > page_size) {
-    rows.resize(static_cast<size_t>(page_size));
+  if (rows.size() > fitting) {
+    rows.resize(fitting);
     response.set_next_page_token(MakePageToken(digest, rows.back().ordinal));
   }
   MutexLock lock(&mu_);
@@ -232,10 +245,10 @@ absl::StatusOr<v1::Report> JobQueue::GetReport(std::string_view id) {
   MutexLock lock(&mu_);
   ASSIGN_OR_RETURN(const JobRow row, Find(id));
   if (StateOf(row) != JobState::kSucceeded) {
-    return WithReason(absl::FailedPreconditionError(absl::StrCat("job ", row.job.id(), " is ",
-                                                                 AbslView(JobStateName(StateOf(row))),
-                                                                 ": only a job that SUCCEEDED has a report")),
-                      "NO_REPORT");
+    return WithReason(
+        absl::FailedPreconditionError(absl::StrCat("job ", row.job.id(), " is ", AbslView(JobStateName(StateOf(row))),
+                                                   ": only a job that SUCCEEDED has a report")),
+        "NO_REPORT");
   }
   ASSIGN_OR_RETURN(const JobStore::Result stored, store_->GetResult(id));
   v1::JobResult result;

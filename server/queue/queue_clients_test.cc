@@ -147,6 +147,29 @@ TEST_F(QueueClientsTest, AHugePageSizeIsTakenAs500) {
   EXPECT_THAT(IdsOf(queue_->List(request)), SizeIs(50));
 }
 
+TEST_F(QueueClientsTest, APageOfLargeJobsStaysBelowTheMessageLimit) {
+  v1::SubmitJobRequest large = Request();
+  for (int i = 0; i < 120; ++i) {
+    v1::LayerRule* rule = large.mutable_spec()->mutable_quantize()->mutable_recipe()->add_rules();
+    rule->set_name(std::string(500, 'x'));
+    rule->set_skip(true);
+  }
+  constexpr int kJobs = 100;  // 6 MB
+  for (int i = 0; i < kJobs; ++i) Submit(large);
+  v1::ListJobsRequest request;
+  request.set_page_size(500);
+  int jobs = 0;
+  do {
+    const auto page = queue_->List(request);
+    ASSERT_THAT(page, IsOk());
+    ASSERT_GT(page->jobs_size(), 0);
+    EXPECT_LT(page->ByteSizeLong(), 4u << 20);
+    jobs += page->jobs_size();
+    request.set_page_token(page->next_page_token());
+  } while (!request.page_token().empty());
+  EXPECT_EQ(jobs, kJobs);
+}
+
 TEST_F(QueueClientsTest, BadListRequestsAreRefused) {
   Submit();
   Submit();

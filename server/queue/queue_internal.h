@@ -23,9 +23,8 @@ inline JobState StateOf(const JobRow& row) { return StateOf(row.job); }
 inline bool EndsWatch(JobState state) { return IsFinal(state) || state == JobState::kDead; }
 
 inline absl::Status StateForbids(const v1::Job& job, std::string_view what) {
-  return WithReason(absl::FailedPreconditionError(absl::StrCat("job ", job.id(), " is ",
-                                                               AbslView(JobStateName(StateOf(job))), ": ",
-                                                               AbslView(what))),
+  return WithReason(absl::FailedPreconditionError(absl::StrCat(
+                        "job ", job.id(), " is ", AbslView(JobStateName(StateOf(job))), ": ", AbslView(what))),
                     "JOB_STATE_FORBIDS", {{"state", std::string(JobStateName(StateOf(job)))}});
 }
 

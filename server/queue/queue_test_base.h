@@ -49,7 +49,8 @@ struct Watcher {
   std::string Story() const {
     std::string story;
     for (const WatchEvent& event : events) {
-      if (event.job) story += (story.empty() ? "" : " ") + std::string(v1::JobState_Name(event.job->state()).substr(10));
+      if (event.job)
+        story += (story.empty() ? "" : " ") + std::string(v1::JobState_Name(event.job->state()).substr(10));
       if (event.end) story += (story.empty() ? "" : " ") + absl::StatusCodeToString(event.end->code());
     }
     return story;
@@ -58,8 +59,7 @@ struct Watcher {
 
 class QueueTest : public testing::Test {
  protected:
-  explicit QueueTest(bool with_metrics = true)
-      : metrics_(with_metrics ? std::make_unique<ServerMetrics>() : nullptr) {
+  explicit QueueTest(bool with_metrics = true) : metrics_(with_metrics ? std::make_unique<ServerMetrics>() : nullptr) {
     catalog_.AddModel("m-1");
     catalog_.AddDataset("d-1");
     options_.jitter_seed = 7;

@@ -78,8 +78,7 @@ void JobQueue::TickLease(const std::string& id, absl::Time now, Deferred* deferr
               LossError("LEASE_LOST",
                         absl::StrCat("worker ", job.worker_id(), " was not heard of for ",
                                      absl::FormatDuration(now - live->last_heard), " (limit ",
-                                     absl::FormatDuration(Silence()),
-                                     "): it died, hangs or lost its network"),
+                                     absl::FormatDuration(Silence()), "): it died, hangs or lost its network"),
                         job),
               deferred)
         .IgnoreError();
@@ -97,22 +96,33 @@ void JobQueue::PublishStored(const std::string& id, int64_t token, const std::st
     LiveJob* live = live_.Find(id);
     if (live == nullptr || live->row.token != token || !IsLeased(StateOf(live->row))) return;
     live->publishing = false;
-    ApplyLoss(live->row,
-              LossError("INTERNAL", absl::StrCat("the result could not be published: ", status.ToString()),
-                        live->row.job),
-              &deferred)
+    ApplyLoss(
+        live->row,
+        LossError("INTERNAL", absl::StrCat("the result could not be published: ", status.ToString()), live->row.job),
+        &deferred)
         .IgnoreError();
     Dispatch(&deferred);
   }
   RunAll(&deferred);
 }
 
-void JobQueue::Tick() {
+void JobQueue::Tick() { TickPlannedFor(absl::InfiniteFuture()); }
+
+void JobQueue::TickPlannedFor(absl::Time planned) {
   Deferred deferred;
   const absl::Time begun = absl::Now();
   {
     MutexLock lock(&mu_);
     const absl::Time now = clock_->Now();
+    // This server stood still (stopped, suspended, a disk that hung) or its clock jumped: heartbeats that could not be
+    // heard in that time are not missed.
+    if (const absl::Duration late = now - planned; late > options_.heartbeat_interval) {
+      LOG(WARNING) << "queue: the scanner is " << late << " late; all leases get as much more time";
+      for (const std::string& id : live_.Leased()) {
+        LiveJob& live = *live_.Find(id);
+        live.last_heard = std::min(now, live.last_heard + late);
+      }
+    }
     for (const std::string& id : live_.Leased()) TickLease(id, now, &deferred);
     for (const std::string& id : live_.RetriesDue(now)) {
       Apply(JobEvent::kRetryDue, live_.Find(id)->row, &deferred).IgnoreError();  // logged there; tried again
@@ -167,14 +177,15 @@ void JobQueue::NoteDue(absl::Time time) {
 }
 
 void JobQueue::Run() {
+  absl::Time planned = absl::InfiniteFuture();
   while (true) {
-    Tick();
+    TickPlannedFor(planned);
     MutexLock lock(&mu_);
     if (stopping_) return;
     const absl::Time now = clock_->Now();
-    planned_wake_ = NextDueLocked(now);
+    planned = planned_wake_ = std::max(NextDueLocked(now), now + kShortestSleep);
     // A signal may come for an earlier time; Tick is harmless when nothing is due.
-    due_changed_.WaitFor(&mu_, std::max(planned_wake_ - now, kShortestSleep));
+    due_changed_.WaitFor(&mu_, planned - now);
     if (stopping_) return;
   }
 }

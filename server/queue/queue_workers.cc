@@ -30,9 +30,9 @@ std::string Cut(std::string_view text, size_t max) {
 }
 
 bool IsReason(std::string_view reason) {
-  return !reason.empty() && reason.size() <= kMaxReasonBytes &&
-         std::all_of(reason.begin(), reason.end(),
-                     [](char c) { return (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '_'; });
+  return !reason.empty() && reason.size() <= kMaxReasonBytes && std::all_of(reason.begin(), reason.end(), [](char c) {
+    return (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '_';
+  });
 }
 
 // What a worker says of its progress, inside the limits of the contract.
@@ -62,8 +62,8 @@ v1::JobError CleanError(const v1::JobError& in, const v1::Progress& progress) {
 }
 
 absl::Status Draining(std::string_view worker_id) {
-  return WithReason(absl::FailedPreconditionError(absl::StrCat("worker ", AbslView(worker_id),
-                                                               " was told to drain: it gets no more jobs")),
+  return WithReason(absl::FailedPreconditionError(
+                        absl::StrCat("worker ", AbslView(worker_id), " was told to drain: it gets no more jobs")),
                     "WORKER_DRAINING");
 }
 
@@ -138,8 +138,13 @@ absl::Status JobQueue::Park(const v1::LeaseJobRequest& request, uint64_t handle,
   }
   if (leases + parked >= slots && oldest != waiters_.end()) Answer(oldest, EmptyLease(), deferred);
 
-  const absl::Duration wait =
-      std::clamp(FromProto(request.wait()), absl::ZeroDuration(), options_.max_lease_wait);
+  if (static_cast<int64_t>(waiters_.size()) >= options_.max_parked) {
+    return WithReason(absl::ResourceExhaustedError(absl::StrCat(waiters_.size(), " LeaseJob calls wait, the limit is ",
+                                                                options_.max_parked, ": ask again later")),
+                      "TOO_MANY_CALLS", {}, absl::Seconds(5));
+  }
+
+  const absl::Duration wait = std::clamp(FromProto(request.wait()), absl::ZeroDuration(), options_.max_lease_wait);
   waiters_[handle] = {.worker_id = id, .until = now + wait, .callback = std::move(callback)};
   Dispatch(deferred);
   const auto waiter = waiters_.find(handle);
@@ -153,7 +158,8 @@ absl::Status JobQueue::Park(const v1::LeaseJobRequest& request, uint64_t handle,
 
 void JobQueue::Answer(std::map<uint64_t, Waiter>::iterator waiter, absl::StatusOr<v1::LeaseJobResponse> answer,
                       Deferred* deferred) {
-  deferred->push_back([callback = std::move(waiter->second.callback), answer = std::move(answer)] { callback(answer); });
+  deferred->push_back(
+      [callback = std::move(waiter->second.callback), answer = std::move(answer)] { callback(answer); });
   waiters_.erase(waiter);
 }
 
@@ -254,8 +260,8 @@ void JobQueue::Deliver(const Grant& grant) {
 
 absl::StatusOr<v1::HeartbeatResponse> JobQueue::Heartbeat(const v1::HeartbeatRequest& request) {
   if (request.leases_size() > kMaxLeasesPerHeartbeat) {
-    return absl::InvalidArgumentError(absl::StrCat("leases has ", request.leases_size(), " entries; at most ",
-                                                   kMaxLeasesPerHeartbeat, " are taken"));
+    return absl::InvalidArgumentError(
+        absl::StrCat("leases has ", request.leases_size(), " entries; at most ", kMaxLeasesPerHeartbeat, " are taken"));
   }
   v1::HeartbeatResponse response;
   SetProto(options_.heartbeat_interval, response.mutable_heartbeat_interval());
@@ -391,8 +397,7 @@ absl::StatusOr<std::string> JobQueue::PublishModel(const v1::Job& job, const v1:
   return model.id();
 }
 
-absl::StatusOr<v1::Job> JobQueue::FinishPublication(const std::string& id, int64_t token,
-                                                    const v1::JobResult& result) {
+absl::StatusOr<v1::Job> JobQueue::FinishPublication(const std::string& id, int64_t token, const v1::JobResult& result) {
   v1::Job job;
   {
     MutexLock lock(&mu_);

@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // What workers see: leases, heartbeats, completion, losses, drain.
+#include <atomic>
 #include <string>
 
+#include "absl/time/clock.h"
 #include "server/queue/queue_test_base.h"
 
 namespace quant {
@@ -234,6 +236,23 @@ TEST_F(QueueWorkersTest, AfterALostWorkerTheFirstRetryIsQuick) {
   EXPECT_FALSE(parked->answer->lease().job().has_error());
 }
 
+TEST_F(QueueWorkersTest, AServerThatStoodStillDoesNotBlameTheWorkers) {
+  const v1::Job job = Submit();
+  const v1::Lease lease = Lease("w-1");
+  std::atomic<int> answers = 0;
+  v1::LeaseJobRequest request;
+  *request.mutable_worker() = Info("w-2");
+  SetProto(absl::Seconds(10), request.mutable_wait());
+  queue_->Lease(request, [&](const absl::StatusOr<v1::LeaseJobResponse>&) { ++answers; });
+  queue_->Start();  // its first wake-up is at most a second away …
+  absl::SleepFor(absl::Milliseconds(100));
+  clock_.Advance(absl::Seconds(20));                           // … and finds that twenty have passed
+  while (answers == 0) absl::SleepFor(absl::Milliseconds(1));  // the end of the wait tells that the scanner ran
+  EXPECT_EQ(Beat("w-1", lease), v1::LEASE_COMMAND_CONTINUE);
+  clock_.Advance(absl::Milliseconds(2999));
+  EXPECT_EQ(State(job.id()), v1::JOB_STATE_RUNNING);
+}
+
 TEST_F(QueueWorkersTest, AHeartbeatOfTheWorkerThatDoesNotNameTheLeaseDoesNotKeepIt) {
   const v1::Job job = Submit();
   const v1::Lease lease = Lease("w-1");
@@ -250,8 +269,7 @@ TEST_F(QueueWorkersTest, ALeaseIsOnlyItsWorkersOwn) {
   Submit();
   const v1::Lease lease = Lease("w-1");
   EXPECT_EQ(Beat("w-2", lease), v1::LEASE_COMMAND_LEASE_LOST);
-  EXPECT_THAT(queue_->Complete(Success("w-2", lease)),
-              FailsWith(absl::StatusCode::kFailedPrecondition, "LEASE_STALE"));
+  EXPECT_THAT(queue_->Complete(Success("w-2", lease)), FailsWith(absl::StatusCode::kFailedPrecondition, "LEASE_STALE"));
 }
 
 TEST_F(QueueWorkersTest, AttemptsAreUsedUpIntoDead) {
@@ -318,8 +336,7 @@ TEST_F(QueueWorkersTest, AWorkerThatIgnoresACancellationIsCutOffAfterAMinute) {
   Advance(absl::Seconds(1));
   EXPECT_EQ(State(job.id()), v1::JOB_STATE_CANCELLED);
   EXPECT_EQ(Beat("w-1", lease), v1::LEASE_COMMAND_LEASE_LOST);
-  EXPECT_THAT(queue_->Complete(Success("w-1", lease)),
-              FailsWith(absl::StatusCode::kFailedPrecondition, "LEASE_STALE"));
+  EXPECT_THAT(queue_->Complete(Success("w-1", lease)), FailsWith(absl::StatusCode::kFailedPrecondition, "LEASE_STALE"));
   EXPECT_THAT(catalog_.Published(), IsEmpty());
 }
 
@@ -470,8 +487,7 @@ TEST_F(QueueWorkersTest, CompletingADeletedOrUnknownJobIsStale) {
   v1::Lease lease;
   lease.mutable_job()->set_id("j-none");
   lease.set_token(1);
-  EXPECT_THAT(queue_->Complete(Success("w-1", lease)),
-              FailsWith(absl::StatusCode::kFailedPrecondition, "LEASE_STALE"));
+  EXPECT_THAT(queue_->Complete(Success("w-1", lease)), FailsWith(absl::StatusCode::kFailedPrecondition, "LEASE_STALE"));
 }
 
 TEST_F(QueueWorkersTest, AReleasedLeaseCostsNoAttempt) {
@@ -582,6 +598,15 @@ TEST_F(QueueWorkersTest, RememberedWorkersAreBounded) {
   EXPECT_THAT(Ask("w-3")->answer, FailsWith(absl::StatusCode::kResourceExhausted, "TOO_MANY_WORKERS"));
   Advance(absl::Hours(1) + absl::Seconds(1));
   EXPECT_TRUE(HasNoJob("w-3"));
+}
+
+TEST_F(QueueWorkersTest, ParkedCallsAreBounded) {
+  options_.max_parked = 1;
+  Restart();
+  const auto parked = Ask("w-1", absl::Seconds(30));
+  EXPECT_THAT(Ask("w-2", absl::Seconds(30))->answer, FailsWith(absl::StatusCode::kResourceExhausted, "TOO_MANY_CALLS"));
+  Submit();
+  EXPECT_EQ(parked->answers, 1);
 }
 
 TEST_F(QueueWorkersTest, MetricsFollowTheEdges) {

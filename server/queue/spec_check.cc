@@ -37,9 +37,9 @@ constexpr int64_t kMaxCount = std::numeric_limits<int64_t>::max();
 
 absl::Status NotBuilt(std::string_view what, std::string_view value, std::span<const std::string_view> built) {
   const std::vector<std::string> names(built.begin(), built.end());
-  return WithReason(absl::UnimplementedError(absl::StrCat(std::string(what), " \"", std::string(value),
-                                                          "\" is not built into this server; there is: ",
-                                                          absl::StrJoin(names, ", "))),
+  return WithReason(absl::UnimplementedError(
+                        absl::StrCat(std::string(what), " \"", std::string(value),
+                                     "\" is not built into this server; there is: ", absl::StrJoin(names, ", "))),
                     "NOT_BUILT");
 }
 
@@ -91,15 +91,16 @@ absl::Status CheckGranularity(const std::string& field, v1::Granularity value) {
       value == v1::GRANULARITY_PER_CHANNEL) {
     return absl::OkStatus();
   }
-  return absl::InvalidArgumentError(absl::StrCat(field, " is ", v1::Granularity_Name(value),
-                                                 "; INT8 methods take GRANULARITY_PER_CHANNEL or GRANULARITY_PER_TENSOR"));
+  return absl::InvalidArgumentError(
+      absl::StrCat(field, " is ", v1::Granularity_Name(value),
+                   "; INT8 methods take GRANULARITY_PER_CHANNEL or GRANULARITY_PER_TENSOR"));
 }
 
 absl::Status CheckSymmetry(const std::string& field, v1::Symmetry value) {
   if (!v1::Symmetry_IsValid(value)) return UnknownEnum(field, value);
   if (value != v1::SYMMETRY_FULL_RANGE) return absl::OkStatus();
-  return absl::InvalidArgumentError(absl::StrCat(
-      field, " is SYMMETRY_FULL_RANGE; INT8 methods take SYMMETRY_SYMMETRIC or SYMMETRY_ASYMMETRIC"));
+  return absl::InvalidArgumentError(
+      absl::StrCat(field, " is SYMMETRY_FULL_RANGE; INT8 methods take SYMMETRY_SYMMETRIC or SYMMETRY_ASYMMETRIC"));
 }
 
 absl::Status CheckReduceRange(const std::string& field, v1::ReduceRange value) {
@@ -132,9 +133,9 @@ absl::Status CheckStatic(const std::string& at, const v1::StaticInt8& options) {
 absl::Status CheckMethod(const std::string& at, const v1::Recipe& recipe) {
   const std::string_view method = MethodName(recipe);
   if (method.empty()) {
-    return absl::InvalidArgumentError(
-        absl::StrCat(at, " has no method; there is: ",
-                     absl::StrJoin(std::vector<std::string>(std::begin(kBuiltMethods), std::end(kBuiltMethods)), ", ")));
+    return absl::InvalidArgumentError(absl::StrCat(
+        at, " has no method; there is: ",
+        absl::StrJoin(std::vector<std::string>(std::begin(kBuiltMethods), std::end(kBuiltMethods)), ", ")));
   }
   RETURN_IF_ERROR(CheckBuilt("method", method, kBuiltMethods));
   if (recipe.has_dynamic()) return CheckDynamic(at + ".dynamic", recipe.dynamic());
@@ -203,8 +204,8 @@ absl::Status CheckRecipe(const std::string& at, const v1::Recipe& recipe) {
   RETURN_IF_ERROR(CheckMethod(at, recipe));
   if (!v1::ExportFormat_IsValid(recipe.format())) return UnknownEnum(at + ".format", recipe.format());
   if (recipe.format() != v1::EXPORT_FORMAT_UNSPECIFIED) {
-    RETURN_IF_ERROR(CheckBuilt("format", ShortName(v1::ExportFormat_Name(recipe.format()), "EXPORT_FORMAT_"),
-                               kBuiltFormats));
+    RETURN_IF_ERROR(
+        CheckBuilt("format", ShortName(v1::ExportFormat_Name(recipe.format()), "EXPORT_FORMAT_"), kBuiltFormats));
   }
   RETURN_IF_ERROR(InRange(at + ".rules (number of)", recipe.rules_size(), 0, kMaxRules));
   for (int i = 0; i < recipe.rules_size(); ++i) {

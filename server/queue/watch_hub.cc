@@ -44,9 +44,8 @@ void WatchHub::Publish(std::string_view job_id, const WatchEvent& event, absl::T
 
 void WatchHub::EndAll(const absl::Status& status, Calls* calls) {
   for (auto& [handle, watch] : watches_) {
-    calls->push_back([callback = std::move(watch.callback), status] {
-      callback(WatchEvent{.job = nullptr, .end = status});
-    });
+    calls->push_back(
+        [callback = std::move(watch.callback), status] { callback(WatchEvent{.job = nullptr, .end = status}); });
   }
   watches_.clear();
   by_job_.clear();

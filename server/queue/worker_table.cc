@@ -23,8 +23,8 @@ bool IsIdByte(char c) {
 absl::Status CheckWorkerInfo(const v1::WorkerInfo& info) {
   const std::string& id = info.id();
   if (id.empty() || id.size() > kMaxIdBytes || !std::all_of(id.begin(), id.end(), IsIdByte)) {
-    return absl::InvalidArgumentError(absl::StrCat("worker.id is ", Quoted(id), " (", id.size(),
-                                                   " bytes): 1 to ", kMaxIdBytes, " of [A-Za-z0-9._-] are wanted"));
+    return absl::InvalidArgumentError(absl::StrCat("worker.id is ", Quoted(id), " (", id.size(), " bytes): 1 to ",
+                                                   kMaxIdBytes, " of [A-Za-z0-9._-] are wanted"));
   }
   if (info.slots() < 1 || info.slots() > kMaxSlots) {
     return absl::InvalidArgumentError(
@@ -49,11 +49,10 @@ absl::StatusOr<KnownWorker*> WorkerTable::Touch(const v1::WorkerInfo& info, absl
   if (it == workers_.end()) {
     if (static_cast<int64_t>(workers_.size()) >= max_workers_) Forget(now);
     if (static_cast<int64_t>(workers_.size()) >= max_workers_) {
-      return WithReason(
-          absl::ResourceExhaustedError(absl::StrCat(workers_.size(), " workers were seen within ",
-                                                    absl::FormatDuration(retention_), ", the limit is ", max_workers_,
-                                                    ": use one id for the life of a worker")),
-          "TOO_MANY_WORKERS", {}, absl::Minutes(1));
+      return WithReason(absl::ResourceExhaustedError(absl::StrCat(
+                            workers_.size(), " workers were seen within ", absl::FormatDuration(retention_),
+                            ", the limit is ", max_workers_, ": use one id for the life of a worker")),
+                        "TOO_MANY_WORKERS", {}, absl::Minutes(1));
     }
     it = workers_.emplace(info.id(), KnownWorker{.registered = now}).first;
   }

@@ -25,10 +25,10 @@ namespace quant {
 
 // A job with what the server knows beyond the resource. Times are kept to the nanosecond.
 struct JobRow {
-  v1::Job job;                  // job.id, job.state and job.spec are always set
-  int64_t ordinal = 0;          // order of submission from 1; assigned by Insert, never reused
-  int64_t token = 0;            // fencing token of the newest lease; 0 before the first
-  int64_t completed_token = 0;  // newest token whose outcome was taken; 0: none
+  v1::Job job;                                    // job.id, job.state and job.spec are always set
+  int64_t ordinal = 0;                            // order of submission from 1; assigned by Insert, never reused
+  int64_t token = 0;                              // fencing token of the newest lease; 0 before the first
+  int64_t completed_token = 0;                    // newest token whose outcome was taken; 0: none
   absl::Time deadline = absl::InfiniteFuture();   // leased: when the attempt must be over
   absl::Time cancel_time = absl::InfinitePast();  // CANCELLING: when that was asked for
 };
@@ -53,7 +53,7 @@ struct StoredRequest {
 // Which jobs to list. Empty members do not restrict.
 struct JobFilter {
   std::vector<v1::JobState> states;
-  std::string kind;                                        // "quantize", …
+  std::string kind;                                         // "quantize", …
   std::vector<std::pair<std::string, std::string>> labels;  // all of them
 };
 

@@ -243,11 +243,10 @@ TEST_P(JobStoreTest, LoadsUnfinishedOldestFirstAndCountsStates) {
   EXPECT_THAT(IdsOf(store_->LoadUnfinished()), ElementsAre("j-1", "j-2", "j-3", "j-4"));
   const auto counts = store_->CountByState();
   ASSERT_THAT(counts, IsOk());
-  EXPECT_THAT(*counts,
-              UnorderedElementsAre(Pair(v1::JOB_STATE_QUEUED, 1), Pair(v1::JOB_STATE_RUNNING, 1),
-                                   Pair(v1::JOB_STATE_RETRY_WAIT, 1), Pair(v1::JOB_STATE_CANCELLING, 1),
-                                   Pair(v1::JOB_STATE_SUCCEEDED, 1), Pair(v1::JOB_STATE_FAILED, 1),
-                                   Pair(v1::JOB_STATE_CANCELLED, 1), Pair(v1::JOB_STATE_DEAD, 2)));
+  EXPECT_THAT(*counts, UnorderedElementsAre(Pair(v1::JOB_STATE_QUEUED, 1), Pair(v1::JOB_STATE_RUNNING, 1),
+                                            Pair(v1::JOB_STATE_RETRY_WAIT, 1), Pair(v1::JOB_STATE_CANCELLING, 1),
+                                            Pair(v1::JOB_STATE_SUCCEEDED, 1), Pair(v1::JOB_STATE_FAILED, 1),
+                                            Pair(v1::JOB_STATE_CANCELLED, 1), Pair(v1::JOB_STATE_DEAD, 2)));
 }
 
 TEST_P(JobStoreTest, AResultIsKeptUnderItsTokenReplacedAndDeletedWithTheJob) {

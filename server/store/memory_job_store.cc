@@ -130,8 +130,8 @@ absl::StatusOr<std::vector<JobRow>> MemoryJobStore::List(const JobFilter& filter
 }
 
 absl::StatusOr<std::vector<JobRow>> MemoryJobStore::LoadUnfinished() {
-  const JobFilter unfinished{.states = {v1::JOB_STATE_QUEUED, v1::JOB_STATE_RUNNING, v1::JOB_STATE_RETRY_WAIT,
-                                        v1::JOB_STATE_CANCELLING}};
+  const JobFilter unfinished{
+      .states = {v1::JOB_STATE_QUEUED, v1::JOB_STATE_RUNNING, v1::JOB_STATE_RETRY_WAIT, v1::JOB_STATE_CANCELLING}};
   MutexLock lock(&mu_);
   std::vector<JobRow> rows;
   for (const auto& [id, row] : jobs_) {

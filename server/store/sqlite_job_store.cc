@@ -269,8 +269,9 @@ absl::Status SqliteJobStore::PutResult(std::string_view id, const JobVersion& ex
 
 absl::StatusOr<JobStore::Result> SqliteJobStore::GetResult(std::string_view id) {
   MutexLock lock(mu());
-  ASSIGN_OR_RETURN(Statement select, db_->Prepare("SELECT r.token, r.body FROM job_result AS r JOIN job USING (ordinal) "
-                                                  "WHERE job.id = ?"));
+  ASSIGN_OR_RETURN(Statement select,
+                   db_->Prepare("SELECT r.token, r.body FROM job_result AS r JOIN job USING (ordinal) "
+                                "WHERE job.id = ?"));
   select.Bind(1, id);
   ASSIGN_OR_RETURN(const bool found, select.Step());
   if (!found) return absl::NotFoundError(absl::StrCat("no result of job ", Quoted(id), " is stored"));
@@ -303,8 +304,9 @@ absl::StatusOr<std::vector<JobRow>> SqliteJobStore::List(const JobFilter& filter
 
 absl::StatusOr<std::vector<JobRow>> SqliteJobStore::LoadUnfinished() {
   MutexLock lock(mu());
-  ASSIGN_OR_RETURN(Statement select, db_->Prepare(absl::StrCat("SELECT ", kColumns,
-                                                               " FROM job WHERE state IN (?, ?, ?, ?) ORDER BY ordinal")));
+  ASSIGN_OR_RETURN(
+      Statement select,
+      db_->Prepare(absl::StrCat("SELECT ", kColumns, " FROM job WHERE state IN (?, ?, ?, ?) ORDER BY ordinal")));
   select.Bind(1, static_cast<int64_t>(v1::JOB_STATE_QUEUED));
   select.Bind(2, static_cast<int64_t>(v1::JOB_STATE_RUNNING));
   select.Bind(3, static_cast<int64_t>(v1::JOB_STATE_RETRY_WAIT));
