@@ -90,7 +90,7 @@ class BlobStoreTest : public StoreTest, public ::testing::TestWithParam<Kind> {
   BlobStoreTest() : StoreTest(GetParam()) {}
 };
 INSTANTIATE_TEST_SUITE_P(All, BlobStoreTest, ::testing::Values(Kind::kFile, Kind::kMemory),
-                         [](const auto& info) { return info.param == Kind::kFile ? "File" : "Memory"; });
+                         [](const auto& kind) { return kind.param == Kind::kFile ? "File" : "Memory"; });
 
 class FileBlobStoreTest : public StoreTest, public ::testing::Test {
  protected:
