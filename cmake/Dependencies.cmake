@@ -32,3 +32,10 @@ option(QUANT_BENCHMARKS "Build the programs of bench/" OFF)
 if(QUANT_BENCHMARKS)
   find_package(benchmark CONFIG REQUIRED)
 endif()
+# Debian ships Abseil's status matchers as an archive without a CMake target.
+if(BUILD_TESTING AND NOT TARGET absl::status_matchers)
+  find_library(ABSL_STATUS_MATCHERS_LIBRARY absl_status_matchers REQUIRED)
+  add_library(absl::status_matchers INTERFACE IMPORTED)
+  target_link_libraries(absl::status_matchers INTERFACE ${ABSL_STATUS_MATCHERS_LIBRARY} GTest::gmock absl::status
+                                                        absl::statusor)
+endif()
