@@ -73,6 +73,9 @@ constexpr char kBashTail[] =
     "}\n"
     "complete -F _quantctl quantctl\n";
 
+volatile std::sig_atomic_t interrupted = 0;
+struct sigaction previous_action;
+
 // The flags every command has.
 struct Globals {
   std::string server;
@@ -167,7 +170,8 @@ int Fail(const CliEnvironment& environment, const absl::Status& status, const st
       if (message.empty()) message = absl::StrCat("the server at ", server, " does not know this call: is it quantd?");
       break;
     case absl::StatusCode::kCancelled:
-      exit = kExitInterrupted;
+      exit = InterruptScope::Interrupted() ? kExitInterrupted : kExitUnreachable;
+      if (exit == kExitUnreachable) message = absl::StrCat("the server at ", server, " cut the call short: ", message);
       break;
     default:
       break;
@@ -285,6 +289,7 @@ Commands MakeCommands() {
 }
 
 int RunQuantctl(const std::vector<std::string>& args, const CliEnvironment& environment) {
+  interrupted = 0;
   const int exit = Dispatch(args, environment);
   if (std::fflush(environment.out) != 0 || std::ferror(environment.out)) {
     std::fputs("quantctl: cannot write to stdout\n", environment.err);
@@ -333,13 +338,7 @@ std::string CompletionScript() {
   return absl::StrCat(out, "  esac\n", kBashTail);
 }
 
-namespace {
-volatile std::sig_atomic_t interrupted = 0;
-struct sigaction previous_action;
-}  // namespace
-
 InterruptScope::InterruptScope() {
-  interrupted = 0;
   struct sigaction action = {};
   action.sa_handler = [](int) { interrupted = 1; };
   action.sa_flags = static_cast<int>(SA_RESETHAND);  // the second one ends the program

@@ -81,7 +81,8 @@ void AddArtifactCommands(Commands& commands);  // model, dataset
 void AddJobCommands(Commands& commands);
 void AddWorkerCommands(Commands& commands);
 
-// While one lives, Ctrl-C sets a flag instead of ending the program; a second Ctrl-C ends it. Not nested.
+// While one lives, Ctrl-C sets a flag (until the next RunQuantctl) instead of ending the program; a second Ctrl-C ends
+// it. Not nested.
 class InterruptScope {
  public:
   InterruptScope();

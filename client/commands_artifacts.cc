@@ -92,7 +92,9 @@ absl::Status UploadFiles(Session& session, FileSet& set) {
   const auto fraction = [](int64_t done, int64_t total) {
     return total > 0 ? static_cast<double>(done) / static_cast<double>(total) : 1.0;
   };
+  constexpr int64_t kSlowToHash = int64_t{64} << 20;  // less is over before it could be read
   RETURN_IF_ERROR(HashFiles(set, [&](int64_t done) {
+    if (set.size_bytes < kSlowToHash) return !InterruptScope::Interrupted();
     line.Update("hashing", fraction(done, set.size_bytes), hashing.Describe(done, set.size_bytes, 0, absl::Now()));
     return !InterruptScope::Interrupted();
   }));

@@ -60,6 +60,7 @@ std::string ProgressText(const v1::Job& job) {
                         HumanDuration(std::max(FromProto(job.retry_time()) - absl::Now(), absl::ZeroDuration())));
   }
   if (job.state() != v1::JOB_STATE_RUNNING && job.state() != v1::JOB_STATE_CANCELLING) return "";
+  if (job.progress().phase().empty()) return "starting";
   return absl::StrFormat("%s %d%%", job.progress().phase(), static_cast<int>(100 * job.progress().fraction()));
 }
 

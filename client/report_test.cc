@@ -58,7 +58,7 @@ TEST(ReportTextTest, Golden) {
                        original  quantized  change
 size on disk           1.06 MiB    331 KiB  3.27x smaller, 30.5 % of the original
 bits per weight               -       8.21
-top-1 accuracy, %          80.2      80.08  -0.12 (95 %: -0.4 to +0.16), 4744 samples
+top-1 accuracy, %         80.20      80.08  -0.12 (95 %: -0.40 to +0.16), 4744 samples
 output SQNR, dB               -      28.31  4744 samples
 latency mean, ms           0.59        0.4  1.47x faster
 latency p50, ms            0.58       0.39  1.49x faster
@@ -144,7 +144,7 @@ TEST(ReportHtmlTest, ShowsWhatTheReportHas) {
                            "m-fedcba9876543210",
                            "30.5 %",
                            "top-1 accuracy, %",
-                           "-0.12 (95 %: -0.4 to +0.16)",
+                           "-0.12 (95 %: -0.40 to +0.16)",
                            "1.47x",
                            "<svg",
                            "conv2",
@@ -220,6 +220,7 @@ TEST(TerminalTest, NumbersForPeople) {
   EXPECT_EQ(HumanBytes(1048575), "1.00 MiB");
   EXPECT_EQ(HumanBytes(123456789), "118 MiB");
   EXPECT_EQ(HumanBytes(std::numeric_limits<int64_t>::max()), "8.00 EiB");
+  EXPECT_EQ(HumanDuration(absl::Milliseconds(42)), "42 ms");
   EXPECT_EQ(HumanDuration(absl::Milliseconds(420)), "0.4 s");
   EXPECT_EQ(HumanDuration(absl::Seconds(59.9)), "1m00s");
   EXPECT_EQ(HumanDuration(absl::Seconds(3599.9)), "1h00m");

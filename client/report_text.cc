@@ -27,33 +27,32 @@ constexpr int kWidth = 100;
 constexpr size_t kWorstLayers = 10;
 constexpr size_t kFallbacks = 20;
 
-// `text` broken at blanks into lines that fit after `indent` blanks.
-std::string Wrap(std::string_view text, int indent) {
+// Words in lines that fit after `indent` blanks; the first line has them already.
+std::string WrapWords(std::vector<std::string> words, int indent) {
   const int room = kWidth - indent;
   const std::string pad(static_cast<size_t>(indent), ' ');
-  const std::vector<std::string> words = absl::StrSplit(Printable(text), ' ', absl::SkipEmpty());
   std::string out, line;
-  for (std::string rest : words) {
-    while (!rest.empty()) {
-      if (!line.empty() && DisplayWidth(line) + 1 + DisplayWidth(rest) <= room) {
-        absl::StrAppend(&line, " ", rest);
-        rest.clear();
-      } else if (line.empty() && DisplayWidth(rest) <= room) {
-        line = std::exchange(rest, "");
-      } else if (line.empty()) {  // a word longer than a line
-        const size_t fits = BytesOfColumns(rest, room);
-        line = rest.substr(0, fits);
-        rest.erase(0, fits);
-        absl::StrAppend(&out, out.empty() ? "" : pad, line, "\n");
-        line.clear();
-      } else {
-        absl::StrAppend(&out, out.empty() ? "" : pad, line, "\n");
-        line.clear();
-      }
+  const auto end_line = [&] {
+    absl::StrAppend(&out, out.empty() ? "" : pad, line, "\n");
+    line.clear();
+  };
+  for (std::string& word : words) {
+    if (!line.empty() && DisplayWidth(line) + 1 + DisplayWidth(word) > room) end_line();
+    while (DisplayWidth(word) > room) {  // a word longer than a line
+      const size_t fits = BytesOfColumns(word, room);
+      line = word.substr(0, fits);
+      word.erase(0, fits);
+      end_line();
     }
+    absl::StrAppend(&line, line.empty() ? "" : " ", word);
   }
-  if (!line.empty()) absl::StrAppend(&out, out.empty() ? "" : pad, line, "\n");
-  return out.empty() ? "\n" : out;
+  if (!line.empty() || out.empty()) end_line();
+  return out;
+}
+
+// `text` broken at blanks.
+std::string Wrap(std::string_view text, int indent) {
+  return WrapWords(absl::StrSplit(Printable(text), ' ', absl::SkipEmpty()), indent);
 }
 
 std::string Ratio(double original, double quantized, std::string_view better, std::string_view worse) {
@@ -67,9 +66,9 @@ std::string Ratio(double original, double quantized, std::string_view better, st
 std::string MetricName(const std::string& name) {
   // "top1" of several outputs is "top1/output".
   const std::vector<std::string> parts = absl::StrSplit(name, absl::MaxSplits('/', 1));
-  const char* known[][2] = {{"top1", "top-1 accuracy, %"},     {"top5", "top-5 accuracy, %"},
-                            {"perplexity", "perplexity"},      {"kl_divergence", "KL divergence"},
-                            {"same_top", "same top token, %"}, {"sqnr_db", "output SQNR, dB"},
+  const char* known[][2] = {{"top1", "top-1 accuracy, %"},      {"top5", "top-5 accuracy, %"},
+                            {"perplexity", "perplexity"},       {"kl_divergence", "KL divergence"},
+                            {"same_top", "same top answer, %"}, {"sqnr_db", "output SQNR, dB"},
                             {"cosine", "output cosine"}};
   for (const auto& [key, text] : known) {
     if (parts[0] == key) return absl::StrCat(text, parts.size() > 1 ? absl::StrCat(" (", parts[1], ")") : "");
@@ -77,9 +76,17 @@ std::string MetricName(const std::string& name) {
   return name;
 }
 
-std::string Signed(double value) {
-  const std::string text = Significant(value);
-  return value > 0 ? absl::StrCat("+", text) : text;
+bool IsPercent(const v1::Metric& metric) {
+  return absl::StartsWith(metric.name(), "top") || absl::StartsWith(metric.name(), "same_top");
+}
+
+// Percents have two decimals: accuracies are compared by hundredths of a point.
+std::string Value(const v1::Metric& metric, double value) {
+  return IsPercent(metric) ? absl::StrFormat("%.2f", value) : Significant(value, 4);
+}
+std::string Change(const v1::Metric& metric, double value) {
+  if (IsPercent(metric)) return absl::StrFormat("%+.2f", value);
+  return absl::StrCat(value > 0 ? "+" : "", Significant(value));
 }
 
 HeadlineRow MetricRow(const v1::Metric& metric) {
@@ -87,12 +94,13 @@ HeadlineRow MetricRow(const v1::Metric& metric) {
   const bool comparing = absl::StartsWith(metric.name(), "sqnr_db") || absl::StartsWith(metric.name(), "cosine") ||
                          absl::StartsWith(metric.name(), "kl_divergence") ||
                          absl::StartsWith(metric.name(), "same_top");
-  HeadlineRow row{MetricName(metric.name()), comparing ? "-" : Significant(metric.original(), 4),
-                  Significant(metric.quantized(), 4), ""};
+  HeadlineRow row{MetricName(metric.name()), comparing ? "-" : Value(metric, metric.original()),
+                  Value(metric, metric.quantized()), ""};
   if (!comparing) {
-    row.change = Signed(metric.delta());
+    row.change = Change(metric, metric.delta());
     if (metric.low() != 0 || metric.high() != 0) {
-      absl::StrAppend(&row.change, " (95 %: ", Signed(metric.low()), " to ", Signed(metric.high()), ")");
+      absl::StrAppend(&row.change, " (95 %: ", Change(metric, metric.low()), " to ", Change(metric, metric.high()),
+                      ")");
     }
   }
   if (metric.samples() > 0) absl::StrAppend(&row.change, row.change.empty() ? "" : ", ", metric.samples(), " samples");
@@ -255,11 +263,11 @@ std::string ReportText(const v1::Report& report, const v1::Job& job) {
     double total = 0;
     std::vector<std::string> phases;
     for (const v1::Phase& phase : report.phases()) {
-      phases.push_back(absl::StrCat(phase.name(), " ", HumanDuration(absl::Seconds(phase.seconds())), ","));
+      phases.push_back(Printable(absl::StrCat(phase.name(), " ", HumanDuration(absl::Seconds(phase.seconds())), ",")));
       total += phase.seconds();
     }
-    absl::StrAppend(&out, "\nTime\n  ",
-                    Wrap(absl::StrCat(absl::StrJoin(phases, " "), " in all ", HumanDuration(absl::Seconds(total))), 2));
+    phases.push_back(absl::StrCat("in all ", HumanDuration(absl::Seconds(total))));
+    absl::StrAppend(&out, "\nTime\n  ", WrapWords(std::move(phases), 2));
   }
   if (report.has_provenance()) Provenance(report.provenance(), out);
   return out;

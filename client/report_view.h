@@ -27,7 +27,7 @@ struct HeadlineRow {
   std::string name;      // "top-1 accuracy, %"
   std::string original;  // "-" where it has none
   std::string quantized;
-  std::string change;  // "-0.12 (95 %: -0.40 to 0.16)", "3.3x smaller"
+  std::string change;  // "-0.12 (95 %: -0.40 to +0.16)", "3.3x smaller"
 };
 std::vector<HeadlineRow> Headline(const v1::Report& report);
 

@@ -94,6 +94,7 @@ std::string HumanBytes(int64_t bytes) {
 std::string HumanDuration(absl::Duration duration) {
   const double seconds = absl::ToDoubleSeconds(duration);
   if (!std::isfinite(seconds)) return "-";
+  if (seconds < 0.0995) return absl::StrFormat("%.0f ms", seconds * 1000);
   if (seconds < 9.95) return absl::StrFormat("%.1f s", seconds);
   if (seconds < 59.5) return absl::StrFormat("%.0f s", seconds);
   const auto whole = static_cast<int64_t>(std::llround(seconds));

@@ -26,7 +26,7 @@ std::string Ellipsize(std::string_view text, int width);
 
 // "17 B", "1.2 MiB": three significant digits.
 std::string HumanBytes(int64_t bytes);
-// "0.4 s", "12 s", "3m05s", "2h10m".
+// "40 ms", "0.4 s", "12 s", "3m05s", "2h10m".
 std::string HumanDuration(absl::Duration duration);
 // "2026-11-23 14:05:09" in local time; "-" for the epoch (an unset timestamp).
 std::string HumanTime(absl::Time time);
