@@ -190,7 +190,8 @@ TEST_F(HostileClient, MalformedNamesOfBlobsAndUploadsAreRefused) {
     v1::ReadBlobResponse piece;
     EXPECT_FALSE(stream->Read(&piece)) << sha;
     EXPECT_THAT(FromGrpc(stream->Finish()),
-                StatusIs(AnyOf(absl::StatusCode::kInvalidArgument, absl::StatusCode::kNotFound))) << sha;
+                StatusIs(AnyOf(absl::StatusCode::kInvalidArgument, absl::StatusCode::kNotFound)))
+        << sha;
   }
   v1::Digest negative = good;
   negative.set_size_bytes(-1);
@@ -218,10 +219,12 @@ TEST_F(HostileClient, PathsThatLeaveTheFolderAreRefused) {
        {std::string("../model.onnx"), std::string("/etc/model.onnx"), std::string("a/../../model.onnx"),
         std::string("a/./model.onnx"), std::string("a//model.onnx"), std::string("a\\model.onnx"),
         std::string("a\x1b[31m.onnx"), std::string("a\n.onnx"), std::string("a\0.onnx", 7), std::string(""),
-        std::string("\xff\xfe.onnx"), std::string(600, 'a') + ".onnx"}) {
-    EXPECT_THAT(CreateModel(path, digest), StatusIs(AnyOf(absl::StatusCode::kInvalidArgument, absl::StatusCode::kInternal)))
-        << path;
+        std::string(600, 'a') + ".onnx"}) {
+    EXPECT_THAT(CreateModel(path, digest), StatusIs(absl::StatusCode::kInvalidArgument))
+        << testing::PrintToString(path);
   }
+  // No string of protobuf: gRPC itself cannot read the request.
+  EXPECT_THAT(CreateModel("\xff\xfe.onnx", digest), Not(IsOk()));
   EXPECT_THAT(CreateModel("model.onnx", digest), IsOk());
 }
 
@@ -264,7 +267,8 @@ TEST_F(HostileClient, JobsThatCannotBeAreRefused) {
   EXPECT_THAT(Call(*jobs_, &v1::JobService::Stub::SubmitJob, request, &response),
               StatusIs(absl::StatusCode::kInvalidArgument));
   request.mutable_spec()->mutable_benchmark()->set_model_id("m-0000000000000000");
-  EXPECT_THAT(Call(*jobs_, &v1::JobService::Stub::SubmitJob, request, &response), StatusIs(absl::StatusCode::kNotFound));
+  EXPECT_THAT(Call(*jobs_, &v1::JobService::Stub::SubmitJob, request, &response),
+              StatusIs(absl::StatusCode::kNotFound));
   request.mutable_spec()->mutable_benchmark()->set_model_id("'; DROP TABLE jobs; --");
   EXPECT_THAT(Call(*jobs_, &v1::JobService::Stub::SubmitJob, request, &response),
               StatusIs(AnyOf(absl::StatusCode::kNotFound, absl::StatusCode::kInvalidArgument)));
@@ -287,7 +291,8 @@ TEST_F(HostileClient, AWorkerCannotWriteWithoutALease) {
   complete.set_token(1);
   v1::CompleteJobResponse completed;
   EXPECT_THAT(Call(*workers_, &v1::WorkerService::Stub::CompleteJob, complete, &completed),
-              StatusIs(absl::StatusCode::kInvalidArgument)) << "no outcome";
+              StatusIs(absl::StatusCode::kInvalidArgument))
+      << "no outcome";
   complete.mutable_success();
   const absl::Status stale = Call(*workers_, &v1::WorkerService::Stub::CompleteJob, complete, &completed);
   EXPECT_THAT(stale, StatusIs(absl::StatusCode::kFailedPrecondition));
@@ -297,6 +302,7 @@ TEST_F(HostileClient, AWorkerCannotWriteWithoutALease) {
   EXPECT_THAT(Call(*workers_, &v1::WorkerService::Stub::Heartbeat, beat, &answer),
               StatusIs(absl::StatusCode::kInvalidArgument));
   beat.mutable_worker()->set_id("nobody");
+  beat.mutable_worker()->set_slots(1);
   v1::LeaseProgress& progress = *beat.add_leases();
   progress.set_job_id("j-0000000000000000");
   progress.set_token(1);

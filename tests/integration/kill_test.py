@@ -218,9 +218,9 @@ class KillTest(ServiceTestCase):
                          service.folder / "upload.log")
         self.addCleanup(upload.kill)
 
-        def stored():
-            return sum(p.stat().st_size for p in (service.folder / "data").rglob("*") if p.is_file()) > 8 << 20
-        wait_until(stored, "8 MiB of the upload on the server's disk", interval=0.002)
+        # The server writes down how far an upload is each time that it has put a part of it on disk.
+        wait_until(lambda: any((service.folder / "data").rglob("*.committed")), "the first part of the upload on the "
+                   "server's disk", interval=0.002)
         self.assertTrue(upload.alive(), "the upload was over before it could be disturbed")
         service.quantd.kill()
         service.start_quantd()
