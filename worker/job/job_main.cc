@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "worker/job/job_main.h"
 
+#include <fcntl.h>
+
 #include <csignal>
 #include <exception>
-#include <fcntl.h>
 #include <fstream>
 #include <iostream>
 #include <new>

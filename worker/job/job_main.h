@@ -18,7 +18,8 @@ struct JobLimits {
   int64_t memory_bytes = 0;  // what the agent grants; 0: unlimited
 };
 
-// Runs the job and returns the exit status: 0 when outcome.pb was written, whatever the outcome; 1 when it could not be.
+// Runs the job and returns the exit status: 0 when outcome.pb was written, whatever the outcome; 1 when it could not
+// be.
 int RunJobMain(const std::filesystem::path& folder, const JobLimits& limits);
 
 }  // namespace quant

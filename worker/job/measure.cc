@@ -40,9 +40,9 @@ absl::Status Measure(const MeasureRequest& r, Reporter& reporter, quant::v1::Rep
 
   if (r.evaluation.latency_runs() < 0) return absl::OkStatus();
   reporter.BeginPhase("benchmark");
-  ASSIGN_OR_RETURN(const LatencyPairResult latency,
-                   MeasureLatency(r.original, r.quantized, r.data, r.evaluation.latency_runs(), threads,
-                                  reporter.Progress(0, 0.7)));
+  ASSIGN_OR_RETURN(
+      const LatencyPairResult latency,
+      MeasureLatency(r.original, r.quantized, r.data, r.evaluation.latency_runs(), threads, reporter.Progress(0, 0.7)));
   SetLatency(latency, threads, report);
   ASSIGN_OR_RETURN(const ThroughputResult throughput,
                    MeasureThroughput(r.original, r.quantized, r.data, r.evaluation.throughput_batch(),

@@ -40,10 +40,10 @@ absl::StatusOr<fs::path> FindOnnxFile(const fs::path& folder) {
     return WithJobReason(absl::UnimplementedError("Hugging Face checkpoints are not built yet: upload an ONNX file"),
                          "MODEL_INVALID");
   }
-  return WithJobReason(absl::InvalidArgumentError(absl::StrCat(
-                           "a model has exactly one .onnx file; this one has ", found.size(), found.empty() ? "" : ": ",
-                           absl::StrJoin(found, ", "))),
-                       "MODEL_INVALID");
+  return WithJobReason(
+      absl::InvalidArgumentError(absl::StrCat("a model has exactly one .onnx file; this one has ", found.size(),
+                                              found.empty() ? "" : ": ", absl::StrJoin(found, ", "))),
+      "MODEL_INVALID");
 }
 
 }  // namespace
@@ -53,7 +53,8 @@ absl::StatusOr<LoadedModel> LoadModel(const fs::path& folder, int threads) {
   if (!file.ok()) return file.status();
   absl::StatusOr<Graph> graph = ImportOnnx(folder / *file);
   if (!graph.ok()) {
-    return WithJobReason(graph.status(), absl::IsUnimplemented(graph.status()) ? "OPERATOR_UNSUPPORTED" : "MODEL_INVALID");
+    return WithJobReason(graph.status(),
+                         absl::IsUnimplemented(graph.status()) ? "OPERATOR_UNSUPPORTED" : "MODEL_INVALID");
   }
   if (absl::Status s = CheckSupported(*graph); !s.ok()) return WithJobReason(s, "OPERATOR_UNSUPPORTED");
   LoadedModel model{.imported = std::make_shared<const Graph>(*graph), .prepared = nullptr, .file = *file};
@@ -78,7 +79,8 @@ absl::StatusOr<LoadedModel> LoadModel(const fs::path& folder, int threads) {
   }
   if (!prepared.ok()) {
     model.prepared = model.imported;
-    model.notes.push_back(absl::StrCat("the model is quantized without graph rewrites: ", std::string(prepared.message())));
+    model.notes.push_back(
+        absl::StrCat("the model is quantized without graph rewrites: ", std::string(prepared.message())));
   }
   return model;
 }

@@ -31,8 +31,8 @@ namespace fs = std::filesystem;
 constexpr double kReadBackTolerance = 1e-5;
 
 struct Data {
-  std::unique_ptr<Dataset> calibration;        // null: none given
-  std::unique_ptr<Dataset> evaluation;         // never null: falls back to calibration data, then to noise
+  std::unique_ptr<Dataset> calibration;  // null: none given
+  std::unique_ptr<Dataset> evaluation;   // never null: falls back to calibration data, then to noise
   std::vector<std::string> notes;
 };
 
@@ -43,9 +43,9 @@ absl::StatusOr<Data> OpenData(const quant::v1::Lease& lease, const fs::path& fol
     ASSIGN_OR_RETURN(data.calibration, LoadDataset(folder / "calibration", graph));
   }
   quant::v1::Evaluation* e = recipe->mutable_evaluation();
-  const bool same = lease.has_calibration_dataset() &&
-                    (!lease.has_evaluation_dataset() ||
-                     lease.evaluation_dataset().digest() == lease.calibration_dataset().digest());
+  const bool same =
+      lease.has_calibration_dataset() &&
+      (!lease.has_evaluation_dataset() || lease.evaluation_dataset().digest() == lease.calibration_dataset().digest());
   if (lease.has_evaluation_dataset()) {
     ASSIGN_OR_RETURN(data.evaluation, LoadDataset(folder / "evaluation", graph));
   } else if (data.calibration != nullptr) {
@@ -54,8 +54,9 @@ absl::StatusOr<Data> OpenData(const quant::v1::Lease& lease, const fs::path& fol
     absl::StatusOr<std::unique_ptr<Dataset>> noise = MakeRandomDataset(graph, 64, recipe->seed());
     if (!noise.ok()) return WithJobReason(noise.status(), "DATA_MISMATCH");
     data.evaluation = *std::move(noise);
-    data.notes.push_back("no data was given: the models are compared on seeded random inputs, which says little about "
-                         "accuracy; give --evaluation");
+    data.notes.push_back(
+        "no data was given: the models are compared on seeded random inputs, which says little about "
+        "accuracy; give --evaluation");
   }
   if (same && e->skip() == 0) {
     // Samples that set the ranges do not judge them, where others are left.
@@ -90,7 +91,8 @@ absl::StatusOr<QuantizedModel> RunMethod(const quant::v1::Recipe& recipe, std::s
   absl::StatusOr<Statistics> statistics =
       Calibrate(shared, values, *data.calibration, CalibrationOptions(recipe, threads), reporter.Progress());
   if (!statistics.ok()) {
-    return WithJobReason(statistics.status(), absl::IsInvalidArgument(statistics.status()) ? "DATA_NOT_FINITE" : "INTERNAL");
+    return WithJobReason(statistics.status(),
+                         absl::IsInvalidArgument(statistics.status()) ? "DATA_NOT_FINITE" : "INTERNAL");
   }
   reporter.BeginPhase("quantize");
   return QuantizeStatic(*shared, *statistics, *data.calibration, options, reporter.Progress());
@@ -114,9 +116,9 @@ absl::StatusOr<std::shared_ptr<const Graph>> ExportAndVerify(const Graph& graph,
   ASSIGN_OR_RETURN(const double difference,
                    LargestRelativeDifference(std::make_shared<const Graph>(graph), read, data, threads));
   if (!(difference <= kReadBackTolerance)) {
-    return WithJobReason(absl::InternalError(absl::StrCat(
-                             "the exported file, read back, gives outputs that differ by ", difference,
-                             " of their largest value (limit ", kReadBackTolerance, "); nothing was published")),
+    return WithJobReason(absl::InternalError(absl::StrCat("the exported file, read back, gives outputs that differ by ",
+                                                          difference, " of their largest value (limit ",
+                                                          kReadBackTolerance, "); nothing was published")),
                          "VERIFY_FAILED");
   }
   return read;
@@ -135,11 +137,12 @@ absl::StatusOr<quant::v1::Report> RunQuantizeJob(const quant::v1::Lease& lease, 
   ASSIGN_OR_RETURN(QuantizedModel quantized, RunMethod(recipe, model.prepared, data, limits.threads, reporter));
   if (std::none_of(quantized.layers.begin(), quantized.layers.end(),
                    [](const LayerOutcome& l) { return l.method != "fp32"; })) {
-    quantized.notes.push_back("no layer was quantized: the model has none with constant weights, or rules leave all out");
+    quantized.notes.push_back(
+        "no layer was quantized: the model has none with constant weights, or rules leave all out");
   }
-  ASSIGN_OR_RETURN(const std::shared_ptr<const Graph> exported,
-                   ExportAndVerify(quantized.graph, folder / "output" / model.file, *data.evaluation, limits.threads,
-                                   reporter));
+  ASSIGN_OR_RETURN(
+      const std::shared_ptr<const Graph> exported,
+      ExportAndVerify(quantized.graph, folder / "output" / model.file, *data.evaluation, limits.threads, reporter));
 
   quant::v1::Report report;
   RETURN_IF_ERROR(Measure({.original = model.prepared,

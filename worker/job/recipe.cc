@@ -178,7 +178,9 @@ quant::v1::Evaluation ResolveEvaluation(quant::v1::Evaluation evaluation) {
 }
 
 EvaluateOptions EvaluationOptions(const quant::v1::Evaluation& e, int threads) {
-  return {.skip = e.skip(), .samples = e.samples(), .batch_size = e.batch_size(),
+  return {.skip = e.skip(),
+          .samples = e.samples(),
+          .batch_size = e.batch_size(),
           .threads = e.threads() > 0 ? e.threads() : threads};
 }
 
