@@ -94,7 +94,8 @@ absl::StatusOr<Tensor> EvaluateShapeOnly(const Node& node, const Shape& shape) {
   if (node.op_type == "Size") return Tensor::Scalar(*ElementCount(shape));
   const auto clamp = [rank](int64_t v) { return std::clamp<int64_t>(v < 0 ? v + rank : v, 0, rank); };
   const int64_t start = clamp(node.Int("start", 0)), end = std::max(start, clamp(node.Int("end", rank)));
-  return Tensor::Of<int64_t>({end - start}, std::span(shape).subspan(static_cast<size_t>(start), static_cast<size_t>(end - start)));
+  return Tensor::Of<int64_t>({end - start},
+                             std::span(shape).subspan(static_cast<size_t>(start), static_cast<size_t>(end - start)));
 }
 
 // Adds one node's outputs to the plan; returns whether all of them are constants now.
@@ -106,7 +107,8 @@ absl::StatusOr<bool> AddNode(const Node& node, InferredPlan& plan) {
     ASSIGN_OR_RETURN(Tensor value, EvaluateShapeOnly(node, in[0]->shape));
     folded.push_back(std::move(value));
   } else if (MayFold(node) && inferred.bytes <= kMaxFoldedBytes &&
-             std::all_of(in.begin(), in.end(), [](const TensorDesc* d) { return d == nullptr || d->constant != nullptr; })) {
+             std::all_of(in.begin(), in.end(),
+                         [](const TensorDesc* d) { return d == nullptr || d->constant != nullptr; })) {
     std::vector<const Tensor*> content;
     for (const TensorDesc* d : in) content.push_back(d == nullptr ? nullptr : d->constant);
     ASSIGN_OR_RETURN(folded, ComputeNode(node, inferred, content));
@@ -168,7 +170,8 @@ absl::StatusOr<InferredPlan> InferShapes(const Graph& graph, std::span<const Ten
   for (const Node& node : graph.nodes) {
     for (const std::string& name : node.inputs) {
       if (name.empty() || plan.values.contains(name)) continue;
-      return AtNode(node, absl::InvalidArgumentError(absl::StrCat("input '", name, "' is not defined before the node")));
+      return AtNode(node,
+                    absl::InvalidArgumentError(absl::StrCat("input '", name, "' is not defined before the node")));
     }
     const absl::StatusOr<bool> folded = AddNode(node, plan);
     if (!folded.ok()) return AtNode(node, folded.status());

@@ -50,13 +50,13 @@ absl::Status CheckInputs(const Graph& graph, std::span<const TensorDesc> inputs)
 
 // Walks a valid graph in order with inputs of these shapes (checked as above). QuantizeLinear and DequantizeLinear are
 // never folded: backends fuse them with their neighbours. `graph` must outlive the plan.
-// INVALID_ARGUMENT (shapes do not fit an operator, or a folded value cannot be computed), UNIMPLEMENTED (no such operator
-// or mode, a shape that depends on data): the message names the node and its operator.
+// INVALID_ARGUMENT (shapes do not fit an operator, or a folded value cannot be computed), UNIMPLEMENTED (no such
+// operator or mode, a shape that depends on data): the message names the node and its operator.
 absl::StatusOr<InferredPlan> InferShapes(const Graph& graph, std::span<const TensorDesc> inputs);
 
-// Computes one node from the content of all its inputs (null: absent); one tensor per node output, the absent ones empty.
-// The inputs may be borrowed and unaligned. Errors as above, and RESOURCE_EXHAUSTED when the outputs would need more
-// than `max_bytes`.
+// Computes one node from the content of all its inputs (null: absent); one tensor per node output, the absent ones
+// empty. The inputs may be borrowed and unaligned. Errors as above, and RESOURCE_EXHAUSTED when the outputs would need
+// more than `max_bytes`.
 absl::StatusOr<std::vector<Tensor>> EvaluateNode(const Node& node, std::span<const Tensor* const> inputs,
                                                  int64_t max_bytes = int64_t{1} << 30);
 

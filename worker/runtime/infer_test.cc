@@ -10,10 +10,10 @@
 namespace quant {
 namespace {
 
-using testing::F;
-using testing::L;
 using ::testing::ElementsAre;
+using testing::F;
 using ::testing::HasSubstr;
+using testing::L;
 
 // x [N, 2, 3] -> flattened to [N, -1] with a shape computed from x's own.
 Graph FlattenByShape() {
@@ -81,7 +81,8 @@ TEST(InferShapes, ErrorsNameNodeAndOperator) {
   const TensorDesc x{DType::kFloat32, {5, 2, 3}, nullptr};
   const auto plan = InferShapes(g, {&x, 1});
   EXPECT_EQ(plan.status().code(), absl::StatusCode::kInvalidArgument);
-  EXPECT_THAT(std::string(plan.status().message()), HasSubstr("node 'reshape' (Reshape): the input [5,2,3] has 30 elements"));
+  EXPECT_THAT(std::string(plan.status().message()),
+              HasSubstr("node 'reshape' (Reshape): the input [5,2,3] has 30 elements"));
 }
 
 TEST(InferShapes, AShapeThatDependsOnDataIsUnimplemented) {
@@ -99,7 +100,8 @@ TEST(CheckInputs, NamesInputValueAndWhatIsWanted) {
   const Graph g = FlattenByShape();
   const auto message = [&g](std::vector<TensorDesc> inputs) { return std::string(CheckInputs(g, inputs).message()); };
   EXPECT_THAT(message({}), HasSubstr("1 inputs, 0 are given"));
-  EXPECT_THAT(message({{DType::kFloat32, {5, 2, 4}, nullptr}}), HasSubstr("input 'x' is float32 [5,2,4]; the model wants float32 [N,2,3]"));
+  EXPECT_THAT(message({{DType::kFloat32, {5, 2, 4}, nullptr}}),
+              HasSubstr("input 'x' is float32 [5,2,4]; the model wants float32 [N,2,3]"));
   EXPECT_THAT(message({{DType::kInt8, {5, 2, 3}, nullptr}}), HasSubstr("is int8"));
   EXPECT_THAT(message({{DType::kFloat32, {5, 2}, nullptr}}), HasSubstr("[5,2]"));
   EXPECT_THAT(message({{DType::kFloat32, {int64_t{1} << 41, 2, 3}, nullptr}}), HasSubstr("more than"));
@@ -114,7 +116,8 @@ TEST(CheckSupported, ListsAllUnknownOperatorsWithTheFirstNodes) {
   const absl::Status status = CheckSupported(g);
   EXPECT_EQ(status.code(), absl::StatusCode::kUnimplemented);
   EXPECT_EQ(status.message(),
-            "the model uses 2 unsupported operators: NonMaxSuppression ('loop0', 'loop1', 'loop2', 'loop3', 'loop4' and 2 more); "
+            "the model uses 2 unsupported operators: NonMaxSuppression ('loop0', 'loop1', 'loop2', 'loop3', 'loop4' "
+            "and 2 more); "
             "org.example.Fancy ('custom')");
 }
 

@@ -23,8 +23,8 @@ const std::unordered_map<std::string, Op>& Table() {
   static const auto& table = *[] {
     auto* t = new std::unordered_map<std::string, Op>();
     for (const auto family : {ops::ConvOps, ops::PoolOps, ops::MatMulOps, ops::NormOps, ops::UnaryOps, ops::BinaryOps,
-                              ops::ReduceOps, ops::ShapeOps, ops::MoveOps, ops::CastOps, ops::QuantizeOps, ops::GatherOps,
-                              ops::ResizeOps, ops::RecurrentOps, ops::EinsumOps}) {
+                              ops::ReduceOps, ops::ShapeOps, ops::MoveOps, ops::CastOps, ops::QuantizeOps,
+                              ops::GatherOps, ops::ResizeOps, ops::RecurrentOps, ops::EinsumOps}) {
       for (const ops::OpEntry& entry : family()) t->emplace(Key(entry.domain, entry.op_type), entry.op);
     }
     return t;
@@ -47,7 +47,8 @@ absl::Status CheckSupported(const Graph& graph) {
     missing[node.domain.empty() ? node.op_type : absl::StrCat(node.domain, ".", node.op_type)].push_back(node.name);
   }
   if (missing.empty()) return absl::OkStatus();
-  std::string message = absl::StrCat("the model uses ", missing.size(), " unsupported operator", missing.size() == 1 ? "" : "s", ": ");
+  std::string message =
+      absl::StrCat("the model uses ", missing.size(), " unsupported operator", missing.size() == 1 ? "" : "s", ": ");
   const char* separator = "";
   for (const auto& [op, nodes] : missing) {
     absl::StrAppend(&message, separator, op, " (");

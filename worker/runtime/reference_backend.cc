@@ -45,7 +45,8 @@ class ReferenceExecutable : public Executable {
     for (const Node& node : graph_->nodes) {
       for (const std::string& output : node.outputs) names.erase(output);
     }
-    if (!names.empty()) return absl::InvalidArgumentError(absl::StrCat("the tapped value '", *names.begin(), "' is not in the graph"));
+    if (!names.empty())
+      return absl::InvalidArgumentError(absl::StrCat("the tapped value '", *names.begin(), "' is not in the graph"));
     for (const auto& [name, tensor] : graph_->initializers) {
       ASSIGN_OR_RETURN(weights_[name], AlignedTensor(tensor));
     }
@@ -116,10 +117,9 @@ class ReferenceExecutable : public Executable {
       ASSIGN_OR_RETURN(const int64_t elements, ElementCount(desc.shape));
       plan.bytes += DTypeBytes(desc.dtype, elements).value_or(options_.max_plan_bytes);
       if (plan.bytes > options_.max_plan_bytes) {
-        return absl::ResourceExhaustedError(absl::StrCat("the model's inner values need more than the limit of ",
-                                                         options_.max_plan_bytes, " bytes; '", name, "' alone is ",
-                                                         DTypeName(desc.dtype), " ", ShapeString(desc.shape),
-                                                         ": run a smaller batch"));
+        return absl::ResourceExhaustedError(absl::StrCat(
+            "the model's inner values need more than the limit of ", options_.max_plan_bytes, " bytes; '", name,
+            "' alone is ", DTypeName(desc.dtype), " ", ShapeString(desc.shape), ": run a smaller batch"));
       }
     }
     for (const std::string& name : computed) {
@@ -160,7 +160,8 @@ class ReferenceExecutable : public Executable {
       }
     }
     for (Step& step : plan.steps) {
-      if (step.op != nullptr) RETURN_IF_ERROR(AtNode(*step.node, step.op->compute(*step.node, step.in, std::span(step.out))));
+      if (step.op != nullptr)
+        RETURN_IF_ERROR(AtNode(*step.node, step.op->compute(*step.node, step.in, std::span(step.out))));
       for (const std::string& name : step.taps) RETURN_IF_ERROR(Show(plan, name));
     }
     plan.outputs.clear();

@@ -9,8 +9,8 @@
 namespace quant {
 namespace {
 
-using testing::F;
 using ::testing::ElementsAre;
+using testing::F;
 using ::testing::HasSubstr;
 
 // y = relu(x * w) + c, where c is folded from two constants.
@@ -116,7 +116,9 @@ TEST(ReferenceBackend, DescribesItsPlanAndItsMemory) {
   const auto exe = CompileReference(SmallGraph(), {});
   const Tensor x = F({1, 2}, {3, 4});
   ASSERT_TRUE((*exe)->Run({&x, 1}).ok());
-  EXPECT_EQ((*exe)->DescribePlan(), "product MatMul reference float32[1,2]\nrelu Relu reference float32[1,2]\nadd Add reference float32[1,2]\n");
+  EXPECT_EQ(
+      (*exe)->DescribePlan(),
+      "product MatMul reference float32[1,2]\nrelu Relu reference float32[1,2]\nadd Add reference float32[1,2]\n");
   EXPECT_EQ((*exe)->MemoryBytes(), (4 + 2 + 2) * 4 + 3 * 2 * 4);
 }
 

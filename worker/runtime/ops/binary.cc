@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// Elementwise operators of several tensors with numpy broadcasting: arithmetic, comparison, logic, bitwise, Where, PRelu.
-// Floats are computed in their own type (one correctly rounded operation each, Pow and Mod through double), integers wrap
-// on overflow; integer division truncates and dividing by zero is INVALID_ARGUMENT.
+// Elementwise operators of several tensors with numpy broadcasting: arithmetic, comparison, logic, bitwise, Where,
+// PRelu. Floats are computed in their own type (one correctly rounded operation each, Pow and Mod through double),
+// integers wrap on overflow; integer division truncates and dividing by zero is INVALID_ARGUMENT.
 #include <cmath>
 #include <limits>
 #include <string_view>
@@ -50,22 +50,28 @@ T Wrapped(T a, T b, F f) {
 struct AddOp {
   template <typename T>
   T operator()(T a, T b) const {
-    if constexpr (kIsFloat<T>) return a + b;
-    else return Wrapped(a, b, [](uint64_t x, uint64_t y) { return x + y; });
+    if constexpr (kIsFloat<T>)
+      return a + b;
+    else
+      return Wrapped(a, b, [](uint64_t x, uint64_t y) { return x + y; });
   }
 };
 struct SubOp {
   template <typename T>
   T operator()(T a, T b) const {
-    if constexpr (kIsFloat<T>) return a - b;
-    else return Wrapped(a, b, [](uint64_t x, uint64_t y) { return x - y; });
+    if constexpr (kIsFloat<T>)
+      return a - b;
+    else
+      return Wrapped(a, b, [](uint64_t x, uint64_t y) { return x - y; });
   }
 };
 struct MulOp {
   template <typename T>
   T operator()(T a, T b) const {
-    if constexpr (kIsFloat<T>) return a * b;
-    else return Wrapped(a, b, [](uint64_t x, uint64_t y) { return x * y; });
+    if constexpr (kIsFloat<T>)
+      return a * b;
+    else
+      return Wrapped(a, b, [](uint64_t x, uint64_t y) { return x * y; });
   }
 };
 struct DivOp {
@@ -107,15 +113,19 @@ struct ModOp {
 struct MinOp {
   template <typename T>
   T operator()(T a, T b) const {
-    if constexpr (kIsFloat<T>) return std::isnan(a) ? a : std::isnan(b) ? b : a < b ? a : b;
-    else return a < b ? a : b;
+    if constexpr (kIsFloat<T>)
+      return std::isnan(a) ? a : std::isnan(b) ? b : a < b ? a : b;
+    else
+      return a < b ? a : b;
   }
 };
 struct MaxOp {
   template <typename T>
   T operator()(T a, T b) const {
-    if constexpr (kIsFloat<T>) return std::isnan(a) ? a : std::isnan(b) ? b : a > b ? a : b;
-    else return a > b ? a : b;
+    if constexpr (kIsFloat<T>)
+      return std::isnan(a) ? a : std::isnan(b) ? b : a > b ? a : b;
+    else
+      return a > b ? a : b;
   }
 };
 

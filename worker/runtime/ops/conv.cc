@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Conv, ConvTranspose, ConvInteger over 1 to 3 spatial dimensions.
+// Conv, ConvTranspose, ConvInteger, QLinearConv over 1 to 3 spatial dimensions.
 //
 //   y[n,o,p] = b[o] + sum over c in the group of o, taps t:  x[n,c,p*stride - pad + t*dilation] * w[o,c,t]
 //
@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <array>
 
+#include "worker/runtime/ops/requantize.h"
 #include "worker/runtime/ops/util.h"
 #include "worker/runtime/ops/window.h"
 
@@ -24,12 +25,13 @@ struct ConvShape {
 // Conv weights are [M, C / group, kernel...].
 absl::StatusOr<ConvShape> GetConvShape(const Node& node, std::span<const int64_t> x, std::span<const int64_t> w) {
   if (x.size() < 3 || w.size() != x.size()) {
-    return Invalid("input ", ShapeString(x), " and weights ", ShapeString(w), " do not fit: both need the same rank, 3 or more");
+    return Invalid("input ", ShapeString(x), " and weights ", ShapeString(w),
+                   " do not fit: both need the same rank, 3 or more");
   }
   const int64_t groups = node.Int("group", 1);
   if (groups < 1 || groups > kMaxAttribute || x[1] != w[1] * groups || w[0] % groups != 0 || w[0] == 0) {
-    return Invalid("group ", groups, " does not fit: the input has ", x[1], " channels, the weights are ", ShapeString(w),
-                   " (output channels, input channels of a group, ...)");
+    return Invalid("group ", groups, " does not fit: the input has ", x[1], " channels, the weights are ",
+                   ShapeString(w), " (output channels, input channels of a group, ...)");
   }
   ASSIGN_OR_RETURN(const Window window, ConvWindow(node, x, w.subspan(2)));
   return ConvShape{window, x[0], x[1], w[0], groups};
@@ -80,10 +82,12 @@ void ConvLoops(const ConvShape& s, const X* x, Acc x_zero, const W* weights, con
                     const TapRange j = ValidTaps(base, w.stride[2], width, w.in[2]);
                     if (w.stride[2] == 1) {
                       const X* from = x_row + base;
-                      for (int64_t i = j.begin; i < j.end; ++i) acc[static_cast<size_t>(i)] += weight * (static_cast<Acc>(from[i]) - x_zero);
+                      for (int64_t i = j.begin; i < j.end; ++i)
+                        acc[static_cast<size_t>(i)] += weight * (static_cast<Acc>(from[i]) - x_zero);
                     } else {
                       for (int64_t i = j.begin; i < j.end; ++i) {
-                        acc[static_cast<size_t>(i)] += weight * (static_cast<Acc>(x_row[base + i * w.stride[2]]) - x_zero);
+                        acc[static_cast<size_t>(i)] +=
+                            weight * (static_cast<Acc>(x_row[base + i * w.stride[2]]) - x_zero);
                       }
                     }
                   }
@@ -156,25 +160,24 @@ absl::Status InferConvInteger(const Node& node, Descs in, OutDescs out) {
   return absl::OkStatus();
 }
 
-absl::Status ComputeConvInteger(const Node& node, Inputs in, Outputs out) {
-  ASSIGN_OR_RETURN(const ConvShape s, GetConvShape(node, in[0]->shape(), in[1]->shape()));
-  int64_t x_zero = 0;
-  std::vector<int64_t> w_zero = {0};
-  if (At(in, 2)) {
-    ASSIGN_OR_RETURN(const std::vector<int64_t> v, ToInt64(*in[2]));
-    x_zero = v.at(0);
+// Sums of (x - x_zero) * (w - w_zero), with the zero points' tensors or null.
+template <typename Store>
+absl::Status IntegerLoops(const ConvShape& s, const Tensor& x, const Tensor& w, const Tensor* x_zero,
+                          const Tensor* w_zero, Store store) {
+  int64_t zx = 0;
+  std::vector<int64_t> zw = {0};
+  if (x_zero != nullptr) {
+    ASSIGN_OR_RETURN(const std::vector<int64_t> v, ToInt64(*x_zero));
+    zx = v.at(0);
   }
-  if (At(in, 3)) {
-    ASSIGN_OR_RETURN(w_zero, ToInt64(*in[3]));
+  if (w_zero != nullptr) {
+    ASSIGN_OR_RETURN(zw, ToInt64(*w_zero));
   }
-  const int64_t stride = w_zero.size() > 1 ? 1 : 0;
-  int32_t* y = MutablePtr<int32_t>(out[0]);
-  // int64 sums, reduced modulo 2^32 at the end: int32 arithmetic that wraps, without undefined behaviour.
-  const auto store = [=](int64_t, int64_t i, int64_t acc) { y[i] = static_cast<int32_t>(acc); };
+  const int64_t stride = zw.size() > 1 ? 1 : 0;
   const auto run = [&]<typename X, typename W>(X, W) {
-    ConvLoops<X, W, int64_t>(s, Ptr<X>(*in[0]), x_zero, Ptr<W>(*in[1]), w_zero.data(), stride, store);
+    ConvLoops<X, W, int64_t>(s, Ptr<X>(x), zx, Ptr<W>(w), zw.data(), stride, store);
   };
-  const bool x_signed = in[0]->dtype() == DType::kInt8, w_signed = in[1]->dtype() == DType::kInt8;
+  const bool x_signed = x.dtype() == DType::kInt8, w_signed = w.dtype() == DType::kInt8;
   if (x_signed && w_signed) run(int8_t{}, int8_t{});
   if (x_signed && !w_signed) run(int8_t{}, uint8_t{});
   if (!x_signed && w_signed) run(uint8_t{}, int8_t{});
@@ -182,16 +185,51 @@ absl::Status ComputeConvInteger(const Node& node, Inputs in, Outputs out) {
   return absl::OkStatus();
 }
 
+absl::Status ComputeConvInteger(const Node& node, Inputs in, Outputs out) {
+  ASSIGN_OR_RETURN(const ConvShape s, GetConvShape(node, in[0]->shape(), in[1]->shape()));
+  int32_t* y = MutablePtr<int32_t>(out[0]);
+  // int64 sums, reduced modulo 2^32 at the end: int32 arithmetic that wraps, without undefined behaviour.
+  return IntegerLoops(s, *in[0], *in[1], At(in, 2), At(in, 3),
+                      [=](int64_t, int64_t i, int64_t acc) { y[i] = static_cast<int32_t>(acc); });
+}
+
+// QLinearConv(x, x_scale, x_zero, w, w_scale, w_zero, y_scale, y_zero, B):
+//   y = saturate(round_half_even((sum + B) * x_scale * w_scale / y_scale) + y_zero), the factor in float32.
+absl::Status InferQLinearConv(const Node& node, Descs in, OutDescs out) {
+  RETURN_IF_ERROR(CheckArity(node, in, 8, 9));
+  const TensorDesc* const integer_form[] = {in[0], in[3], in[2], in[5]};
+  RETURN_IF_ERROR(InferConvInteger(node, integer_form, out));
+  const int64_t channels = in[3]->shape[0];
+  RETURN_IF_ERROR(CheckQuantizedScales(in, channels));
+  if (const TensorDesc* bias = At(in, 8)) {
+    if (bias->dtype != DType::kInt32 || bias->shape != Shape{channels}) {
+      return Invalid("the bias is ", DTypeName(bias->dtype), " ", ShapeString(bias->shape), "; int32 [", channels,
+                     "] is needed");
+    }
+  }
+  out[0].dtype = in[7]->dtype;
+  return absl::OkStatus();
+}
+
+absl::Status ComputeQLinearConv(const Node& node, Inputs in, Outputs out) {
+  ASSIGN_OR_RETURN(const ConvShape s, GetConvShape(node, in[0]->shape(), in[3]->shape()));
+  ASSIGN_OR_RETURN(const Requantizer requantize, Requantizer::Create(in, out[0]));
+  const int32_t* bias = At(in, 8) ? Ptr<int32_t>(*in[8]) : nullptr;
+  return IntegerLoops(s, *in[0], *in[3], in[2], in[5],
+                      [&](int64_t o, int64_t i, int64_t acc) { requantize.Store(acc + (bias ? bias[o] : 0), o, i); });
+}
+
 // ConvTranspose weights are [C, M / group, kernel...].
 absl::StatusOr<ConvShape> GetTransposeShape(const Node& node, std::span<const int64_t> x, std::span<const int64_t> w) {
   if (x.size() < 3 || w.size() != x.size()) {
-    return Invalid("input ", ShapeString(x), " and weights ", ShapeString(w), " do not fit: both need the same rank, 3 or more");
+    return Invalid("input ", ShapeString(x), " and weights ", ShapeString(w),
+                   " do not fit: both need the same rank, 3 or more");
   }
   const int64_t groups = node.Int("group", 1);
   if (groups < 1 || groups > kMaxAttribute || x[1] != w[0] || x[1] % groups != 0 || w[1] == 0 ||
       w[1] > kMaxElements / groups) {
-    return Invalid("group ", groups, " does not fit: the input has ", x[1], " channels, the weights are ", ShapeString(w),
-                   " (input channels, output channels of a group, ...)");
+    return Invalid("group ", groups, " does not fit: the input has ", x[1], " channels, the weights are ",
+                   ShapeString(w), " (input channels, output channels of a group, ...)");
   }
   ASSIGN_OR_RETURN(const Window window, ConvTransposeWindow(node, x, w.subspan(2)));
   return ConvShape{window, x[0], x[1], w[1] * groups, groups};
@@ -265,6 +303,7 @@ constexpr OpEntry kOps[] = {
     {"Conv", {InferConv, ViaFloat<ComputeConv>}},
     {"ConvInteger", {InferConvInteger, ComputeConvInteger}},
     {"ConvTranspose", {InferConvTranspose, ViaFloat<ComputeConvTranspose>}},
+    {"QLinearConv", {InferQLinearConv, ComputeQLinearConv}},
 };
 
 }  // namespace

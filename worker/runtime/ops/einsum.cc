@@ -22,14 +22,16 @@ absl::StatusOr<std::string> Expand(const std::string& term, size_t rank) {
   const size_t dots = term.find("...");
   std::string labels = term;
   if (dots != std::string::npos) {
-    if (term.size() - 3 > rank) return Invalid("term '", term, "' has more labels than its input has dimensions (", rank, ")");
+    if (term.size() - 3 > rank)
+      return Invalid("term '", term, "' has more labels than its input has dimensions (", rank, ")");
     const size_t count = rank - (term.size() - 3);
     std::string filled;
     for (size_t i = count; i-- > 0;) filled.push_back(static_cast<char>('0' + i));
     labels = term.substr(0, dots) + filled + term.substr(dots + 3);
   }
   for (const char c : labels) {
-    if (!std::isalnum(static_cast<unsigned char>(c))) return Invalid("term '", term, "' has the character '", std::string(1, c), "'");
+    if (!std::isalnum(static_cast<unsigned char>(c)))
+      return Invalid("term '", term, "' has the character '", std::string(1, c), "'");
   }
   if (labels.size() != rank) return Invalid("term '", term, "' does not fit an input of rank ", rank);
   return labels;
@@ -48,7 +50,8 @@ absl::StatusOr<Equation> Parse(const Node& node, size_t count, GetShape shape) {
   size_t ellipsis = 0;
   for (size_t i = 0; i < count; ++i) {
     const size_t comma = left.find(',');
-    if ((comma == std::string::npos) != (i + 1 == count)) return Invalid("equation '", text, "' does not have ", count, " terms");
+    if ((comma == std::string::npos) != (i + 1 == count))
+      return Invalid("equation '", text, "' does not have ", count, " terms");
     const Shape& s = shape(i);
     if (s.size() > kMaxRank) return Invalid("input ", i, " has rank ", s.size());
     ASSIGN_OR_RETURN(std::string labels, Expand(left.substr(0, comma), s.size()));
@@ -68,11 +71,13 @@ absl::StatusOr<Equation> Parse(const Node& node, size_t count, GetShape shape) {
     for (const std::string& labels : e.inputs) all += labels;
     std::sort(all.begin(), all.end());
     for (const char c : all) {
-      if (std::isalpha(static_cast<unsigned char>(c)) && std::count(all.begin(), all.end(), c) == 1) e.output.push_back(c);
+      if (std::isalpha(static_cast<unsigned char>(c)) && std::count(all.begin(), all.end(), c) == 1)
+        e.output.push_back(c);
     }
   }
   for (const char c : e.output) {
-    if (std::count(e.output.begin(), e.output.end(), c) > 1) return Invalid("output label '", std::string(1, c), "' repeats in '", text, "'");
+    if (std::count(e.output.begin(), e.output.end(), c) > 1)
+      return Invalid("output label '", std::string(1, c), "' repeats in '", text, "'");
   }
   return e;
 }
@@ -150,7 +155,8 @@ absl::Status ComputeEinsum(const Node& node, Inputs in, Outputs out) {
     do {
       if (empty) break;
       double product = 1;
-      for (size_t i = 0; i < in.size(); ++i) product *= static_cast<double>(Ptr<float>(*in[i])[at.offset(i) + term.offset(i)]);
+      for (size_t i = 0; i < in.size(); ++i)
+        product *= static_cast<double>(Ptr<float>(*in[i])[at.offset(i) + term.offset(i)]);
       sum += product;
     } while (term.Next());
     *y++ = static_cast<float>(sum);

@@ -42,7 +42,8 @@ TEST(Unary, KnownValues) {
 }
 
 TEST(Unary, RoundGoesToEven) {
-  EXPECT_THAT(AsFloats(Evaluate("Round", {F({6}, {0.5f, 1.5f, 2.5f, -0.5f, -1.5f, 2.6f})})), ElementsAre(0, 2, 2, 0, -2, 3));
+  EXPECT_THAT(AsFloats(Evaluate("Round", {F({6}, {0.5f, 1.5f, 2.5f, -0.5f, -1.5f, 2.6f})})),
+              ElementsAre(0, 2, 2, 0, -2, 3));
 }
 
 TEST(Unary, NanStaysNan) {
@@ -54,7 +55,8 @@ TEST(Unary, NanStaysNan) {
 
 TEST(Unary, IntegersAreExactAndTheMostNegativeWraps) {
   const int64_t min = std::numeric_limits<int64_t>::min();
-  EXPECT_THAT(Integers(Evaluate("Neg", {L({3, min, (int64_t{1} << 62) + 1})})), ElementsAre(-3, min, -(int64_t{1} << 62) - 1));
+  EXPECT_THAT(Integers(Evaluate("Neg", {L({3, min, (int64_t{1} << 62) + 1})})),
+              ElementsAre(-3, min, -(int64_t{1} << 62) - 1));
   EXPECT_THAT(Integers(Evaluate("Abs", {Of<int8_t>({2}, {-128, -5})})), ElementsAre(-128, 5));
   EXPECT_THAT(Integers(Evaluate("Sign", {L({-9, 0, 9})})), ElementsAre(-1, 0, 1));
 }
@@ -66,7 +68,8 @@ TEST(Clip, BoundsAreOptionalAndTheUpperWins) {
   EXPECT_THAT(AsFloats(Evaluate("Clip", {x, Tensor::Scalar(0.0f)})), ElementsAre(0, 1, 9));
   EXPECT_THAT(AsFloats(Evaluate("Clip", {x})), ElementsAre(-5, 1, 9));
   EXPECT_THAT(AsFloats(Evaluate("Clip", {x, Tensor::Scalar(3.0f), Tensor::Scalar(2.0f)})), ElementsAre(2, 2, 2));
-  EXPECT_THAT(Integers(Evaluate("Clip", {Of<uint8_t>({2}, {0, 200}), Of<uint8_t>({}, {3}), Of<uint8_t>({}, {100})})), ElementsAre(3, 100));
+  EXPECT_THAT(Integers(Evaluate("Clip", {Of<uint8_t>({2}, {0, 200}), Of<uint8_t>({}, {3}), Of<uint8_t>({}, {100})})),
+              ElementsAre(3, 100));
 }
 
 TEST(Binary, BroadcastsBothWays) {
@@ -127,7 +130,8 @@ TEST(Reduce, AxesKeepdimsAndNoop) {
   EXPECT_EQ(Evaluate("ReduceSum", {x, L({-1})}).shape(), Shape({2, 1}));
   EXPECT_THAT(AsFloats(Evaluate("ReduceMean", {x}, {{"axes", Longs{1}}})), ElementsAre(2, 5));
   EXPECT_THAT(AsFloats(Evaluate("ReduceMax", {x})), ElementsAre(6));
-  EXPECT_THAT(AsFloats(Evaluate("ReduceProd", {x}, {{"noop_with_empty_axes", int64_t{1}}})), ElementsAre(1, 2, 3, 4, 5, 6));
+  EXPECT_THAT(AsFloats(Evaluate("ReduceProd", {x}, {{"noop_with_empty_axes", int64_t{1}}})),
+              ElementsAre(1, 2, 3, 4, 5, 6));
   EXPECT_THAT(AsFloats(Evaluate("ReduceL2", {F({2}, {3, 4})})), ElementsAre(5));
   EXPECT_THAT(AsFloats(Evaluate("ReduceLogSumExp", {F({2}, {1000, 1000})})), ElementsAre(1000 + std::log(2.0f)));
   EXPECT_THAT(AsFloats(Evaluate("ReduceSum", {F({2, 0}, {}), L({1})})), ElementsAre(0, 0));
@@ -141,14 +145,16 @@ TEST(Reduce, AccumulatesInDouble) {
 TEST(ArgMax, FirstOrLastOfEquals) {
   const Tensor x = F({2, 3}, {1, 7, 7, 5, 2, 1});
   EXPECT_THAT(Integers(Evaluate("ArgMax", {x}, {{"axis", int64_t{1}}})), ElementsAre(1, 0));
-  EXPECT_THAT(Integers(Evaluate("ArgMax", {x}, {{"axis", int64_t{1}}, {"select_last_index", int64_t{1}}})), ElementsAre(2, 0));
+  EXPECT_THAT(Integers(Evaluate("ArgMax", {x}, {{"axis", int64_t{1}}, {"select_last_index", int64_t{1}}})),
+              ElementsAre(2, 0));
   EXPECT_EQ(Evaluate("ArgMin", {x}, {{"axis", int64_t{-1}}, {"keepdims", int64_t{0}}}).shape(), Shape({2}));
 }
 
 TEST(CumSum, ExclusiveAndReverse) {
   const Tensor x = F({3}, {1, 2, 3}), axis = L({}, {0});
   EXPECT_THAT(AsFloats(Evaluate("CumSum", {x, axis})), ElementsAre(1, 3, 6));
-  EXPECT_THAT(AsFloats(Evaluate("CumSum", {x, axis}, {{"exclusive", int64_t{1}}, {"reverse", int64_t{1}}})), ElementsAre(5, 3, 0));
+  EXPECT_THAT(AsFloats(Evaluate("CumSum", {x, axis}, {{"exclusive", int64_t{1}}, {"reverse", int64_t{1}}})),
+              ElementsAre(5, 3, 0));
 }
 
 TEST(Softmax, IsStableAndSumsToOneAlongItsAxis) {
@@ -160,12 +166,18 @@ TEST(Softmax, IsStableAndSumsToOneAlongItsAxis) {
 }
 
 TEST(Normalization, ByHand) {
-  EXPECT_THAT(AsFloats(Evaluate("BatchNormalization", {F({1, 2, 1}, {5, 7}), F({2}, {2, 3}), F({2}, {1, 0}), F({2}, {3, 7}), F({2}, {4, 1})}, {{"epsilon", 0.0f}})),
+  EXPECT_THAT(AsFloats(Evaluate("BatchNormalization",
+                                {F({1, 2, 1}, {5, 7}), F({2}, {2, 3}), F({2}, {1, 0}), F({2}, {3, 7}), F({2}, {4, 1})},
+                                {{"epsilon", 0.0f}})),
               ElementsAre(3, 0));
-  EXPECT_THAT(AsFloats(Evaluate("InstanceNormalization", {F({1, 1, 2}, {1, 3}), F({1}, {10}), F({1}, {5})}, {{"epsilon", 0.0f}})), ElementsAre(-5, 15));
-  EXPECT_THAT(AsFloats(Evaluate("LayerNormalization", {F({1, 2}, {1, 3}), F({2}, {10, 20})}, {{"epsilon", 0.0f}})), ElementsAre(-10, 20));
+  EXPECT_THAT(AsFloats(Evaluate("InstanceNormalization", {F({1, 1, 2}, {1, 3}), F({1}, {10}), F({1}, {5})},
+                                {{"epsilon", 0.0f}})),
+              ElementsAre(-5, 15));
+  EXPECT_THAT(AsFloats(Evaluate("LayerNormalization", {F({1, 2}, {1, 3}), F({2}, {10, 20})}, {{"epsilon", 0.0f}})),
+              ElementsAre(-10, 20));
   // size 3: channel 0 sees channels 0 and 1; alpha / size = 1, bias 0, beta 1.
-  EXPECT_THAT(AsFloats(Evaluate("LRN", {F({1, 3, 1}, {1, 2, 3})}, {{"size", int64_t{3}}, {"alpha", 3.0f}, {"beta", 1.0f}, {"bias", 0.0f}})),
+  EXPECT_THAT(AsFloats(Evaluate("LRN", {F({1, 3, 1}, {1, 2, 3})},
+                                {{"size", int64_t{3}}, {"alpha", 3.0f}, {"beta", 1.0f}, {"bias", 0.0f}})),
               ElementsAre(1 / 5.0f, 2 / 14.0f, 3 / 13.0f));
 }
 

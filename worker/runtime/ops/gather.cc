@@ -121,7 +121,8 @@ absl::Status InferScatterElements(const Node& node, Descs in, OutDescs out) {
   RETURN_IF_ERROR(CheckNoReduction(node));
   RETURN_IF_ERROR(CheckSameType(*in[0], *in[2]));
   RETURN_IF_ERROR(CheckElementwiseIndices(node, in[0]->shape, *in[1]));
-  if (in[2]->shape != in[1]->shape) return Invalid("updates ", ShapeString(in[2]->shape), " and indices ", ShapeString(in[1]->shape), " differ");
+  if (in[2]->shape != in[1]->shape)
+    return Invalid("updates ", ShapeString(in[2]->shape), " and indices ", ShapeString(in[1]->shape), " differ");
   out[0].dtype = in[0]->dtype;
   out[0].shape = in[0]->shape;
   return absl::OkStatus();
@@ -152,7 +153,8 @@ absl::StatusOr<SliceIndices> GetSliceIndices(const Node& node, std::span<const i
   }
   const size_t b = static_cast<size_t>(batch);
   const int64_t k = indices.back();
-  if (k < 1 || k > static_cast<int64_t>(data.size() - b) || !std::equal(data.begin(), data.begin() + batch, indices.begin())) {
+  if (k < 1 || k > static_cast<int64_t>(data.size() - b) ||
+      !std::equal(data.begin(), data.begin() + batch, indices.begin())) {
     return Invalid("indices ", ShapeString(indices), " do not fit data ", ShapeString(data));
   }
   SliceIndices s;
@@ -214,7 +216,8 @@ absl::Status InferScatterNd(const Node& node, Descs in, OutDescs out) {
   ASSIGN_OR_RETURN(const SliceIndices s, GetSliceIndices(node, in[0]->shape, in[1]->shape));
   Shape updates(in[1]->shape.begin(), in[1]->shape.end() - 1);
   updates.insert(updates.end(), in[0]->shape.begin() + s.k, in[0]->shape.end());
-  if (in[2]->shape != updates) return Invalid("updates ", ShapeString(in[2]->shape), "; ", ShapeString(updates), " is needed");
+  if (in[2]->shape != updates)
+    return Invalid("updates ", ShapeString(in[2]->shape), "; ", ShapeString(updates), " is needed");
   out[0].dtype = in[0]->dtype;
   out[0].shape = in[0]->shape;
   return absl::OkStatus();
@@ -240,7 +243,8 @@ absl::Status InferTopK(const Node& node, Descs in, OutDescs out) {
   ASSIGN_OR_RETURN(const std::vector<int64_t> k, ConstantInts(*in[1], "K"));
   const int64_t n = in[0]->shape[static_cast<size_t>(axis)];
   if (k.size() != 1 || k[0] < 0 || k[0] > n) {
-    return Invalid("K is ", ShapeString(k), "; one value in [0, ", n, "] is needed (axis ", axis, " of ", ShapeString(in[0]->shape), ")");
+    return Invalid("K is ", ShapeString(k), "; one value in [0, ", n, "] is needed (axis ", axis, " of ",
+                   ShapeString(in[0]->shape), ")");
   }
   for (size_t i = 0; i < out.size(); ++i) {
     out[i].dtype = i == 0 ? in[0]->dtype : DType::kInt64;
@@ -293,7 +297,8 @@ absl::Status InferOneHot(const Node& node, Descs in, OutDescs out) {
   RETURN_IF_ERROR(ElementBytes(in[2]->dtype, "values").status());
   RETURN_IF_ERROR(CheckIndices(*in[0]));
   ASSIGN_OR_RETURN(const std::vector<int64_t> depth, ConstantInts(*in[1], "depth"));
-  if (depth.size() != 1 || depth[0] < 1 || in[2]->shape != Shape{2}) return Invalid("depth must be one positive number and values two");
+  if (depth.size() != 1 || depth[0] < 1 || in[2]->shape != Shape{2})
+    return Invalid("depth must be one positive number and values two");
   ASSIGN_OR_RETURN(const int axis, NormalizeAxis(node.Int("axis", -1), static_cast<int>(in[0]->shape.size()) + 1));
   out[0].dtype = in[2]->dtype;
   out[0].shape = in[0]->shape;
@@ -326,7 +331,8 @@ absl::Status InferTrilu(const Node& node, Descs in, OutDescs out) {
   RETURN_IF_ERROR(CheckArity(node, in, 1, 2));
   RETURN_IF_ERROR(ElementBytes(in[0]->dtype, "the input").status());
   RETURN_IF_ERROR(CheckMinRank(*in[0], 2, "the input"));
-  if (At(in, 1) != nullptr && (in[1]->dtype != DType::kInt64 || Product(in[1]->shape) != 1)) return Invalid("k must be one int64");
+  if (At(in, 1) != nullptr && (in[1]->dtype != DType::kInt64 || Product(in[1]->shape) != 1))
+    return Invalid("k must be one int64");
   out[0].dtype = in[0]->dtype;
   out[0].shape = in[0]->shape;
   return absl::OkStatus();

@@ -133,12 +133,21 @@ std::vector<HostileCase> Cases() {
       {"Resize", {image}, {}, "neither scales nor sizes"},
       {"QuantizeLinear", {v, F({2}, {1, 1})}, {{"axis", int64_t{0}}}, "scale has 2 values"},
       {"QuantizeLinear", {v, F({}, {1}), Of<uint8_t>({3}, {1, 2, 3})}, {}, "differ in shape"},
-      {"QuantizeLinear", {Ramp({2, 4}), Ramp({2, 2})}, {{"axis", int64_t{1}}, {"block_size", int64_t{3}}, {"unused", int64_t{0}}}, ""},
-      {"QuantizeLinear", {Ramp({2, 4}), Ramp({2, 3})}, {{"axis", int64_t{1}}, {"block_size", int64_t{3}}}, "dimension 1 must be 2"},
+      {"QuantizeLinear",
+       {Ramp({2, 4}), Ramp({2, 2})},
+       {{"axis", int64_t{1}}, {"block_size", int64_t{3}}, {"unused", int64_t{0}}},
+       ""},
+      {"QuantizeLinear",
+       {Ramp({2, 4}), Ramp({2, 3})},
+       {{"axis", int64_t{1}}, {"block_size", int64_t{3}}},
+       "dimension 1 must be 2"},
       {"DequantizeLinear", {Of<uint8_t>({1}, {1}), F({}, {1}), Of<int8_t>({}, {1})}, {}, "different types"},
       {"DequantizeLinear", {Ramp({2, 2}), F({}, {1})}, {}, "float32 is not supported"},
       {"LSTM", {Ramp({1, 1, 2}), Ramp({1, 4, 3}), Ramp({1, 4, 1})}, {}, "do not fit"},
-      {"RNN", {Ramp({1, 1, 1}), Ramp({1, 1, 1}), Ramp({1, 1, 1}), std::nullopt, Of<int32_t>({1}, {9})}, {}, "sequence_lens has 9"},
+      {"RNN",
+       {Ramp({1, 1, 1}), Ramp({1, 1, 1}), Ramp({1, 1, 1}), std::nullopt, Of<int32_t>({1}, {9})},
+       {},
+       "sequence_lens has 9"},
       {"Einsum", {v}, {{"equation", "ij->i"}}, "does not fit an input of rank 1"},
       {"Einsum", {v}, {{"equation", "i->ii"}}, "repeats"},
       {"Einsum", {v}, {{"equation", "i->k"}}, "in no input"},
@@ -165,7 +174,9 @@ TEST(Hostile, AnOutputTooLargeForMemoryIsRefusedBeforeItIsAllocated) {
 }
 
 TEST(Hostile, HugeWindowsTakeNoTimeWhenMostOfThemIsPadding) {
-  const Attributes a = {{"kernel_shape", Longs{1 << 29, 1 << 29}}, {"pads", Longs{1 << 28, 1 << 28, 1 << 28, 1 << 28}}, {"count_include_pad", int64_t{1}}};
+  const Attributes a = {{"kernel_shape", Longs{1 << 29, 1 << 29}},
+                        {"pads", Longs{1 << 28, 1 << 28, 1 << 28, 1 << 28}},
+                        {"count_include_pad", int64_t{1}}};
   EXPECT_TRUE(EvaluateAll("AveragePool", {Ramp({1, 1, 4, 4})}, a).ok());
   EXPECT_TRUE(EvaluateAll("MaxPool", {Ramp({1, 1, 4, 4})}, a).ok());
 }

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-// MatMul (numpy semantics: 1-D operands, broadcast batches), MatMulInteger, Gemm.
+// MatMul (numpy semantics: 1-D operands, broadcast batches), MatMulInteger, QLinearMatMul, Gemm.
 #include <algorithm>
 #include <array>
 
+#include "worker/runtime/ops/requantize.h"
 #include "worker/runtime/ops/util.h"
 
 namespace quant::ops {
@@ -11,20 +12,22 @@ namespace {
 // C[m,n] = sum over k of A[m,k] * B[k,n] for every batch; strides 0 broadcast a batch.
 struct MatMulShape {
   int64_t m = 1, n = 1, k = 1;
-  Shape batch;                                  // broadcast batch dimensions
-  std::vector<int64_t> a_strides, b_strides;    // of the batch dimensions, in matrices' elements
+  Shape batch;                                // broadcast batch dimensions
+  std::vector<int64_t> a_strides, b_strides;  // of the batch dimensions, in matrices' elements
   Shape out;
 };
 
 absl::StatusOr<MatMulShape> GetMatMulShape(std::span<const int64_t> a, std::span<const int64_t> b) {
-  if (a.empty() || b.empty()) return Invalid("MatMul of shapes ", ShapeString(a), " and ", ShapeString(b), ": rank 1 or more is needed");
+  if (a.empty() || b.empty())
+    return Invalid("MatMul of shapes ", ShapeString(a), " and ", ShapeString(b), ": rank 1 or more is needed");
   MatMulShape s;
   s.k = a.back();
   if (a.size() > 1) s.m = a[a.size() - 2];
   if (b.size() > 1) s.n = b.back();
   const int64_t rows_b = b.size() > 1 ? b[b.size() - 2] : b[0];
   if (s.k != rows_b) {
-    return Invalid("shapes ", ShapeString(a), " and ", ShapeString(b), " do not fit: ", s.k, " columns against ", rows_b, " rows");
+    return Invalid("shapes ", ShapeString(a), " and ", ShapeString(b), " do not fit: ", s.k, " columns against ",
+                   rows_b, " rows");
   }
   const auto batch_of = [](std::span<const int64_t> t) { return t.first(t.size() > 2 ? t.size() - 2 : 0); };
   ASSIGN_OR_RETURN(s.batch, Broadcast(batch_of(a), batch_of(b)));
@@ -48,7 +51,8 @@ void Multiply(int64_t m, int64_t n, int64_t k, const A* a, int64_t a_row, int64_
     if (b_col != 1) {  // columns of B are contiguous (or n is 1): dot products
       for (int64_t j = 0; j < n; ++j) {
         Acc sum{0};
-        for (int64_t l = 0; l < k; ++l) sum += load_a(a[i * a_row + l * a_col], i) * load_b(b[l * b_row + j * b_col], j);
+        for (int64_t l = 0; l < k; ++l)
+          sum += load_a(a[i * a_row + l * a_col], i) * load_b(b[l * b_row + j * b_col], j);
         store(i, j, sum);
       }
       continue;
@@ -120,7 +124,8 @@ absl::Status InferMatMulInteger(const Node& node, Descs in, OutDescs out) {
     RETURN_IF_ERROR(CheckSameType(*in[i], *zero));
     const int64_t count = i == 0 ? s.m : s.n;
     if (zero->shape.size() > 1 || (Product(zero->shape) != 1 && Product(zero->shape) != count)) {
-      return Unsupported("a zero point of shape ", ShapeString(zero->shape), "; a scalar or a vector of ", count, " is supported");
+      return Unsupported("a zero point of shape ", ShapeString(zero->shape), "; a scalar or a vector of ", count,
+                         " is supported");
     }
   }
   out[0].dtype = DType::kInt32;
@@ -128,34 +133,58 @@ absl::Status InferMatMulInteger(const Node& node, Descs in, OutDescs out) {
   return absl::OkStatus();
 }
 
-absl::Status ComputeMatMulInteger(const Node&, Inputs in, Outputs out) {
-  ASSIGN_OR_RETURN(const MatMulShape s, GetMatMulShape(in[0]->shape(), in[1]->shape()));
-  if (out[0].elements() == 0) return absl::OkStatus();
+// store(element index, column, sum) of (A - a_zero) * (B - b_zero).
+template <typename Store>
+absl::Status IntegerLoops(const Tensor& a, const Tensor& b, const Tensor* a_zero, const Tensor* b_zero, Store store) {
+  ASSIGN_OR_RETURN(const MatMulShape s, GetMatMulShape(a.shape(), b.shape()));
+  if (Product(s.out) == 0) return absl::OkStatus();
   std::vector<int64_t> za = {0}, zb = {0};
-  if (At(in, 2)) {
-    ASSIGN_OR_RETURN(za, ToInt64(*in[2]));
+  if (a_zero != nullptr) {
+    ASSIGN_OR_RETURN(za, ToInt64(*a_zero));
   }
-  if (At(in, 3)) {
-    ASSIGN_OR_RETURN(zb, ToInt64(*in[3]));
+  if (b_zero != nullptr) {
+    ASSIGN_OR_RETURN(zb, ToInt64(*b_zero));
   }
   const auto run = [&]<typename A, typename B>(A, B) {
-    int32_t* dst = MutablePtr<int32_t>(out[0]);
+    int64_t base = 0;
     Odometer at(s.batch, {s.a_strides, s.b_strides});
     do {
       Multiply<A, B, int64_t>(
-          s.m, s.n, s.k, Ptr<A>(*in[0]) + at.offset(0), s.k, 1, Ptr<B>(*in[1]) + at.offset(1), s.n, 1,
+          s.m, s.n, s.k, Ptr<A>(a) + at.offset(0), s.k, 1, Ptr<B>(b) + at.offset(1), s.n, 1,
           [&](A v, int64_t i) { return v - za[za.size() > 1 ? static_cast<size_t>(i) : 0]; },
           [&](B v, int64_t j) { return v - zb[zb.size() > 1 ? static_cast<size_t>(j) : 0]; },
-          [&](int64_t i, int64_t j, int64_t sum) { dst[i * s.n + j] = static_cast<int32_t>(sum); });
-      dst += s.m * s.n;
+          [&](int64_t i, int64_t j, int64_t sum) { store(base + i * s.n + j, j, sum); });
+      base += s.m * s.n;
     } while (at.Next());
   };
-  const bool a_signed = in[0]->dtype() == DType::kInt8, b_signed = in[1]->dtype() == DType::kInt8;
+  const bool a_signed = a.dtype() == DType::kInt8, b_signed = b.dtype() == DType::kInt8;
   if (a_signed && b_signed) run(int8_t{}, int8_t{});
   if (a_signed && !b_signed) run(int8_t{}, uint8_t{});
   if (!a_signed && b_signed) run(uint8_t{}, int8_t{});
   if (!a_signed && !b_signed) run(uint8_t{}, uint8_t{});
   return absl::OkStatus();
+}
+
+absl::Status ComputeMatMulInteger(const Node&, Inputs in, Outputs out) {
+  int32_t* y = MutablePtr<int32_t>(out[0]);
+  return IntegerLoops(*in[0], *in[1], At(in, 2), At(in, 3),
+                      [=](int64_t i, int64_t, int64_t sum) { y[i] = static_cast<int32_t>(sum); });
+}
+
+// QLinearMatMul(a, a_scale, a_zero, b, b_scale, b_zero, y_scale, y_zero); b's scale and zero point may be per column.
+absl::Status InferQLinearMatMul(const Node& node, Descs in, OutDescs out) {
+  RETURN_IF_ERROR(CheckArity(node, in, 8, 8));
+  const TensorDesc* const integer_form[] = {in[0], in[3], in[2], in[5]};
+  RETURN_IF_ERROR(InferMatMulInteger(node, integer_form, out));
+  RETURN_IF_ERROR(CheckQuantizedScales(in, in[3]->shape.size() > 1 ? in[3]->shape.back() : 1));
+  out[0].dtype = in[7]->dtype;
+  return absl::OkStatus();
+}
+
+absl::Status ComputeQLinearMatMul(const Node&, Inputs in, Outputs out) {
+  ASSIGN_OR_RETURN(const Requantizer requantize, Requantizer::Create(in, out[0]));
+  return IntegerLoops(*in[0], *in[3], in[2], in[5],
+                      [&](int64_t i, int64_t column, int64_t sum) { requantize.Store(sum, column, i); });
 }
 
 // Y = alpha * A' * B' + beta * C, A' and B' transposed by transA and transB, C broadcast to [M, N].
@@ -170,7 +199,8 @@ absl::Status InferGemm(const Node& node, Descs in, OutDescs out) {
   }
   const bool ta = node.Int("transA", 0) != 0, tb = node.Int("transB", 0) != 0;
   if (a[ta ? 0 : 1] != b[tb ? 1 : 0]) {
-    return Invalid("A ", ShapeString(a), ta ? " transposed" : "", " and B ", ShapeString(b), tb ? " transposed" : "", " do not fit");
+    return Invalid("A ", ShapeString(a), ta ? " transposed" : "", " and B ", ShapeString(b), tb ? " transposed" : "",
+                   " do not fit");
   }
   out[0].dtype = in[0]->dtype;
   out[0].shape = {a[ta ? 1 : 0], b[tb ? 0 : 1]};
@@ -204,6 +234,7 @@ constexpr OpEntry kOps[] = {
     {"Gemm", {InferGemm, ViaFloat<ComputeGemm>}},
     {"MatMul", {InferMatMul, ViaFloat<ComputeMatMul>}},
     {"MatMulInteger", {InferMatMulInteger, ComputeMatMulInteger}},
+    {"QLinearMatMul", {InferQLinearMatMul, ComputeQLinearMatMul}},
 };
 
 }  // namespace

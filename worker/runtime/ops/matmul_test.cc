@@ -48,7 +48,8 @@ TEST(Gemm, TransposesScalesAndBroadcastsC) {
   EXPECT_THAT(AsFloats(Evaluate("Gemm", {a, b, F({1}, {100})},
                                 {{"transA", int64_t{1}}, {"transB", int64_t{1}}, {"alpha", 2.0f}, {"beta", 0.5f}})),
               ElementsAre(60, 72, 84));
-  EXPECT_THAT(AsFloats(Evaluate("Gemm", {F({1, 2}, {1, 2}), F({2, 2}, {1, 2, 3, 4}), F({1, 2}, {10, 20})})), ElementsAre(17, 30));
+  EXPECT_THAT(AsFloats(Evaluate("Gemm", {F({1, 2}, {1, 2}), F({2, 2}, {1, 2, 3, 4}), F({1, 2}, {10, 20})})),
+              ElementsAre(17, 30));
 }
 
 TEST(MatMulInteger, ZeroPointsPerRowAndColumn) {
@@ -65,7 +66,8 @@ TEST(Einsum, ProductsTracesAndEllipsis) {
   EXPECT_THAT(AsFloats(Evaluate("Einsum", {a, b}, {{"equation", "ij , jk"}})), ElementsAre(19, 22, 43, 50));
   EXPECT_THAT(AsFloats(Evaluate("Einsum", {a}, {{"equation", "ii"}})), ElementsAre(5));
   EXPECT_THAT(AsFloats(Evaluate("Einsum", {a}, {{"equation", "ij->j"}})), ElementsAre(4, 6));
-  EXPECT_EQ(Evaluate("Einsum", {Ramp({3, 1, 2, 4}), Ramp({5, 4, 6})}, {{"equation", "...ij,...jk->...ik"}}).shape(), Shape({3, 5, 2, 6}));
+  EXPECT_EQ(Evaluate("Einsum", {Ramp({3, 1, 2, 4}), Ramp({5, 4, 6})}, {{"equation", "...ij,...jk->...ik"}}).shape(),
+            Shape({3, 5, 2, 6}));
 }
 
 // A cell of size 1 worked out by hand.

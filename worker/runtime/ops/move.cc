@@ -78,7 +78,8 @@ absl::Status InferTile(const Node& node, Descs in, OutDescs out) {
   RETURN_IF_ERROR(ElementBytes(in[0]->dtype, "the input").status());
   ASSIGN_OR_RETURN(const std::vector<int64_t> repeats, ConstantInts(*in[1], "repeats"));
   const Shape& x = in[0]->shape;
-  if (repeats.size() != x.size()) return Invalid("repeats ", ShapeString(repeats), " does not fit the input ", ShapeString(x));
+  if (repeats.size() != x.size())
+    return Invalid("repeats ", ShapeString(repeats), " does not fit the input ", ShapeString(x));
   out[0].dtype = in[0]->dtype;
   out[0].shape = x;
   for (size_t i = 0; i < x.size(); ++i) {
@@ -109,7 +110,8 @@ absl::Status InferConcat(const Node& node, Descs in, OutDescs out) {
   RETURN_IF_ERROR(CheckArity(node, in, 1, 65536));
   const size_t rank = in[0]->shape.size();
   RETURN_IF_ERROR(ElementBytes(in[0]->dtype, "the input").status());
-  ASSIGN_OR_RETURN(const int axis, NormalizeAxis(node.Int("axis", std::numeric_limits<int64_t>::max()), static_cast<int>(rank)));
+  ASSIGN_OR_RETURN(const int axis,
+                   NormalizeAxis(node.Int("axis", std::numeric_limits<int64_t>::max()), static_cast<int>(rank)));
   const size_t a = static_cast<size_t>(axis);
   out[0].dtype = in[0]->dtype;
   out[0].shape = in[0]->shape;
@@ -118,7 +120,9 @@ absl::Status InferConcat(const Node& node, Descs in, OutDescs out) {
     RETURN_IF_ERROR(CheckSameType(*in[0], *in[i]));
     bool fits = in[i]->shape.size() == rank;
     for (size_t d = 0; fits && d < rank; ++d) fits = d == a || in[i]->shape[d] == out[0].shape[d];
-    if (!fits) return Invalid("inputs ", ShapeString(in[0]->shape), " and ", ShapeString(in[i]->shape), " do not join on axis ", axis);
+    if (!fits)
+      return Invalid("inputs ", ShapeString(in[0]->shape), " and ", ShapeString(in[i]->shape), " do not join on axis ",
+                     axis);
     out[0].shape[a] += in[i]->shape[a];
   }
   return absl::OkStatus();
@@ -156,11 +160,13 @@ absl::Status InferSplit(const Node& node, Descs in, OutDescs out) {
   }
   int64_t sum = 0;
   for (const int64_t v : *split) {
-    if (v < 0 || v > size) return Invalid("split ", ShapeString(*split), " does not fit axis ", axis, " of ", ShapeString(x));
+    if (v < 0 || v > size)
+      return Invalid("split ", ShapeString(*split), " does not fit axis ", axis, " of ", ShapeString(x));
     sum += v;
   }
   if (static_cast<int64_t>(split->size()) != parts || sum != size) {
-    return Invalid("split ", ShapeString(*split), " into ", parts, " outputs does not fit axis ", axis, " of ", ShapeString(x));
+    return Invalid("split ", ShapeString(*split), " into ", parts, " outputs does not fit axis ", axis, " of ",
+                   ShapeString(x));
   }
   for (size_t i = 0; i < out.size(); ++i) {
     out[i].dtype = in[0]->dtype;
@@ -210,10 +216,12 @@ absl::StatusOr<SliceRange> GetSlice(std::span<const int64_t> x, const std::vecto
     const size_t a = static_cast<size_t>(normalized[i]);
     const int64_t n = x[a], step = steps[i];
     if (step == 0) return Invalid("step 0 on axis ", a);
-    // Bounds as Python has them; adding n to a negative value cannot overflow.
+    // Negative bounds count from the end (adding n to one cannot overflow). Then a start is clamped to an element that
+    // exists, or to n when stepping forwards; an end to where the steps may stop.
     const auto bound = [n](int64_t v, int64_t low, int64_t high) { return std::clamp(v < 0 ? v + n : v, low, high); };
-    const int64_t start = step > 0 ? bound(starts[i], 0, n) : bound(starts[i], -1, n - 1);
-    const int64_t end = step > 0 ? bound(ends[i], 0, n) : bound(ends[i], -1, n - 1);
+    const int64_t last = std::max<int64_t>(n - 1, 0);
+    const int64_t start = step > 0 ? bound(starts[i], 0, n) : bound(starts[i], 0, last);
+    const int64_t end = step > 0 ? bound(ends[i], 0, n) : n == 0 ? start : bound(ends[i], -1, last);
     const int64_t span = step > 0 ? end - start : start - end;
     // |step| as unsigned: the most negative int64 has no positive counterpart.
     const uint64_t stride = step > 0 ? static_cast<uint64_t>(step) : uint64_t{0} - static_cast<uint64_t>(step);
@@ -288,10 +296,12 @@ absl::Status InferPad(const Node& node, Descs in, OutDescs out) {
   const Shape& x = in[0]->shape;
   ASSIGN_OR_RETURN(const auto pads, GetPads(node, in, x.size()));
   const std::string mode = node.String("mode", "constant");
-  if (mode != "constant" && mode != "reflect" && mode != "edge" && mode != "wrap") return Invalid("mode is '", mode, "'");
+  if (mode != "constant" && mode != "reflect" && mode != "edge" && mode != "wrap")
+    return Invalid("mode is '", mode, "'");
   if (const TensorDesc* value = At(in, 2)) {
     RETURN_IF_ERROR(CheckSameType(*in[0], *value));
-    if (Product(value->shape) != 1) return Invalid("constant_value has shape ", ShapeString(value->shape), "; a scalar is needed");
+    if (Product(value->shape) != 1)
+      return Invalid("constant_value has shape ", ShapeString(value->shape), "; a scalar is needed");
   }
   out[0].dtype = in[0]->dtype;
   out[0].shape = x;
@@ -389,7 +399,8 @@ absl::Status ComputeBlocks(const Node& node, Inputs in, Outputs out) {
   const int64_t depth = x[1] / (b * b);
   const bool crd = node.String("mode", "DCR") == "CRD";
   // Strides of the block's row and column and of the output channel in the input's channels.
-  const int64_t row = (crd ? b : b * depth) * plane, column = (crd ? 1 : depth) * plane, channel = (crd ? b * b : 1) * plane;
+  const int64_t row = (crd ? b : b * depth) * plane, column = (crd ? 1 : depth) * plane,
+                channel = (crd ? b * b : 1) * plane;
   const int64_t dims[] = {x[0], depth, x[2], b, x[3], b};
   const int64_t strides[] = {all, channel, x[3], row, 1, column};
   return CopyView(*in[0], 0, strides, out[0], dims);

@@ -51,6 +51,8 @@ TEST(Slice, StepsNegativeStepsAndClampedEnds) {
   EXPECT_THAT(slice(kMax, kMin, -2), ElementsAre(5, 3, 1));
   EXPECT_THAT(slice(-1, -4, -1), ElementsAre(5, 4, 3));
   EXPECT_THAT(slice(3, 3, 1), IsEmpty());
+  EXPECT_THAT(slice(-9, kMin, -1), ElementsAre(0));  // a start before the first element is clamped to it
+  EXPECT_THAT(AsFloats(Evaluate("Slice", {F({0}, {}), L({-1}), L({kMin}), L({0}), L({-1})})), IsEmpty());
   EXPECT_THAT(slice(5, 0, kMin), ElementsAre(5));
   EXPECT_THAT(slice(0, 6, kMax), ElementsAre(0));
   EXPECT_THAT(AsFloats(Evaluate("Slice", {Ramp({2, 3}), L({1, 0}), L({2, 2})})), ElementsAre(3, 4));
@@ -62,7 +64,8 @@ TEST(ConcatSplit, AreInverse) {
   ASSERT_TRUE(parts.ok()) << parts.status();
   EXPECT_THAT(AsFloats((*parts)[0]), ElementsAre(0, 1, 5, 6));
   EXPECT_EQ((*parts)[1].shape(), Shape({2, 0}));
-  EXPECT_EQ(AsFloats(Evaluate("Concat", {(*parts)[0], (*parts)[1], (*parts)[2]}, {{"axis", int64_t{-1}}})), AsFloats(x));
+  EXPECT_EQ(AsFloats(Evaluate("Concat", {(*parts)[0], (*parts)[1], (*parts)[2]}, {{"axis", int64_t{-1}}})),
+            AsFloats(x));
   const auto uneven = EvaluateAll("Split", {x}, {{"axis", int64_t{1}}, {"num_outputs", int64_t{2}}}, 2);
   ASSERT_TRUE(uneven.ok());
   EXPECT_EQ((*uneven)[0].dim(1), 3);
@@ -89,8 +92,10 @@ TEST(Tile, RepeatsEachAxis) {
 
 TEST(DepthToSpace, BothOrdersAndBack) {
   const Tensor x = Ramp({1, 8, 1, 1});
-  EXPECT_THAT(AsFloats(Evaluate("DepthToSpace", {x}, {{"blocksize", int64_t{2}}})), ElementsAre(0, 2, 4, 6, 1, 3, 5, 7));
-  EXPECT_THAT(AsFloats(Evaluate("DepthToSpace", {x}, {{"blocksize", int64_t{2}}, {"mode", "CRD"}})), ElementsAre(0, 1, 2, 3, 4, 5, 6, 7));
+  EXPECT_THAT(AsFloats(Evaluate("DepthToSpace", {x}, {{"blocksize", int64_t{2}}})),
+              ElementsAre(0, 2, 4, 6, 1, 3, 5, 7));
+  EXPECT_THAT(AsFloats(Evaluate("DepthToSpace", {x}, {{"blocksize", int64_t{2}}, {"mode", "CRD"}})),
+              ElementsAre(0, 1, 2, 3, 4, 5, 6, 7));
   const Tensor image = Ramp({2, 3, 4, 6});
   const Tensor deep = Evaluate("SpaceToDepth", {image}, {{"blocksize", int64_t{2}}});
   EXPECT_EQ(deep.shape(), Shape({2, 12, 2, 3}));
@@ -105,7 +110,8 @@ TEST(Gather, NegativeIndicesAnyAxisAndIndexShape) {
   EXPECT_EQ(Evaluate("Gather", {x, L({}, {1})}).shape(), Shape({3}));
   EXPECT_THAT(AsFloats(Evaluate("GatherElements", {x, L({1, 3}, {1, 0, -1})})), ElementsAre(3, 1, 5));
   EXPECT_THAT(AsFloats(Evaluate("GatherND", {x, L({2, 2}, {0, 1, 1, -1})})), ElementsAre(1, 5));
-  EXPECT_THAT(AsFloats(Evaluate("ScatterND", {x, L({1, 1}, {1}), F({1, 3}, {7, 8, 9})})), ElementsAre(0, 1, 2, 7, 8, 9));
+  EXPECT_THAT(AsFloats(Evaluate("ScatterND", {x, L({1, 1}, {1}), F({1, 3}, {7, 8, 9})})),
+              ElementsAre(0, 1, 2, 7, 8, 9));
 }
 
 TEST(TopK, OrdersAndBreaksTiesByIndex) {
@@ -122,7 +128,8 @@ TEST(Constants, ConstantOfShapeRangeOneHot) {
   EXPECT_THAT(AsFloats(Evaluate("ConstantOfShape", {L(Longs{})})), ElementsAre(0));
   EXPECT_THAT(Integers(Evaluate("Range", {L({}, {5}), L({}, {-1}), L({}, {-2})})), ElementsAre(5, 3, 1));
   EXPECT_THAT(Integers(Evaluate("Range", {L({}, {5}), L({}, {5}), L({}, {1})})), IsEmpty());
-  EXPECT_THAT(AsFloats(Evaluate("OneHot", {L({2}, {1, -1}), L({}, {3}), F({2}, {0, 5})})), ElementsAre(0, 5, 0, 0, 0, 5));
+  EXPECT_THAT(AsFloats(Evaluate("OneHot", {L({2}, {1, -1}), L({}, {3}), F({2}, {0, 5})})),
+              ElementsAre(0, 5, 0, 0, 0, 5));
 }
 
 TEST(Resize, NearestLinearAndCubic) {
@@ -132,8 +139,10 @@ TEST(Resize, NearestLinearAndCubic) {
   };
   EXPECT_THAT(resize({{"mode", "nearest"}}, 4), ElementsAre(10, 10, 20, 20));
   EXPECT_THAT(resize({{"mode", "linear"}}, 4), ElementsAre(10, 12.5f, 17.5f, 20));
-  EXPECT_THAT(resize({{"mode", "linear"}, {"coordinate_transformation_mode", "align_corners"}}, 3), ElementsAre(10, 15, 20));
-  EXPECT_THAT(resize({{"mode", "linear"}, {"coordinate_transformation_mode", "asymmetric"}}, 4), ElementsAre(10, 15, 20, 20));
+  EXPECT_THAT(resize({{"mode", "linear"}, {"coordinate_transformation_mode", "align_corners"}}, 3),
+              ElementsAre(10, 15, 20));
+  EXPECT_THAT(resize({{"mode", "linear"}, {"coordinate_transformation_mode", "asymmetric"}}, 4),
+              ElementsAre(10, 15, 20, 20));
   // Half-way between two equal-distance neighbours: (20 + 10) / 2 + the outer taps -0.09375 each of the clamped edges.
   EXPECT_THAT(resize({{"mode", "cubic"}}, 1), ElementsAre(15));
   const Tensor up = Evaluate("Resize", {x, std::nullopt, F({4}, {1, 1, 2, 1.5f})});

@@ -137,8 +137,8 @@ absl::Status InferLayerNorm(const Node& node, Descs in, OutDescs out) {
     RETURN_IF_ERROR(CheckFloat(*in[i], i == 1 ? "Scale" : "B"));
     const absl::StatusOr<Shape> fit = Broadcast(in[i]->shape, normalized);
     if (!fit.ok() || !std::equal(fit->begin(), fit->end(), normalized.begin(), normalized.end())) {
-      return Invalid(i == 1 ? "Scale " : "B ", ShapeString(in[i]->shape), " does not broadcast to the normalized shape ",
-                     ShapeString(normalized));
+      return Invalid(i == 1 ? "Scale " : "B ", ShapeString(in[i]->shape),
+                     " does not broadcast to the normalized shape ", ShapeString(normalized));
     }
   }
   out[0].dtype = in[0]->dtype;
@@ -190,7 +190,8 @@ absl::Status InferLrn(const Node& node, Descs in, OutDescs out) {
 absl::Status ComputeLrn(const Node& node, Inputs in, Outputs out) {
   const Shape& shape = in[0]->shape();
   const int64_t channels = shape[1], inner = Product(shape, 2, shape.size()), size = node.Int("size", 1);
-  const double alpha = static_cast<double>(node.Float("alpha", 1e-4f)), beta = static_cast<double>(node.Float("beta", 0.75f));
+  const double alpha = static_cast<double>(node.Float("alpha", 1e-4f)),
+               beta = static_cast<double>(node.Float("beta", 0.75f));
   const double bias = static_cast<double>(node.Float("bias", 1));
   const float* x = Ptr<float>(*in[0]);
   float* y = MutablePtr<float>(out[0]);
@@ -199,7 +200,8 @@ absl::Status ComputeLrn(const Node& node, Inputs in, Outputs out) {
       const int64_t begin = std::max<int64_t>(0, c - (size - 1) / 2), end = std::min(channels, c + size / 2 + 1);
       for (int64_t i = 0; i < inner; ++i) {
         double sum = 0;
-        for (int64_t j = begin; j < end; ++j) sum += static_cast<double>(x[j * inner + i]) * static_cast<double>(x[j * inner + i]);
+        for (int64_t j = begin; j < end; ++j)
+          sum += static_cast<double>(x[j * inner + i]) * static_cast<double>(x[j * inner + i]);
         y[c * inner + i] = static_cast<float>(static_cast<double>(x[c * inner + i]) /
                                               std::pow(bias + alpha / static_cast<double>(size) * sum, beta));
       }
@@ -265,7 +267,8 @@ absl::Status ComputeLpNorm(const Node& node, Inputs in, Outputs out) {
     }
     if (!l1) norm = std::sqrt(norm);
     // A line of zeros stays zero.
-    for (int64_t i = 0; i < n; ++i) y[i * stride] = norm > 0 ? static_cast<float>(static_cast<double>(x[i * stride]) / norm) : 0.0f;
+    for (int64_t i = 0; i < n; ++i)
+      y[i * stride] = norm > 0 ? static_cast<float>(static_cast<double>(x[i * stride]) / norm) : 0.0f;
   });
 }
 

@@ -66,13 +66,14 @@ absl::StatusOr<Layout> GetLayout(const Node& node, std::span<const int64_t> x, s
   }
   const int64_t block = node.Int("block_size", 0);
   if (scale.size() != x.size() || block < 1) {
-    return Invalid("scale ", ShapeString(scale), " with block_size ", block, " does not fit the input ", ShapeString(x));
+    return Invalid("scale ", ShapeString(scale), " with block_size ", block, " does not fit the input ",
+                   ShapeString(x));
   }
   for (size_t i = 0; i < x.size(); ++i) {
     const int64_t want = i == a ? (x[i] == 0 ? 0 : (x[i] - 1) / block + 1) : x[i];
     if (scale[i] != want) {
-      return Invalid("scale ", ShapeString(scale), " does not fit the input ", ShapeString(x), " with block_size ", block,
-                     " on axis ", axis, ": dimension ", i, " must be ", want);
+      return Invalid("scale ", ShapeString(scale), " does not fit the input ", ShapeString(x), " with block_size ",
+                     block, " on axis ", axis, ": dimension ", i, " must be ", want);
     }
   }
   l.block = block;
@@ -146,7 +147,8 @@ class IntegerWriter {
         break;
       }
       default:
-        data_[i / 2] = i % 2 == 0 ? static_cast<std::byte>(v & 15) : data_[i / 2] | static_cast<std::byte>((v & 15) << 4);
+        data_[i / 2] =
+            i % 2 == 0 ? static_cast<std::byte>(v & 15) : data_[i / 2] | static_cast<std::byte>((v & 15) << 4);
     }
   }
 
@@ -221,9 +223,8 @@ absl::Status ComputeDequantize(const Node& node, Inputs in, Outputs out) {
   float* y = MutablePtr<float>(out[0]);
   const IntegerReader x(*in[0]), zero(At(in, 2) ? *in[2] : *in[0]);
   const bool has_zero = At(in, 2) != nullptr;
-  ForEachScaled(layout, [&](int64_t i, int64_t s) {
-    y[i] = static_cast<float>(x[i] - (has_zero ? zero[s] : 0)) * scale[s];
-  });
+  ForEachScaled(layout,
+                [&](int64_t i, int64_t s) { y[i] = static_cast<float>(x[i] - (has_zero ? zero[s] : 0)) * scale[s]; });
   return absl::OkStatus();
 }
 

@@ -13,8 +13,10 @@ using ::testing::ElementsAre;
 
 TEST(QuantizeLinear, RoundsHalfToEvenBeforeTheZeroPointAndSaturates) {
   const Tensor x = F({8}, {0.5f, 1.5f, 2.5f, -0.5f, -1.5f, 1e9f, -1e9f, 3});
-  EXPECT_THAT(Integers(Evaluate("QuantizeLinear", {x, F({}, {1}), Of<uint8_t>({}, {3})})), ElementsAre(3, 5, 5, 3, 1, 255, 0, 6));
-  EXPECT_THAT(Integers(Evaluate("QuantizeLinear", {x, F({}, {1}), Of<int8_t>({}, {0})})), ElementsAre(0, 2, 2, 0, -2, 127, -128, 3));
+  EXPECT_THAT(Integers(Evaluate("QuantizeLinear", {x, F({}, {1}), Of<uint8_t>({}, {3})})),
+              ElementsAre(3, 5, 5, 3, 1, 255, 0, 6));
+  EXPECT_THAT(Integers(Evaluate("QuantizeLinear", {x, F({}, {1}), Of<int8_t>({}, {0})})),
+              ElementsAre(0, 2, 2, 0, -2, 127, -128, 3));
   EXPECT_EQ(Evaluate("QuantizeLinear", {x, F({}, {1})}).dtype(), DType::kUInt8);
 }
 
@@ -22,16 +24,21 @@ TEST(QuantizeLinear, NonFiniteValues) {
   constexpr float kInf = std::numeric_limits<float>::infinity();
   const Tensor x = F({3}, {std::numeric_limits<float>::quiet_NaN(), kInf, -kInf});
   EXPECT_THAT(Integers(Evaluate("QuantizeLinear", {x, F({}, {1}), Of<uint8_t>({}, {7})})), ElementsAre(7, 255, 0));
-  EXPECT_THAT(Integers(Evaluate("QuantizeLinear", {F({2}, {0, 1}), F({}, {0}), Of<uint8_t>({}, {7})})), ElementsAre(7, 255));
+  EXPECT_THAT(Integers(Evaluate("QuantizeLinear", {F({2}, {0, 1}), F({}, {0}), Of<uint8_t>({}, {7})})),
+              ElementsAre(7, 255));
 }
 
 TEST(QuantizeLinear, PerAxisAndBlocked) {
   const Tensor x = F({2, 2}, {10, 20, 30, 40});
-  EXPECT_THAT(Integers(Evaluate("QuantizeLinear", {x, F({2}, {10, 5}), Of<int8_t>({2}, {0, 1})}, {{"axis", int64_t{0}}})), ElementsAre(1, 2, 7, 9));
-  EXPECT_THAT(Integers(Evaluate("QuantizeLinear", {x, F({2}, {10, 5})}, {{"axis", int64_t{-1}}})), ElementsAre(1, 4, 3, 8));
+  EXPECT_THAT(
+      Integers(Evaluate("QuantizeLinear", {x, F({2}, {10, 5}), Of<int8_t>({2}, {0, 1})}, {{"axis", int64_t{0}}})),
+      ElementsAre(1, 2, 7, 9));
+  EXPECT_THAT(Integers(Evaluate("QuantizeLinear", {x, F({2}, {10, 5})}, {{"axis", int64_t{-1}}})),
+              ElementsAre(1, 4, 3, 8));
   // Blocks of 2 along axis 1 of 3 columns: the last block is short.
   const Tensor wide = F({2, 3}, {1, 2, 3, 4, 5, 6});
-  EXPECT_THAT(Integers(Evaluate("QuantizeLinear", {wide, F({2, 2}, {1, 3, 2, 6})}, {{"axis", int64_t{1}}, {"block_size", int64_t{2}}})),
+  EXPECT_THAT(Integers(Evaluate("QuantizeLinear", {wide, F({2, 2}, {1, 3, 2, 6})},
+                                {{"axis", int64_t{1}}, {"block_size", int64_t{2}}})),
               ElementsAre(1, 2, 1, 2, 2, 1));
 }
 
@@ -45,10 +52,17 @@ TEST(QuantizeLinear, FourBitsArePackedLowNibbleFirst) {
 }
 
 TEST(DequantizeLinear, EveryTypeAndAxis) {
-  EXPECT_THAT(AsFloats(Evaluate("DequantizeLinear", {Of<uint8_t>({2}, {0, 255}), F({}, {0.5f}), Of<uint8_t>({}, {128})})), ElementsAre(-64, 63.5f));
-  EXPECT_THAT(AsFloats(Evaluate("DequantizeLinear", {Of<int32_t>({2}, {1000000, -3}), F({2}, {0.25f, 2})}, {{"axis", int64_t{0}}})), ElementsAre(250000, -6));
-  EXPECT_THAT(AsFloats(Evaluate("DequantizeLinear", {Of<int16_t>({1}, {-32768}), F({1}, {1}), Of<int16_t>({1}, {32767})})), ElementsAre(-65535));
-  EXPECT_THAT(AsFloats(Evaluate("DequantizeLinear", {Of<int8_t>({4, 1}, {1, 2, 3, 4}), F({2, 1}, {1, 10})}, {{"axis", int64_t{0}}, {"block_size", int64_t{2}}})),
+  EXPECT_THAT(
+      AsFloats(Evaluate("DequantizeLinear", {Of<uint8_t>({2}, {0, 255}), F({}, {0.5f}), Of<uint8_t>({}, {128})})),
+      ElementsAre(-64, 63.5f));
+  EXPECT_THAT(AsFloats(Evaluate("DequantizeLinear", {Of<int32_t>({2}, {1000000, -3}), F({2}, {0.25f, 2})},
+                                {{"axis", int64_t{0}}})),
+              ElementsAre(250000, -6));
+  EXPECT_THAT(
+      AsFloats(Evaluate("DequantizeLinear", {Of<int16_t>({1}, {-32768}), F({1}, {1}), Of<int16_t>({1}, {32767})})),
+      ElementsAre(-65535));
+  EXPECT_THAT(AsFloats(Evaluate("DequantizeLinear", {Of<int8_t>({4, 1}, {1, 2, 3, 4}), F({2, 1}, {1, 10})},
+                                {{"axis", int64_t{0}}, {"block_size", int64_t{2}}})),
               ElementsAre(1, 2, 30, 40));
 }
 

@@ -21,7 +21,8 @@ namespace {
 using Activation = double (*)(double);
 
 Activation FindActivation(const std::string& name) {
-  if (name == "Sigmoid") return [](double x) { return x >= 0 ? 1.0 / (1.0 + std::exp(-x)) : std::exp(x) / (1.0 + std::exp(x)); };
+  if (name == "Sigmoid")
+    return [](double x) { return x >= 0 ? 1.0 / (1.0 + std::exp(-x)) : std::exp(x) / (1.0 + std::exp(x)); };
   if (name == "Tanh") return [](double x) { return std::tanh(x); };
   if (name == "Relu") return [](double x) { return x > 0 ? x : 0.0; };
   return nullptr;
@@ -33,8 +34,8 @@ struct Recurrence {
   Cell cell;
   int64_t gates, states;  // gate matrices; states kept (h, and c of LSTM)
   int64_t sequence, batch, input, hidden, directions;
-  bool reverse;                 // the (first) direction runs backwards
-  double clip;                  // 0: none
+  bool reverse;                         // the (first) direction runs backwards
+  double clip;                          // 0: none
   std::vector<Activation> activations;  // per direction: 3, 2 or 1
 };
 
@@ -45,19 +46,24 @@ absl::StatusOr<Recurrence> GetRecurrence(const Node& node, GetShape shape) {
   r.gates = r.cell == Cell::kLstm ? 4 : r.cell == Cell::kGru ? 3 : 1;
   r.states = r.cell == Cell::kLstm ? 2 : 1;
   const std::string direction = node.String("direction", "forward");
-  if (direction != "forward" && direction != "reverse" && direction != "bidirectional") return Invalid("direction is '", direction, "'");
+  if (direction != "forward" && direction != "reverse" && direction != "bidirectional")
+    return Invalid("direction is '", direction, "'");
   r.directions = direction == "bidirectional" ? 2 : 1;
   r.reverse = direction == "reverse";
   r.clip = static_cast<double>(node.Float("clip", 0));
   if (node.Int("layout", 0) != 0) return Unsupported("layout 1 (batch first) is not supported");
   if (node.Int("input_forget", 0) != 0) return Unsupported("input_forget is not supported");
   const Shape &x = shape(0), &w = shape(1), &rw = shape(2);
-  if (x.size() != 3 || w.size() != 3 || rw.size() != 3) return Invalid("X, W and R must have rank 3, they are ", ShapeString(x), ", ", ShapeString(w), ", ", ShapeString(rw));
+  if (x.size() != 3 || w.size() != 3 || rw.size() != 3)
+    return Invalid("X, W and R must have rank 3, they are ", ShapeString(x), ", ", ShapeString(w), ", ",
+                   ShapeString(rw));
   r.sequence = x[0], r.batch = x[1], r.input = x[2], r.hidden = rw[2];
-  if (w != Shape{r.directions, r.gates * r.hidden, r.input} || rw != Shape{r.directions, r.gates * r.hidden, r.hidden} ||
-      node.Int("hidden_size", r.hidden) != r.hidden || r.hidden < 1) {
-    return Invalid("X ", ShapeString(x), ", W ", ShapeString(w), " and R ", ShapeString(rw), " do not fit ", r.directions,
-                   " directions of ", r.gates, " gates of hidden size ", node.Int("hidden_size", r.hidden));
+  if (w != Shape{r.directions, r.gates * r.hidden, r.input} ||
+      rw != Shape{r.directions, r.gates * r.hidden, r.hidden} || node.Int("hidden_size", r.hidden) != r.hidden ||
+      r.hidden < 1) {
+    return Invalid("X ", ShapeString(x), ", W ", ShapeString(w), " and R ", ShapeString(rw), " do not fit ",
+                   r.directions, " directions of ", r.gates, " gates of hidden size ",
+                   node.Int("hidden_size", r.hidden));
   }
   std::vector<std::string> names;
   if (const auto it = node.attributes.find("activations"); it != node.attributes.end()) {
@@ -69,7 +75,8 @@ absl::StatusOr<Recurrence> GetRecurrence(const Node& node, GetShape shape) {
   if (names.empty()) {
     for (int64_t d = 0; d < r.directions; ++d) names.insert(names.end(), usual.begin(), usual.end());
   }
-  if (names.size() != usual.size() * static_cast<size_t>(r.directions)) return Invalid("activations has ", names.size(), " values");
+  if (names.size() != usual.size() * static_cast<size_t>(r.directions))
+    return Invalid("activations has ", names.size(), " values");
   for (const std::string& name : names) {
     r.activations.push_back(FindActivation(name));
     if (r.activations.back() == nullptr) return Unsupported("activation '", name, "' is not supported");
@@ -80,7 +87,8 @@ absl::StatusOr<Recurrence> GetRecurrence(const Node& node, GetShape shape) {
 absl::Status CheckOptional(Descs in, size_t i, DType dtype, const Shape& shape, const char* what) {
   const TensorDesc* d = At(in, i);
   if (d == nullptr || (d->shape == shape && d->dtype == dtype)) return absl::OkStatus();
-  return Invalid(what, " is ", DTypeName(d->dtype), " ", ShapeString(d->shape), "; ", DTypeName(dtype), " ", ShapeString(shape), " is needed");
+  return Invalid(what, " is ", DTypeName(d->dtype), " ", ShapeString(d->shape), "; ", DTypeName(dtype), " ",
+                 ShapeString(shape), " is needed");
 }
 
 absl::Status InferRecurrent(const Node& node, Descs in, OutDescs out) {
@@ -124,7 +132,8 @@ class CellRunner {
     for (int64_t g = 0; g < r_.gates * n; ++g) {
       // The last gate of GRU reads h through the reset gate: it is completed below.
       const bool candidate = r_.cell == Cell::kGru && g >= 2 * n;
-      gate_[static_cast<size_t>(g)] = Dot(w_ + g * r_.input, x, r_.input) + Bias(g) + (candidate ? 0.0 : Recurrent(g, h) + RecurrentBias(g));
+      gate_[static_cast<size_t>(g)] =
+          Dot(w_ + g * r_.input, x, r_.input) + Bias(g) + (candidate ? 0.0 : Recurrent(g, h) + RecurrentBias(g));
     }
     if (r_.cell == Cell::kLstm) {
       for (int64_t k = 0; k < n; ++k) {
@@ -162,11 +171,17 @@ class CellRunner {
     for (int64_t i = 0; i < n; ++i) sum += static_cast<double>(a[i]) * static_cast<double>(b[i]);
     return sum;
   }
-  double Recurrent(int64_t row, const std::vector<double>& v) const { return Dot(rw_ + row * r_.hidden, v.data(), r_.hidden); }
+  double Recurrent(int64_t row, const std::vector<double>& v) const {
+    return Dot(rw_ + row * r_.hidden, v.data(), r_.hidden);
+  }
   double Bias(int64_t row) const { return bias_ ? static_cast<double>(bias_[row]) : 0.0; }
-  double RecurrentBias(int64_t row) const { return bias_ ? static_cast<double>(bias_[r_.gates * r_.hidden + row]) : 0.0; }
+  double RecurrentBias(int64_t row) const {
+    return bias_ ? static_cast<double>(bias_[r_.gates * r_.hidden + row]) : 0.0;
+  }
   double Gate(int64_t g, int64_t k) const { return gate_[static_cast<size_t>(g * r_.hidden + k)]; }
-  double Peephole(int64_t g, int64_t k) const { return peephole_ ? static_cast<double>(peephole_[g * r_.hidden + k]) : 0.0; }
+  double Peephole(int64_t g, int64_t k) const {
+    return peephole_ ? static_cast<double>(peephole_[g * r_.hidden + k]) : 0.0;
+  }
   double Clip(double v) const { return r_.clip > 0 ? std::clamp(v, -r_.clip, r_.clip) : v; }
 
   const Recurrence& r_;
@@ -188,7 +203,8 @@ absl::Status ComputeRecurrent(const Node& node, Inputs in, Outputs out) {
   }
   const auto store = [&](size_t output, int64_t at, const std::vector<double>& v) {
     if (!Wanted(out, output)) return;
-    for (size_t i = 0; i < v.size(); ++i) MutablePtr<float>(out[output])[at + static_cast<int64_t>(i)] = static_cast<float>(v[i]);
+    for (size_t i = 0; i < v.size(); ++i)
+      MutablePtr<float>(out[output])[at + static_cast<int64_t>(i)] = static_cast<float>(v[i]);
   };
   for (int64_t d = 0; d < r.directions; ++d) {
     CellRunner cell(r, node, in, d);
@@ -202,7 +218,8 @@ absl::Status ComputeRecurrent(const Node& node, Inputs in, Outputs out) {
       int64_t length = r.sequence;
       if (At(in, 4)) {
         length = Ptr<int32_t>(*in[4])[b];
-        if (length < 0 || length > r.sequence) return Invalid("sequence_lens has ", length, " for a sequence of ", r.sequence);
+        if (length < 0 || length > r.sequence)
+          return Invalid("sequence_lens has ", length, " for a sequence of ", r.sequence);
       }
       const bool backwards = r.reverse || d == 1;
       for (int64_t step = 0; step < length; ++step) {

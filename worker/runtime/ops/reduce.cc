@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Reduce* over axes, ArgMax and ArgMin, CumSum. Floats accumulate in double, integers in int64 (sums and products wrap).
+// Reduce* over axes, ArgMax and ArgMin, CumSum. Floats accumulate in double, integers in int64 (sums and products
+// wrap).
 //
 // An empty set of elements gives the neutral element of the operator (0 for sums, 1 for products, the lowest value for
 // the maximum); a mean of nothing is NaN.
@@ -62,45 +63,60 @@ absl::Status InferReduce(const Node& node, Descs in, OutDescs out) {
 // The steps of one reduction. V is double for floats, int64_t for integers.
 struct Sum {
   template <typename V>
-  static V Init() { return V{0}; }
+  static V Init() {
+    return V{0};
+  }
   template <typename V>
   static V Step(V acc, V v) {
-    if constexpr (std::is_floating_point_v<V>) return acc + v;
-    else return static_cast<V>(static_cast<uint64_t>(acc) + static_cast<uint64_t>(v));
+    if constexpr (std::is_floating_point_v<V>)
+      return acc + v;
+    else
+      return static_cast<V>(static_cast<uint64_t>(acc) + static_cast<uint64_t>(v));
   }
 };
 struct Prod {
   template <typename V>
-  static V Init() { return V{1}; }
+  static V Init() {
+    return V{1};
+  }
   template <typename V>
   static V Step(V acc, V v) {
-    if constexpr (std::is_floating_point_v<V>) return acc * v;
-    else return static_cast<V>(static_cast<uint64_t>(acc) * static_cast<uint64_t>(v));
+    if constexpr (std::is_floating_point_v<V>)
+      return acc * v;
+    else
+      return static_cast<V>(static_cast<uint64_t>(acc) * static_cast<uint64_t>(v));
   }
 };
 struct L1 : Sum {
   template <typename V>
   static V Step(V acc, V v) {
-    if constexpr (std::is_floating_point_v<V>) return acc + std::fabs(v);
-    else return Sum::Step(acc, v < 0 ? static_cast<V>(uint64_t{0} - static_cast<uint64_t>(v)) : v);
+    if constexpr (std::is_floating_point_v<V>)
+      return acc + std::fabs(v);
+    else
+      return Sum::Step(acc, v < 0 ? static_cast<V>(uint64_t{0} - static_cast<uint64_t>(v)) : v);
   }
 };
 struct SumSquare : Sum {
   template <typename V>
   static V Step(V acc, V v) {
-    if constexpr (std::is_floating_point_v<V>) return acc + v * v;
-    else return Sum::Step(acc, Prod::Step(v, v));
+    if constexpr (std::is_floating_point_v<V>)
+      return acc + v * v;
+    else
+      return Sum::Step(acc, Prod::Step(v, v));
   }
 };
 struct Max {
   template <typename V>
   static V Init() {
-    return std::numeric_limits<V>::has_infinity ? -std::numeric_limits<V>::infinity() : std::numeric_limits<V>::lowest();
+    return std::numeric_limits<V>::has_infinity ? -std::numeric_limits<V>::infinity()
+                                                : std::numeric_limits<V>::lowest();
   }
   template <typename V>
   static V Step(V acc, V v) {
-    if constexpr (std::is_floating_point_v<V>) return std::isnan(acc) || acc > v ? acc : v;
-    else return std::max(acc, v);
+    if constexpr (std::is_floating_point_v<V>)
+      return std::isnan(acc) || acc > v ? acc : v;
+    else
+      return std::max(acc, v);
   }
 };
 struct Min {
@@ -110,8 +126,10 @@ struct Min {
   }
   template <typename V>
   static V Step(V acc, V v) {
-    if constexpr (std::is_floating_point_v<V>) return std::isnan(acc) || acc < v ? acc : v;
-    else return std::min(acc, v);
+    if constexpr (std::is_floating_point_v<V>)
+      return std::isnan(acc) || acc < v ? acc : v;
+    else
+      return std::min(acc, v);
   }
 };
 
@@ -215,14 +233,14 @@ absl::Status ComputeReduce(const Node& node, Inputs in, Outputs out) {
     return CopyAll(*in[0], out[0]);  // noop_with_empty_axes
   }
   const Plan plan = MakePlan(in[0]->shape(), reduced);
-  return DispatchNumeric(in[0]->dtype(),
-                         [&]<typename T>(T) { return ReduceLoops<T>(node, plan, *in[0], out[0]); });
+  return DispatchNumeric(in[0]->dtype(), [&]<typename T>(T) { return ReduceLoops<T>(node, plan, *in[0], out[0]); });
 }
 
 absl::Status InferArg(const Node& node, Descs in, OutDescs out) {
   RETURN_IF_ERROR(CheckArity(node, in, 1, 1));
   ASSIGN_OR_RETURN(const int axis, NormalizeAxis(node.Int("axis", 0), static_cast<int>(in[0]->shape.size())));
-  if (DTypeBits(in[0]->dtype) < 8 || in[0]->dtype == DType::kBool) return Invalid("the input is ", DTypeName(in[0]->dtype));
+  if (DTypeBits(in[0]->dtype) < 8 || in[0]->dtype == DType::kBool)
+    return Invalid("the input is ", DTypeName(in[0]->dtype));
   out[0].dtype = DType::kInt64;
   out[0].shape = in[0]->shape;
   const auto at = out[0].shape.begin() + axis;

@@ -9,6 +9,7 @@
 #include <array>
 #include <cmath>
 #include <cstring>
+#include <limits>
 #include <string>
 
 #include "worker/runtime/ops/util.h"
@@ -32,9 +33,11 @@ absl::StatusOr<std::vector<int>> ResizedAxes(const Node& node, size_t rank) {
   return NormalizeAxes(axes, static_cast<int>(rank));
 }
 
-absl::StatusOr<Scaling> FromScales(std::span<const int64_t> x, const std::vector<int>& axes, std::span<const float> scales) {
+absl::StatusOr<Scaling> FromScales(std::span<const int64_t> x, const std::vector<int>& axes,
+                                   std::span<const float> scales) {
   Scaling s{std::vector<float>(x.size(), 1.0f), Shape(x.begin(), x.end())};
-  if (scales.size() != axes.size()) return Invalid("scales has ", scales.size(), " values; ", axes.size(), " are needed");
+  if (scales.size() != axes.size())
+    return Invalid("scales has ", scales.size(), " values; ", axes.size(), " are needed");
   for (size_t i = 0; i < axes.size(); ++i) {
     const size_t a = static_cast<size_t>(axes[i]);
     const float size = std::floor(static_cast<float>(x[a]) * scales[i]);
@@ -69,7 +72,8 @@ absl::StatusOr<Scaling> FromSizes(const Node& node, std::span<const int64_t> x, 
   for (const int axis : axes) {
     const size_t a = static_cast<size_t>(axis);
     const float size = std::floor(common * static_cast<float>(x[a]) + 0.5f);
-    if (!(size <= static_cast<float>(kMaxAttribute))) return Invalid("axis ", axis, " of ", ShapeString(x), " would become too large");
+    if (!(size <= static_cast<float>(kMaxAttribute)))
+      return Invalid("axis ", axis, " of ", ShapeString(x), " would become too large");
     s.scale[a] = common;
     s.out[a] = static_cast<int64_t>(size);
   }
@@ -77,7 +81,8 @@ absl::StatusOr<Scaling> FromSizes(const Node& node, std::span<const int64_t> x, 
 }
 
 // Inputs are (X, roi, scales, sizes); exactly one of scales and sizes is given (an empty tensor counts as absent).
-absl::StatusOr<Scaling> GetScaling(const Node& node, std::span<const int64_t> x, const Tensor* scales, const Tensor* sizes) {
+absl::StatusOr<Scaling> GetScaling(const Node& node, std::span<const int64_t> x, const Tensor* scales,
+                                   const Tensor* sizes) {
   ASSIGN_OR_RETURN(const std::vector<int> axes, ResizedAxes(node, x.size()));
   if (sizes != nullptr && sizes->elements() > 0) {
     ASSIGN_OR_RETURN(const std::vector<int64_t> values, ToInt64(*sizes));
@@ -96,8 +101,8 @@ absl::StatusOr<Mode> GetMode(const Node& node) {
   return Invalid("mode is '", mode, "'; it must be nearest, linear or cubic");
 }
 
-constexpr const char* kCoordinateModes[] = {"half_pixel",    "half_pixel_symmetric", "pytorch_half_pixel",
-                                            "align_corners", "asymmetric",           "tf_crop_and_resize",
+constexpr const char* kCoordinateModes[] = {"half_pixel",          "half_pixel_symmetric", "pytorch_half_pixel",
+                                            "align_corners",       "asymmetric",           "tf_crop_and_resize",
                                             "tf_half_pixel_for_nn"};
 constexpr const char* kNearestModes[] = {"round_prefer_floor", "round_prefer_ceil", "floor", "ceil"};
 
@@ -124,7 +129,8 @@ absl::Status InferResize(const Node& node, Descs in, OutDescs out) {
   const auto constant = [&](size_t i, const char* what) -> absl::StatusOr<const Tensor*> {
     const TensorDesc* d = At(in, i);
     if (d == nullptr || Product(d->shape) == 0) return nullptr;
-    if (d->constant == nullptr) return Unsupported(what, " is computed from data while running; shapes must follow from the input shapes");
+    if (d->constant == nullptr)
+      return Unsupported(what, " is computed from data while running; shapes must follow from the input shapes");
     return d->constant;
   };
   ASSIGN_OR_RETURN(const Tensor* scales, constant(2, "scales"));
@@ -145,7 +151,8 @@ absl::Status InferResize(const Node& node, Descs in, OutDescs out) {
 }
 
 // The position in the input of output coordinate o.
-float Position(const std::string& mode, float o, float scale, float out_size, float in_size, float roi_start, float roi_end) {
+float Position(const std::string& mode, float o, float scale, float out_size, float in_size, float roi_start,
+               float roi_end) {
   if (mode == "asymmetric") return o / scale;
   if (mode == "align_corners") return out_size == 1 ? 0.0f : o * (in_size - 1) / (out_size - 1);
   if (mode == "pytorch_half_pixel") return out_size > 1 ? (o + 0.5f) / scale - 0.5f : 0.0f;
@@ -155,8 +162,9 @@ float Position(const std::string& mode, float o, float scale, float out_size, fl
     return 0.5f * (roi_start + roi_end) * (in_size - 1);
   }
   if (mode == "half_pixel_symmetric") {
-    const float adjustment = out_size / (scale * in_size), center = in_size / 2;
-    return center * (1 - adjustment) + (o + 0.5f) / scale - 0.5f;
+    const float adjustment = out_size / (scale * in_size), offset = in_size / 2 * (1 - adjustment);
+    const double p = static_cast<double>(offset) + (static_cast<double>(o) + 0.5) / static_cast<double>(scale) - 0.5;
+    return static_cast<float>(p);
   }
   return (o + 0.5f) / scale - 0.5f;  // half_pixel
 }
@@ -237,13 +245,15 @@ absl::Status ComputeResize(const Node& node, Inputs in, Outputs out) {
   ASSIGN_OR_RETURN(const Mode mode, GetMode(node));
   const AxisOptions options{mode, node.String("coordinate_transformation_mode", "half_pixel"),
                             node.String("nearest_mode", "round_prefer_floor"),
-                            static_cast<double>(node.Float("cubic_coeff_a", -0.75f)), node.Int("exclude_outside", 0) != 0};
+                            static_cast<double>(node.Float("cubic_coeff_a", -0.75f)),
+                            node.Int("exclude_outside", 0) != 0};
   std::vector<float> roi_start(x.size(), 0.0f), roi_end(x.size(), 1.0f);
   const bool crop = options.coordinates == "tf_crop_and_resize";
   if (crop) {
     ASSIGN_OR_RETURN(const std::vector<int> axes, ResizedAxes(node, x.size()));
     ASSIGN_OR_RETURN(const std::vector<float> roi, ToFloat(*in[1]));
-    if (roi.size() != 2 * axes.size()) return Invalid("roi has ", roi.size(), " values; ", 2 * axes.size(), " are needed");
+    if (roi.size() != 2 * axes.size())
+      return Invalid("roi has ", roi.size(), " values; ", 2 * axes.size(), " are needed");
     for (size_t i = 0; i < axes.size(); ++i) {
       roi_start[static_cast<size_t>(axes[i])] = roi[i];
       roi_end[static_cast<size_t>(axes[i])] = roi[i + axes.size()];

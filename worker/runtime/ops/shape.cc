@@ -20,7 +20,9 @@ absl::Status InferReshape(const Node& node, Descs in, OutDescs out) {
   int unknown = -1;
   for (size_t i = 0; i < shape.size(); ++i) {
     if (shape[i] == 0 && !allow_zero) {
-      if (i >= x.size()) return Invalid("shape ", ShapeString(shape), " copies dimension ", i, ", which the input ", ShapeString(x), " lacks");
+      if (i >= x.size())
+        return Invalid("shape ", ShapeString(shape), " copies dimension ", i, ", which the input ", ShapeString(x),
+                       " lacks");
       shape[i] = x[i];
     } else if (shape[i] == -1) {
       if (unknown >= 0) return Invalid("shape ", ShapeString(shape), " has more than one -1");
@@ -39,7 +41,9 @@ absl::Status InferReshape(const Node& node, Descs in, OutDescs out) {
     shape[static_cast<size_t>(unknown)] = have / rest;
   }
   ASSIGN_OR_RETURN(const int64_t want, ElementCount(shape));
-  if (want != have) return Invalid("the input ", ShapeString(x), " has ", have, " elements, shape ", ShapeString(shape), " needs ", want);
+  if (want != have)
+    return Invalid("the input ", ShapeString(x), " has ", have, " elements, shape ", ShapeString(shape), " needs ",
+                   want);
   out[0].dtype = in[0]->dtype;
   out[0].shape = std::move(shape);
   return absl::OkStatus();
@@ -145,7 +149,8 @@ absl::StatusOr<Tensor> ConstantValue(const Node& node) {
     const std::vector<int64_t> v = node.Ints("value_ints");
     return Tensor::Of<int64_t>({static_cast<int64_t>(v.size())}, v);
   }
-  return Unsupported("the constant is neither a dense tensor nor numbers (strings and sparse tensors are not supported)");
+  return Unsupported(
+      "the constant is neither a dense tensor nor numbers (strings and sparse tensors are not supported)");
 }
 
 absl::Status InferConstant(const Node& node, Descs in, OutDescs out) {
@@ -191,7 +196,8 @@ absl::Status InferRange(const Node& node, Descs in, OutDescs out) {
   RETURN_IF_ERROR(CheckArity(node, in, 3, 3));
   for (const TensorDesc* d : in) {
     RETURN_IF_ERROR(CheckSameType(*in[0], *d));
-    if (Product(d->shape) != 1) return Invalid("start, limit and delta must be scalars, one is ", ShapeString(d->shape));
+    if (Product(d->shape) != 1)
+      return Invalid("start, limit and delta must be scalars, one is ", ShapeString(d->shape));
     if (d->constant == nullptr) return Unsupported("the range is computed from data while running");
   }
   out[0].dtype = in[0]->dtype;
@@ -200,7 +206,8 @@ absl::Status InferRange(const Node& node, Descs in, OutDescs out) {
     for (size_t i = 0; i < 3; ++i) std::memcpy(&v[i], in[i]->constant->bytes().data(), sizeof(T));
     const double n = std::ceil((static_cast<double>(v[1]) - static_cast<double>(v[0])) / static_cast<double>(v[2]));
     if (v[2] == T{0} || !(n < static_cast<double>(kMaxElements))) {
-      return Invalid("range from ", v[0], " to ", v[1], " by ", v[2], " has no length or more than ", kMaxElements, " elements");
+      return Invalid("range from ", v[0], " to ", v[1], " by ", v[2], " has no length or more than ", kMaxElements,
+                     " elements");
     }
     out[0].shape = {std::max<int64_t>(0, static_cast<int64_t>(std::max(n, 0.0)))};
     return absl::OkStatus();

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Elementwise operators of one tensor: activations, mathematical functions, Clip, Not, Identity, Dropout (inference),
-// IsNaN, IsInf. Floats are computed in double and rounded once; integers exactly, wrapping where the result does not fit.
+// IsNaN, IsInf. Floats are computed in double and rounded once; integers exactly, wrapping where the result does not
+// fit.
 #include <cmath>
 #include <limits>
 #include <numbers>
@@ -55,10 +56,8 @@ constexpr FloatFunction kFunctions[] = {
     {"Mish", [](double x, const Parameters&) { return x * std::tanh(Softplus(x)); }},
     {"Reciprocal", [](double x, const Parameters&) { return 1.0 / x; }},
     {"Round", [](double x, const Parameters&) { return std::nearbyint(x); }},  // half to even
-    {"Selu",
-     [](double x, const Parameters& p) { return p.beta * (x < 0 ? p.alpha * std::expm1(x) : x); },
-     1.67326319217681884765625f,
-     1.05070102214813232421875f},
+    {"Selu", [](double x, const Parameters& p) { return p.beta * (x < 0 ? p.alpha * std::expm1(x) : x); },
+     1.67326319217681884765625f, 1.05070102214813232421875f},
     {"Sigmoid", [](double x, const Parameters&) { return Sigmoid(x); }},
     {"Sin", [](double x, const Parameters&) { return std::sin(x); }},
     {"Sinh", [](double x, const Parameters&) { return std::sinh(x); }},
@@ -158,7 +157,8 @@ absl::Status InferClip(const Node& node, Descs in, OutDescs out) {
     if (in[i] == nullptr) continue;
     RETURN_IF_ERROR(CheckSameType(*in[0], *in[i]));
     ASSIGN_OR_RETURN(const int64_t n, ElementCount(in[i]->shape));
-    if (n != 1) return Invalid(i == 1 ? "min" : "max", " has shape ", ShapeString(in[i]->shape), "; a scalar is needed");
+    if (n != 1)
+      return Invalid(i == 1 ? "min" : "max", " has shape ", ShapeString(in[i]->shape), "; a scalar is needed");
   }
   return InferNumeric(node, in.first(1), out);
 }

@@ -60,7 +60,8 @@ absl::StatusOr<std::vector<int64_t>> ConstantInts(const TensorDesc& desc, std::s
                    "; a vector of integers is needed");
   }
   if (desc.constant == nullptr) {
-    return Unsupported(AbslView(what), " is computed from data while running; shapes must follow from the input shapes");
+    return Unsupported(AbslView(what),
+                       " is computed from data while running; shapes must follow from the input shapes");
   }
   return ToInt64(*desc.constant);
 }
@@ -153,8 +154,8 @@ void CopyRow(int64_t n, const std::byte* src, int64_t src_stride, std::byte* dst
 
 }  // namespace
 
-void CopyStrided(size_t size, std::span<const int64_t> dims, const std::byte* src,
-                 std::span<const int64_t> src_strides, std::byte* dst, std::span<const int64_t> dst_strides) {
+void CopyStrided(size_t size, std::span<const int64_t> dims, const std::byte* src, std::span<const int64_t> src_strides,
+                 std::byte* dst, std::span<const int64_t> dst_strides) {
   // Drop axes of 1 and merge neighbours that are contiguous on both sides.
   std::vector<int64_t> d, ss, ds;
   for (size_t i = 0; i < dims.size(); ++i) {

@@ -107,8 +107,8 @@ class Odometer {
 
 // dst[i * dst_strides] = src[i * src_strides] for every index i of `dims`; elements of `size` bytes (1, 2, 4 or 8),
 // strides in elements (negative and 0 allowed for src). src and dst point to the element of index 0.
-void CopyStrided(size_t size, std::span<const int64_t> dims, const std::byte* src,
-                 std::span<const int64_t> src_strides, std::byte* dst, std::span<const int64_t> dst_strides);
+void CopyStrided(size_t size, std::span<const int64_t> dims, const std::byte* src, std::span<const int64_t> src_strides,
+                 std::byte* dst, std::span<const int64_t> dst_strides);
 
 // Bytes per element; UNIMPLEMENTED for the packed 4-bit types, naming `what`.
 absl::StatusOr<size_t> ElementBytes(DType dtype, std::string_view what);

@@ -57,8 +57,8 @@ absl::StatusOr<Window> ReadWindow(const Node& node, std::span<const int64_t> x, 
     w.in[to] = x[static_cast<size_t>(i) + 2];
     w.kernel[to] = kernel[static_cast<size_t>(i)];
     if (w.kernel[to] < 1 || w.kernel[to] > kMaxAttribute || w.in[to] > kMaxAttribute) {
-      return Invalid("kernel size ", w.kernel[to], " over input size ", w.in[to], "; a kernel is at least 1, both are at most ",
-                     kMaxAttribute);
+      return Invalid("kernel size ", w.kernel[to], " over input size ", w.in[to],
+                     "; a kernel is at least 1, both are at most ", kMaxAttribute);
     }
   }
   RETURN_IF_ERROR(ReadAttribute(node, "strides", w.dims, 1, w.stride));
@@ -101,8 +101,8 @@ absl::StatusOr<Window> ForwardWindow(const Node& node, std::span<const int64_t> 
     if (auto_pad == AutoPad::kValid) w.pad_begin[i] = w.pad_end[i] = 0;
     const int64_t slack = w.in[i] + w.pad_begin[i] + w.pad_end[i] - reach;
     if (slack < 0) {
-      return Invalid("the kernel reaches over ", reach, " elements but the padded input has ", slack + reach, " (spatial dimension ",
-                     i - static_cast<size_t>(3 - w.dims), ")");
+      return Invalid("the kernel reaches over ", reach, " elements but the padded input has ", slack + reach,
+                     " (spatial dimension ", i - static_cast<size_t>(3 - w.dims), ")");
     }
     w.out[i] = slack / w.stride[i] + 1;
     if (ceil_mode && slack % w.stride[i] != 0) {
@@ -147,7 +147,8 @@ absl::StatusOr<Window> ConvTransposeWindow(const Node& node, std::span<const int
     if (w.in[i] < 1) return Invalid("the input has an empty spatial dimension");
     const int64_t full = (w.in[i] - 1) * w.stride[i] + extra[i] + reach;
     if (!wanted.empty() || auto_pad == AutoPad::kSameUpper || auto_pad == AutoPad::kSameLower) {
-      w.out[i] = wanted.empty() ? w.in[i] * w.stride[i] : wanted[i - static_cast<size_t>(3 - w.dims)];
+      // Where even no padding makes less than in * stride (stride over kernel size), that is what ONNX Runtime gives.
+      w.out[i] = wanted.empty() ? std::min(w.in[i] * w.stride[i], full) : wanted[i - static_cast<size_t>(3 - w.dims)];
       SplitPadding(w, i, std::max<int64_t>(full - w.out[i], 0), auto_pad == AutoPad::kSameUpper);
     } else {
       if (auto_pad == AutoPad::kValid) w.pad_begin[i] = w.pad_end[i] = 0;

@@ -15,16 +15,28 @@
 
 namespace quant::testing {
 
-absl::Status MakeOperatorCases(const std::filesystem::path& folder, int seed, int rounds) {
-  const std::string script = std::string(QUANT_RUNTIME_SOURCE_DIR) + "/testing/ort_operator_cases.py";
-  const std::string command =
-      absl::StrCat("python3 '", script, "' '", folder.string(), "' ", seed, " ", rounds, " 2>/dev/null");
+namespace {
+
+absl::Status RunScript(const std::string& arguments) {
+  // NOLINTBEGIN(bugprone-command-processor): a test runs the project's own script
   if (std::system("python3 -c 'import onnx, onnxruntime, numpy' 2>/dev/null") != 0) {
     return absl::UnavailableError("python3 with onnx, onnxruntime and numpy is not here");
   }
-  // NOLINTNEXTLINE(bugprone-command-processor): a test runs the project's own script
+  const std::string command = absl::StrCat("python3 '", QUANT_RUNTIME_SOURCE_DIR, "/testing/ort_operator_cases.py' ",
+                                           arguments, " 2>/dev/null");
   if (std::system(command.c_str()) != 0) return absl::InternalError(absl::StrCat("failed: ", command));
+  // NOLINTEND(bugprone-command-processor)
   return absl::OkStatus();
+}
+
+}  // namespace
+
+absl::Status MakeOperatorCases(const std::filesystem::path& folder, int seed, int rounds) {
+  return RunScript(absl::StrCat("'", folder.string(), "' ", seed, " ", rounds));
+}
+
+absl::Status MakeModelCase(const std::filesystem::path& model, const std::filesystem::path& npz, int seed) {
+  return RunScript(absl::StrCat("--model '", model.string(), "' '", npz.string(), "' ", seed));
 }
 
 std::vector<std::filesystem::path> ListOperatorCases(const std::filesystem::path& folder) {
@@ -74,12 +86,11 @@ absl::Status Describe(const std::string& name, const Tensor& got, const Tensor& 
 
 }  // namespace
 
-absl::Status RunOperatorCase(const std::filesystem::path& model, const MakeExecutable& make, double tolerance,
-                             int integer_slack) {
+absl::Status RunCase(const std::filesystem::path& model, const std::filesystem::path& npz, const MakeExecutable& make,
+                     double tolerance, int integer_slack) {
   ASSIGN_OR_RETURN(Graph imported, ImportOnnx(model));
   const auto graph = std::make_shared<const Graph>(std::move(imported));
-  std::filesystem::path arrays_file = model;
-  ASSIGN_OR_RETURN(const auto arrays, ReadNpz(arrays_file.replace_extension(".npz")));
+  ASSIGN_OR_RETURN(const auto arrays, ReadNpz(npz));
   ASSIGN_OR_RETURN(const std::unique_ptr<Executable> executable, make(graph));
   std::vector<Tensor> inputs;
   for (const ValueInfo& input : graph->inputs) {

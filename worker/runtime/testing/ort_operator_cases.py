@@ -3,6 +3,7 @@
 """Makes random single-operator models and what ONNX Runtime computes for them.
 
     ort_operator_cases.py FOLDER [SEED] [ROUNDS]
+    ort_operator_cases.py --model MODEL.onnx OUT.npz [SEED]    one random input for a real model, and its outputs
 
 writes FOLDER/<number>_<operator>.onnx and .npz (in_0, ..., out_0, ...). Shapes, axes and the like are initializers,
 data are inputs. A case that ONNX Runtime refuses is left out, with its reason on stderr; the last line on stdout says
@@ -108,8 +109,10 @@ def convolutions(m):
                                    np.array(r.randint(0, 255), U8), np.array(r.randint(0, 255), U8)], auto_pad=auto_pad, **common)
         w = m.data([cin, cout // groups] + kernel)
         if r.random() < 0.3:
+            # No larger than the kernel reaches: beyond that ONNX Runtime 1.21 leaves memory as it was.
+            reach = [(s - 1) * t + (k - 1) * d + 1 for s, t, k, d in zip(size, strides, kernel, dilations)]
             m.case("ConvTranspose", [x, w, bias], strides=strides, group=groups, dilations=dilations,
-                   output_shape=[s * t + r.randint(0, 1) for s, t in zip(size, strides)],
+                   output_shape=[min(s * t + r.randint(0, 1), e) for s, t, e in zip(size, strides, reach)],
                    auto_pad=r.choice([None, "SAME_UPPER", "SAME_LOWER"]))
         else:
             m.case("ConvTranspose", [x, w, bias], strides=strides, dilations=dilations, group=groups,
@@ -125,7 +128,10 @@ def pools(m):
         auto_pad = None if auto == "NOTSET" else auto
         common = dict(kernel_shape=kernel, strides=strides, pads=pads, auto_pad=auto_pad, ceil_mode=r.randint(0, 1))
         m.case("MaxPool", [x], dilations=dilations, **common)
-        m.case("AveragePool", [x], count_include_pad=r.randint(0, 1), **common)
+        m.case("AveragePool", [x], **common)
+        # ONNX Runtime 1.21 reads a wrong entry of unequal pads when it counts them (over 2 and 3 dimensions).
+        same = {**common, "auto_pad": None, "pads": [min(k - 1 for k in kernel)] * (2 * dims)}
+        m.case("AveragePool", [x], count_include_pad=1, **same)
         m.case("LpPool", [x], p=r.randint(1, 3), **{**common, "ceil_mode": 0})
     for op in ("GlobalAveragePool", "GlobalMaxPool"):
         m.case(op, [m.data([2, 3] + m.shape(1, 3))])
@@ -283,9 +289,11 @@ def shapes(m):
         m.case("Split", [m.data([2, 7], dtype)], outputs=4, axis=1, num_outputs=4)
         m.case("Split", [x], outputs=2, axis=2, opset=13)
         starts = [r.randint(-8, 8) for _ in range(2)]
-        ends = [r.choice([r.randint(-8, 8), 2**31 - 1, -2**31]) for _ in range(2)]
-        m.case("Slice", [x, const(starts), const(ends), const(r.sample([0, 1, 2, -1], 2)),
-                         const([r.choice([1, 2, 3, -1, -2]) for _ in range(2)])])
+        steps = [r.choice([1, 2, 3, -1, -2]) for _ in range(2)]
+        # Backwards to the largest integer: ONNX Runtime takes it for "to the end", the specification clamps it.
+        ends = [r.choice([r.randint(-8, 8), 2**31 - 1 if step > 0 else -2**31]) for step in steps]
+        m.case("Slice", [x, const(starts), const(ends), const(r.sample([0, 1, 2, -1], 2)), const(steps)])
+        ends = [r.choice([r.randint(-8, 8), 2**31 - 1]) for _ in range(2)]
         m.case("Slice", [x, const(starts), const(ends)])
         m.case("Tile", [x, const([r.randint(1, 2) for _ in range(4)])])
         pads = [r.randint(0, 2) for _ in range(8)]
@@ -363,6 +371,16 @@ def quantization(m):
         w = m.n.integers(-8 if signed else 0, 8 if signed else 16, [5, 3])
         m.case("DequantizeLinear", [("int4", w, signed), np.array(0.25, F32)])
         m.case("DequantizeLinear", [("int4", w, signed), m.data([3]), ("int4", w[0], signed)], axis=1)
+    a, k, b = r.randint(1, 5), r.randint(1, 9), r.randint(1, 6)
+    scale, zero = np.array(r.uniform(0.5, 4), F32), np.array(r.randint(0, 255), U8)
+    for wide in (False, True):
+        bs = m.n.uniform(0.01, 0.1, [b]).astype(F32) if wide else np.array(0.02, F32)
+        bz = np.zeros([b], I8) if wide else np.array(r.randint(-9, 9), I8)
+        m.case("QLinearMatMul", [m.data([2, a, k], U8), np.array(0.1, F32), np.array(7, U8), ("const", m.data([k, b], I8)),
+                                 ("const", bs), ("const", bz), scale / F32(20), zero])
+        m.case("QLinearConv", [m.data([1, 2, 5, 6], U8), np.array(0.1, F32), zero, ("const", m.data([b, 2, 3, 2], I8)),
+                               ("const", bs), ("const", np.zeros_like(bz)), scale / F32(5), np.array(r.randint(0, 255), U8),
+                               r.choice([None, ("const", m.data([b], I32) * 10)])], pads=[1, 0, 1, 1], strides=[2, 1])
     m.case("DynamicQuantizeLinear", [m.data([3, 5]) + F32(r.choice([0, 9, -9]))], outputs=3)
 
 
@@ -386,12 +404,33 @@ def recurrent(m):
 FAMILIES = [convolutions, pools, matrices, norms, unary, binary, reductions, shapes, casts, resizes, quantization, recurrent]
 
 
-def run_cases(folder):
+def open_session(path):
     import onnxruntime
     onnxruntime.set_default_logger_severity(4)
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.intra_op_num_threads = 1
+    return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+
+
+def run_model(model, npz, seed):
+    """Floating-point inputs are normal, integers uniform; dimensions that the model leaves open are 1."""
+    session, random_values, feeds = open_session(model), np.random.default_rng(seed), {}
+    for value in session.get_inputs():
+        types = {"tensor(float)": F32, "tensor(float16)": np.float16, "tensor(uint8)": U8, "tensor(int8)": I8}
+        if value.type not in types:
+            raise SystemExit(f"input {value.name} is {value.type}")
+        shape, dtype = [d if isinstance(d, int) else 1 for d in value.shape], types[value.type]
+        if np.issubdtype(dtype, np.integer):
+            info = np.iinfo(dtype)
+            feeds[value.name] = random_values.integers(info.min, info.max, shape, endpoint=True).astype(dtype)
+        else:
+            feeds[value.name] = random_values.standard_normal(shape).astype(dtype)
+    names = [o.name for o in session.get_outputs()]
+    np.savez(npz, **feeds, **dict(zip(names, session.run(names, feeds))))
+
+
+def run_cases(folder):
     kept = 0
     for name in sorted(os.listdir(folder)):
         if not name.endswith(".onnx"):
@@ -400,7 +439,7 @@ def run_cases(folder):
         with np.load(base + ".npz") as feeds:
             feeds = dict(feeds)
         try:
-            session = onnxruntime.InferenceSession(base + ".onnx", options, providers=["CPUExecutionProvider"])
+            session = open_session(base + ".onnx")
             outputs = session.run(None, feeds)
             names = [o.name for o in session.get_outputs()]
         except Exception as e:  # noqa: BLE001: whatever it does not support is left out
@@ -412,9 +451,27 @@ def run_cases(folder):
     print(f"{kept} cases")
 
 
+def declare_outputs(folder):
+    """Gives the graph outputs the types and shapes that came out: ONNX's checker wants them."""
+    import onnx
+    for name in sorted(os.listdir(folder)):
+        if not name.endswith(".onnx"):
+            continue
+        path = os.path.join(folder, name)
+        model = onnx.load(path)
+        with np.load(path[:-5] + ".npz") as arrays:
+            for i, output in enumerate(model.graph.output):
+                value = arrays[output.name]
+                kind = onnx.helper.np_dtype_to_tensor_dtype(value.dtype)
+                model.graph.output[i].CopyFrom(onnx.helper.make_tensor_value_info(output.name, kind, value.shape))
+        onnx.save(model, path)
+
+
 def main():
     if sys.argv[1] == "--run":
         return run_cases(sys.argv[2])
+    if sys.argv[1] == "--model":
+        return run_model(sys.argv[2], sys.argv[3], int(sys.argv[4]) if len(sys.argv) > 4 else 1)
     folder = sys.argv[1]
     seed = int(sys.argv[2]) if len(sys.argv) > 2 else 1
     rounds = int(sys.argv[3]) if len(sys.argv) > 3 else 1
@@ -424,7 +481,8 @@ def main():
         for family in FAMILIES:
             family(maker)
     sys.stdout.flush()
-    return subprocess.run([sys.executable, __file__, "--run", folder], check=True)
+    subprocess.run([sys.executable, __file__, "--run", folder], check=True)
+    return declare_outputs(folder)
 
 
 if __name__ == "__main__":
