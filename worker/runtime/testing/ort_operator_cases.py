@@ -78,7 +78,7 @@ def const(values, dtype=I64):
     return ("const", np.array(values, dtype=dtype))
 
 
-def window(m, dims, conv=False):
+def window(m, dims):
     """Random attributes of a sliding window and an input size that fits them."""
     r = m.r
     kernel = [r.randint(1, 4) for _ in range(dims)]
@@ -88,6 +88,8 @@ def window(m, dims, conv=False):
     auto = r.choice(["NOTSET", "NOTSET", "NOTSET", "SAME_UPPER", "SAME_LOWER", "VALID"])
     if auto.startswith("SAME"):
         dilations = [1] * dims
+        # Where a stride is larger than the kernel, ONNX Runtime's pooling pads by a negative amount; we by none.
+        strides = [min(s, k) for s, k in zip(strides, kernel)]
     pads = [r.randint(0, k - 1) for k in kernel] + [r.randint(0, k - 1) for k in kernel] if auto == "NOTSET" else None
     return kernel, strides, dilations, pads, auto, size
 
