@@ -19,7 +19,7 @@ std::string DimsString(const ValueInfo& v) {
   return absl::StrCat("[", absl::StrJoin(dims, ","), "]");
 }
 
-// Range of an integer dtype as doubles; 64-bit limits are rounded, which only matters past 2^53.
+// Whether an integer dtype can hold v.
 bool Fits(int64_t v, DType dtype) {
   switch (dtype) {
     case DType::kInt8:
@@ -75,17 +75,18 @@ class ArraySource : public Source {
     ASSIGN_OR_RETURN(const std::vector<int64_t> values, ToInt64(batch));
     for (size_t i = 0; i < values.size(); ++i) {
       if (Fits(values[i], input_.dtype)) continue;
-      return absl::InvalidArgumentError(absl::StrCat("sample ", SampleOf(i, batch, begin), " of input ", Quoted(input_.name),
-                                                     " holds ", values[i], ", which does not fit ", DTypeName(input_.dtype)));
+      return absl::InvalidArgumentError(absl::StrCat("sample ", SampleOf(i, batch, begin), " of input ",
+                                                     Quoted(input_.name), " holds ", values[i], ", which does not fit ",
+                                                     DTypeName(input_.dtype)));
     }
     return absl::OkStatus();
   }
 
   absl::Status CheckFinite(const Tensor& batch, int64_t begin) const {
     const auto bad = [&](size_t i, float v) {
-      return absl::InvalidArgumentError(absl::StrCat("sample ", SampleOf(i, batch, begin), " of input ", Quoted(input_.name),
-                                                     " holds ", std::isnan(v) ? "NaN" : "an infinite value",
-                                                     " (as ", DTypeName(input_.dtype), "); clean the data"));
+      return absl::InvalidArgumentError(absl::StrCat(
+          "sample ", SampleOf(i, batch, begin), " of input ", Quoted(input_.name), " holds ",
+          std::isnan(v) ? "NaN" : "an infinite value", " (as ", DTypeName(input_.dtype), "); clean the data"));
     };
     if (batch.dtype() == DType::kFloat32) {
       const std::span<const float> values = batch.data<float>();
@@ -107,15 +108,18 @@ class ArraySource : public Source {
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<Source>> MakeArraySource(const std::string& array_name, Tensor array, const ValueInfo& input) {
-  const std::string what = absl::StrCat("array ", Quoted(array_name), ", ", DTypeName(array.dtype()), " ",
-                                        ShapeString(array.shape()), ", does not fit input ", Quoted(input.name), ", ",
-                                        DTypeName(input.dtype), input.has_shape ? absl::StrCat(" ", DimsString(input)) : "");
+absl::StatusOr<std::unique_ptr<Source>> MakeArraySource(const std::string& array_name, Tensor array,
+                                                        const ValueInfo& input) {
+  const std::string what =
+      absl::StrCat("array ", Quoted(array_name), ", ", DTypeName(array.dtype()), " ", ShapeString(array.shape()),
+                   ", does not fit input ", Quoted(input.name), ", ", DTypeName(input.dtype),
+                   input.has_shape ? absl::StrCat(" ", DimsString(input)) : "");
   if (array.rank() < 1) return absl::InvalidArgumentError(absl::StrCat(what, ": its first axis must be the samples"));
   if (IsFloat(array.dtype()) && !IsFloat(input.dtype)) {
     return absl::InvalidArgumentError(absl::StrCat(what, ": the input wants integers"));
   }
-  if (DTypeBits(input.dtype) < 8) return absl::UnimplementedError(absl::StrCat(what, ": 4-bit inputs are not supported"));
+  if (DTypeBits(input.dtype) < 8)
+    return absl::UnimplementedError(absl::StrCat(what, ": 4-bit inputs are not supported"));
   if (input.has_shape) {
     if (static_cast<int>(input.shape.size()) != array.rank()) {
       return absl::InvalidArgumentError(

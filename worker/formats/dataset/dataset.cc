@@ -28,7 +28,8 @@ using Arrays = std::map<std::string, Tensor>;
 
 absl::Status AddArray(const std::string& file, std::string name, Tensor array, Arrays& arrays) {
   if (arrays.emplace(name, std::move(array)).second) return absl::OkStatus();
-  return absl::InvalidArgumentError(absl::StrCat("array ", Quoted(name), " of ", Quoted(file), " is in another file too"));
+  return absl::InvalidArgumentError(
+      absl::StrCat("array ", Quoted(name), " of ", Quoted(file), " is in another file too"));
 }
 
 absl::StatusOr<Arrays> ReadArrays(const fs::path& folder) {
@@ -67,12 +68,13 @@ std::string Names(const Arrays& arrays) {
 absl::StatusOr<std::vector<int64_t>> ReadLabels(const Tensor& array) {
   const bool column = array.rank() == 2 && array.dim(1) == 1;
   if ((array.rank() != 1 && !column) || IsFloat(array.dtype())) {
-    return absl::InvalidArgumentError(absl::StrCat("labels are ", DTypeName(array.dtype()), " ", ShapeString(array.shape()),
-                                                   "; want one integer per sample"));
+    return absl::InvalidArgumentError(absl::StrCat("labels are ", DTypeName(array.dtype()), " ",
+                                                   ShapeString(array.shape()), "; want one integer per sample"));
   }
   ASSIGN_OR_RETURN(std::vector<int64_t> labels, ToInt64(array));
   for (size_t i = 0; i < labels.size(); ++i) {
-    if (labels[i] < 0) return absl::InvalidArgumentError(absl::StrCat("label ", labels[i], " of sample ", i, " is negative"));
+    if (labels[i] < 0)
+      return absl::InvalidArgumentError(absl::StrCat("label ", labels[i], " of sample ", i, " is negative"));
   }
   return labels;
 }
@@ -103,8 +105,8 @@ class SourceDataset : public Dataset {
   std::vector<int64_t> labels_;
 };
 
-absl::StatusOr<std::unique_ptr<Dataset>> Finish(std::vector<std::unique_ptr<Source>> sources, std::vector<int64_t> labels,
-                                                std::span<const ValueInfo> inputs) {
+absl::StatusOr<std::unique_ptr<Dataset>> Finish(std::vector<std::unique_ptr<Source>> sources,
+                                                std::vector<int64_t> labels, std::span<const ValueInfo> inputs) {
   const int64_t size = sources.front()->size();
   for (size_t i = 1; i < sources.size(); ++i) {
     if (sources[i]->size() != size) {
@@ -123,21 +125,22 @@ absl::StatusOr<std::unique_ptr<Dataset>> Finish(std::vector<std::unique_ptr<Sour
 absl::StatusOr<Arrays::iterator> OnlyArray(Arrays& arrays, const std::string& name) {
   if (const auto it = arrays.find(name); it != arrays.end()) return it;
   if (arrays.size() == 1) return arrays.begin();
-  return absl::InvalidArgumentError(absl::StrCat("no array called ", Quoted(name), " as the model's input, and not just one: there are ",
-                                                 Names(arrays)));
+  return absl::InvalidArgumentError(absl::StrCat("no array called ", Quoted(name),
+                                                 " as the model's input, and not just one: there are ", Names(arrays)));
 }
 
 absl::StatusOr<std::unique_ptr<Dataset>> OpenImages(const fs::path& folder, const fs::path& preprocess, Arrays arrays,
                                                     std::vector<int64_t> labels, std::span<const ValueInfo> inputs) {
   ASSIGN_OR_RETURN(const PreprocessSpec spec, ReadPreprocess(preprocess));
   if (inputs.size() != 1) {
-    return absl::InvalidArgumentError(absl::StrCat("preprocess.json is for models of one input, this one has ", inputs.size(),
-                                                   ": store arrays that are ready for the model"));
+    return absl::InvalidArgumentError(absl::StrCat("preprocess.json is for models of one input, this one has ",
+                                                   inputs.size(), ": store arrays that are ready for the model"));
   }
   std::vector<std::unique_ptr<Source>> sources(1);
   if (arrays.empty() && spec.array.empty()) {
     ASSIGN_OR_RETURN(ImageFolder images, FindImages(folder));
-    if (images.files.empty()) return absl::InvalidArgumentError("preprocess.json, but neither arrays nor JPEG or PNG files");
+    if (images.files.empty())
+      return absl::InvalidArgumentError("preprocess.json, but neither arrays nor JPEG or PNG files");
     if (labels.empty()) labels = std::move(images.labels);
     ASSIGN_OR_RETURN(sources[0], MakeImageFileSource(folder, std::move(images.files), spec, inputs[0]));
   } else {
@@ -145,7 +148,8 @@ absl::StatusOr<std::unique_ptr<Dataset>> OpenImages(const fs::path& folder, cons
     if (wanted.ends_with(".npy")) wanted.resize(wanted.size() - 4);
     const auto named = arrays.find(wanted);
     if (named == arrays.end() && !spec.array.empty()) {
-      return absl::InvalidArgumentError(absl::StrCat("preprocess.json names array ", Quoted(spec.array), "; there are ", Names(arrays)));
+      return absl::InvalidArgumentError(
+          absl::StrCat("preprocess.json names array ", Quoted(spec.array), "; there are ", Names(arrays)));
     }
     ASSIGN_OR_RETURN(const Arrays::iterator it, OnlyArray(arrays, wanted));
     ASSIGN_OR_RETURN(sources[0], MakeImageArraySource(it->first, it->second, spec, inputs[0]));
@@ -153,7 +157,8 @@ absl::StatusOr<std::unique_ptr<Dataset>> OpenImages(const fs::path& folder, cons
   return Finish(std::move(sources), std::move(labels), inputs);
 }
 
-absl::StatusOr<std::unique_ptr<Dataset>> OpenArrays(Arrays arrays, std::vector<int64_t> labels, std::span<const ValueInfo> inputs) {
+absl::StatusOr<std::unique_ptr<Dataset>> OpenArrays(Arrays arrays, std::vector<int64_t> labels,
+                                                    std::span<const ValueInfo> inputs) {
   std::vector<std::unique_ptr<Source>> sources;
   if (inputs.size() == 1) {
     ASSIGN_OR_RETURN(const Arrays::iterator it, OnlyArray(arrays, inputs[0].name));
@@ -167,7 +172,8 @@ absl::StatusOr<std::unique_ptr<Dataset>> OpenArrays(Arrays arrays, std::vector<i
   }
   if (!missing.empty()) {
     return absl::InvalidArgumentError(absl::StrCat("no array for input ", absl::StrJoin(missing, ", "),
-                                                   "; arrays are named after the model's inputs, there are ", Names(arrays)));
+                                                   "; arrays are named after the model's inputs, there are ",
+                                                   Names(arrays)));
   }
   for (const ValueInfo& input : inputs) {
     ASSIGN_OR_RETURN(std::unique_ptr<Source> source, MakeArraySource(input.name, arrays.at(input.name), input));
@@ -180,7 +186,8 @@ absl::StatusOr<std::unique_ptr<Dataset>> Open(const fs::path& folder, std::span<
   if (inputs.empty()) return absl::InvalidArgumentError("the model has no inputs");
   ASSIGN_OR_RETURN(Arrays arrays, ReadArrays(folder));
   std::vector<int64_t> labels;
-  const bool input_is_labels = std::any_of(inputs.begin(), inputs.end(), [](const ValueInfo& v) { return v.name == kLabels; });
+  const bool input_is_labels =
+      std::any_of(inputs.begin(), inputs.end(), [](const ValueInfo& v) { return v.name == kLabels; });
   if (const auto it = arrays.find(kLabels); it != arrays.end() && !input_is_labels) {
     ASSIGN_OR_RETURN(labels, ReadLabels(it->second));
     arrays.erase(it);
@@ -190,7 +197,8 @@ absl::StatusOr<std::unique_ptr<Dataset>> Open(const fs::path& folder, std::span<
   if (!arrays.empty()) return OpenArrays(std::move(arrays), std::move(labels), inputs);
   ASSIGN_OR_RETURN(const ImageFolder images, FindImages(folder));
   if (!images.files.empty()) {
-    return absl::InvalidArgumentError("images without a preprocess.json, which must say how to scale and normalise them");
+    return absl::InvalidArgumentError(
+        "images without a preprocess.json, which must say how to scale and normalise them");
   }
   return absl::InvalidArgumentError("no .npy, .npz, .safetensors, JPEG or PNG files");
 }

@@ -115,7 +115,8 @@ void PngRead(png_structp png, png_bytep out, size_t size) {
 }
 
 // As RunJpeg; `rows` is room for the row pointers libpng wants.
-bool RunPng(png_structp png, png_infop info, PngInput& input, Image& image, std::vector<png_bytep>& rows, absl::Status& refused) {
+bool RunPng(png_structp png, png_infop info, PngInput& input, Image& image, std::vector<png_bytep>& rows,
+            absl::Status& refused) {
   if (setjmp(png_jmpbuf(png)) != 0) return false;
   png_set_read_fn(png, &input, PngRead);
   png_set_user_limits(png, 1 << 20, 1 << 20);

@@ -42,8 +42,8 @@ std::vector<Window> Windows(int src, int dst) {
 uint8_t Round(int64_t sum) { return static_cast<uint8_t>(std::clamp<int64_t>(sum >> kWeightBits, 0, 255)); }
 
 // One pass along an axis: `lines` lines of `length` pixels become `windows.size()` long. Strides are in elements.
-void Pass(const uint8_t* src, uint8_t* dst, const std::vector<Window>& windows, int lines, size_t src_line, size_t src_step,
-          size_t dst_line, size_t dst_step, int channels) {
+void Pass(const uint8_t* src, uint8_t* dst, const std::vector<Window>& windows, int lines, size_t src_line,
+          size_t src_step, size_t dst_line, size_t dst_step, int channels) {
   for (int line = 0; line < lines; ++line) {
     for (size_t i = 0; i < windows.size(); ++i) {
       const Window& w = windows[i];
@@ -51,7 +51,8 @@ void Pass(const uint8_t* src, uint8_t* dst, const std::vector<Window>& windows, 
       uint8_t* to = dst + static_cast<size_t>(line) * dst_line + i * dst_step;
       for (int c = 0; c < channels; ++c) {
         int64_t sum = int64_t{1} << (kWeightBits - 1);
-        for (size_t k = 0; k < w.weights.size(); ++k) sum += int64_t{w.weights[k]} * from[k * src_step + static_cast<size_t>(c)];
+        for (size_t k = 0; k < w.weights.size(); ++k)
+          sum += int64_t{w.weights[k]} * from[k * src_step + static_cast<size_t>(c)];
         to[c] = Round(sum);
       }
     }
@@ -61,7 +62,8 @@ void Pass(const uint8_t* src, uint8_t* dst, const std::vector<Window>& windows, 
 }  // namespace
 
 Image ToGray(const Image& rgb) {
-  Image gray{.height = rgb.height, .width = rgb.width, .channels = 1, .pixels = std::vector<uint8_t>(rgb.pixels.size() / 3)};
+  Image gray{
+      .height = rgb.height, .width = rgb.width, .channels = 1, .pixels = std::vector<uint8_t>(rgb.pixels.size() / 3)};
   for (size_t i = 0; i < gray.pixels.size(); ++i) {
     const uint8_t* p = &rgb.pixels[3 * i];
     gray.pixels[i] = static_cast<uint8_t>((19595u * p[0] + 38470u * p[1] + 7471u * p[2] + 32768u) >> 16);
@@ -91,8 +93,9 @@ std::pair<int64_t, int64_t> SizeForShorterSide(const Image& src, int side) {
 
 absl::StatusOr<Image> CenterCrop(const Image& src, int height, int width) {
   if (src.height < height || src.width < width) {
-    return absl::InvalidArgumentError(absl::StrCat("the image is ", src.width, "x", src.height, ", smaller than the crop of ",
-                                                   width, "x", height, "; set a larger \"resize\" in preprocess.json"));
+    return absl::InvalidArgumentError(absl::StrCat("the image is ", src.width, "x", src.height,
+                                                   ", smaller than the crop of ", width, "x", height,
+                                                   "; set a larger \"resize\" in preprocess.json"));
   }
   if (src.height == height && src.width == width) return src;
   const int top = static_cast<int>(std::nearbyint((src.height - height) / 2.0));

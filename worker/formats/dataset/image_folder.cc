@@ -2,7 +2,6 @@
 #include <algorithm>
 #include <map>
 #include <optional>
-#include <sstream>
 #include <string_view>
 #include <utility>
 
@@ -22,7 +21,7 @@ namespace fs = std::filesystem;
 using Labels = std::map<std::string, int64_t>;
 
 constexpr size_t kMaxImages = 10'000'000;
-constexpr size_t kMaxLabelBytes = size_t{1} << 30;
+constexpr size_t kMaxLabelBytes = size_t{1} << 28;
 
 bool IsImage(const fs::path& file) {
   const std::string extension = absl::AsciiStrToLower(file.extension().string());
@@ -35,16 +34,19 @@ absl::Status ListImages(const fs::path& folder, const std::string& prefix, std::
   for (fs::directory_iterator it(folder, error), end; !error && it != end; it.increment(error)) {
     if (!IsImage(it->path()) || !it->is_regular_file(error)) continue;
     files.push_back(prefix + it->path().filename().string());
-    if (files.size() > kMaxImages) return absl::InvalidArgumentError(absl::StrCat("over ", kMaxImages, " images in one folder"));
+    if (files.size() > kMaxImages)
+      return absl::InvalidArgumentError(absl::StrCat("over ", kMaxImages, " images in one folder"));
   }
-  if (error) return absl::ErrnoToStatus(error.value(), absl::StrCat("cannot list ", Quoted(folder.filename().string())));
+  if (error)
+    return absl::ErrnoToStatus(error.value(), absl::StrCat("cannot list ", Quoted(folder.filename().string())));
   std::sort(files.begin(), files.end());
   return absl::OkStatus();
 }
 
 absl::Status AddLabel(const std::string& name, int64_t label, Labels& labels) {
   if (label < 0) return absl::InvalidArgumentError(absl::StrCat("label ", label, " of ", Quoted(name), " is negative"));
-  if (!labels.emplace(name, label).second) return absl::InvalidArgumentError(absl::StrCat(Quoted(name), " is listed twice"));
+  if (!labels.emplace(name, label).second)
+    return absl::InvalidArgumentError(absl::StrCat(Quoted(name), " is listed twice"));
   return absl::OkStatus();
 }
 
@@ -54,7 +56,8 @@ absl::StatusOr<Labels> ParseJsonLabels(std::string_view text) {
   if (!json.is_object()) return absl::InvalidArgumentError("not a JSON object of name to label");
   Labels labels;
   for (const auto& [name, value] : json.items()) {
-    if (!value.is_number_integer()) return absl::InvalidArgumentError(absl::StrCat("the label of ", Quoted(name), " is not an integer"));
+    if (!value.is_number_integer())
+      return absl::InvalidArgumentError(absl::StrCat("the label of ", Quoted(name), " is not an integer"));
     RETURN_IF_ERROR(AddLabel(name, value.get<int64_t>(), labels));
   }
   return labels;
@@ -73,7 +76,8 @@ absl::StatusOr<Labels> ParseTextLabels(std::string_view text) {
     const size_t gap = line.find_last_of(" \t");
     int64_t label = 0;
     if (gap == std::string::npos || !absl::SimpleAtoi(line.substr(gap + 1), &label)) {
-      return absl::InvalidArgumentError(absl::StrCat("line ", line_number, " is ", Quoted(line), "; want a file name and a label"));
+      return absl::InvalidArgumentError(
+          absl::StrCat("line ", line_number, " is ", Quoted(line), "; want a file name and a label"));
     }
     const std::string name(absl::StripAsciiWhitespace(line.substr(0, gap)));
     RETURN_IF_ERROR(AddLabel(name, label, labels));
@@ -85,7 +89,8 @@ absl::StatusOr<std::optional<Labels>> ReadLabelFile(const fs::path& folder) {
   for (const char* name : {"labels.json", "labels.txt"}) {
     if (!fs::exists(folder / name)) continue;
     ASSIGN_OR_RETURN(const std::shared_ptr<const MappedFile> file, MappedFile::Open(folder / name));
-    if (file->text().size() > kMaxLabelBytes) return absl::InvalidArgumentError(absl::StrCat(name, " is over ", kMaxLabelBytes, " bytes"));
+    if (file->text().size() > kMaxLabelBytes)
+      return absl::InvalidArgumentError(absl::StrCat(name, " is over ", kMaxLabelBytes, " bytes"));
     absl::StatusOr<Labels> labels =
         std::string_view(name).ends_with("json") ? ParseJsonLabels(file->text()) : ParseTextLabels(file->text());
     if (!labels.ok()) return absl::Status(labels.status().code(), absl::StrCat(name, ": ", labels.status().message()));
@@ -139,7 +144,8 @@ absl::StatusOr<ImageFolder> FindImages(const fs::path& folder) {
     out.labels.clear();
     for (const std::string& file : out.files) {
       const std::optional<int64_t> label = Lookup(*named, file);
-      if (!label.has_value()) return absl::InvalidArgumentError(absl::StrCat("no label for image ", Quoted(file), " in the label file"));
+      if (!label.has_value())
+        return absl::InvalidArgumentError(absl::StrCat("no label for image ", Quoted(file), " in the label file"));
       out.labels.push_back(*label);
     }
   }

@@ -61,10 +61,13 @@ class FileImages : public ImageReader {
       : folder_(std::move(folder)), files_(std::move(files)), gray_(gray) {}
 
   int64_t size() const override { return static_cast<int64_t>(files_.size()); }
-  std::string Label(int64_t index) const override { return absl::StrCat("file ", Quoted(files_[static_cast<size_t>(index)])); }
+  std::string Label(int64_t index) const override {
+    return absl::StrCat("file ", Quoted(files_[static_cast<size_t>(index)]));
+  }
 
   absl::StatusOr<Image> Get(int64_t index) override {
-    ASSIGN_OR_RETURN(const std::shared_ptr<const MappedFile> file, MappedFile::Open(folder_ / files_[static_cast<size_t>(index)]));
+    ASSIGN_OR_RETURN(const std::shared_ptr<const MappedFile> file,
+                     MappedFile::Open(folder_ / files_[static_cast<size_t>(index)]));
     ASSIGN_OR_RETURN(Image image, DecodeImage(file->bytes()));
     return gray_ ? ToGray(image) : image;
   }
@@ -97,9 +100,9 @@ class ImageSource : public Source {
                                                            : Shape{count, height, width, image->channels};
         ASSIGN_OR_RETURN(batch, Tensor::Allocate(DType::kFloat32, shape));
       } else if (image->height != height || image->width != width) {
-        return Named(begin + i, absl::InvalidArgumentError(absl::StrCat(
-                                    "it is ", image->width, "x", image->height, ", the one before ", width, "x", height,
-                                    "; set \"resize\" and \"crop\" in preprocess.json")));
+        return Named(begin + i, absl::InvalidArgumentError(
+                                    absl::StrCat("it is ", image->width, "x", image->height, ", the one before ", width,
+                                                 "x", height, "; set \"resize\" and \"crop\" in preprocess.json")));
       }
       const size_t elements = image->pixels.size();
       preprocessor_.Normalize(*image, batch.mutable_data<float>().subspan(static_cast<size_t>(i) * elements, elements));
@@ -126,27 +129,29 @@ class ImageSource : public Source {
 
   absl::Status Named(int64_t index, const absl::Status& s) const {
     if (s.ok()) return s;
-    return absl::Status(s.code(), absl::StrCat(images_->Label(index), " for input ", Quoted(input_.name), ": ", s.message()));
+    return absl::Status(s.code(),
+                        absl::StrCat(images_->Label(index), " for input ", Quoted(input_.name), ": ", s.message()));
   }
 
   absl::Status CheckSize(const Image& image) const {
     if (!input_.has_shape) return absl::OkStatus();
     const bool first = preprocessor_.channels_first();
     if (input_.shape.size() != 4) {
-      return absl::InvalidArgumentError(absl::StrCat("the input has ", input_.shape.size(), " axes, images need 4 (",
-                                                     first ? "NCHW" : "NHWC", ")"));
+      return absl::InvalidArgumentError(
+          absl::StrCat("the input has ", input_.shape.size(), " axes, images need 4 (", first ? "NCHW" : "NHWC", ")"));
     }
     const Dim& c = input_.shape[first ? 1 : 3];
     const Dim& h = input_.shape[first ? 2 : 1];
     const Dim& w = input_.shape[first ? 3 : 2];
     if (c.known() && c.value != image.channels) {
-      return absl::InvalidArgumentError(absl::StrCat("the image has ", image.channels, " channels, the model wants ", c.value,
-                                                     "; check channels and output_layout in preprocess.json"));
+      return absl::InvalidArgumentError(absl::StrCat("the image has ", image.channels, " channels, the model wants ",
+                                                     c.value, "; check channels and output_layout in preprocess.json"));
     }
     if ((h.known() && h.value != image.height) || (w.known() && w.value != image.width)) {
-      return absl::InvalidArgumentError(absl::StrCat(
-          "the image is ", image.width, "x", image.height, " pixels, the model wants ", w.known() ? absl::StrCat(w.value) : "any",
-          "x", h.known() ? absl::StrCat(h.value) : "any", "; set \"resize\" and \"crop\" in preprocess.json to fit"));
+      return absl::InvalidArgumentError(
+          absl::StrCat("the image is ", image.width, "x", image.height, " pixels, the model wants ",
+                       w.known() ? absl::StrCat(w.value) : "any", "x", h.known() ? absl::StrCat(h.value) : "any",
+                       "; set \"resize\" and \"crop\" in preprocess.json to fit"));
     }
     return absl::OkStatus();
   }
@@ -157,8 +162,9 @@ class ImageSource : public Source {
     for (size_t i = 0; i < values.size(); ++i) {
       if (std::isfinite(values[i])) continue;
       const int64_t sample = begin + static_cast<int64_t>(i) / (batch.elements() / batch.dim(0));
-      return absl::InvalidArgumentError(absl::StrCat("sample ", sample, " of input ", Quoted(input_.name), " exceeds the range of ",
-                                                     DTypeName(input_.dtype), "; check scale, mean and std in preprocess.json"));
+      return absl::InvalidArgumentError(absl::StrCat("sample ", sample, " of input ", Quoted(input_.name),
+                                                     " exceeds the range of ", DTypeName(input_.dtype),
+                                                     "; check scale, mean and std in preprocess.json"));
     }
     return absl::OkStatus();
   }
@@ -168,8 +174,8 @@ class ImageSource : public Source {
   const ValueInfo input_;
 };
 
-absl::StatusOr<std::unique_ptr<Source>> Make(std::unique_ptr<ImageReader> images, const PreprocessSpec& spec, int channels,
-                                             const ValueInfo& input) {
+absl::StatusOr<std::unique_ptr<Source>> Make(std::unique_ptr<ImageReader> images, const PreprocessSpec& spec,
+                                             int channels, const ValueInfo& input) {
   if (DTypeBits(input.dtype) < 8) return absl::UnimplementedError("4-bit inputs are not supported");
   ASSIGN_OR_RETURN(Preprocessor preprocessor, Preprocessor::Create(spec, channels));
   auto source = std::make_unique<ImageSource>(std::move(images), std::move(preprocessor), input);
@@ -182,20 +188,24 @@ absl::StatusOr<std::unique_ptr<Source>> Make(std::unique_ptr<ImageReader> images
 absl::StatusOr<std::unique_ptr<Source>> MakeImageArraySource(const std::string& array_name, Tensor array,
                                                              const PreprocessSpec& spec, const ValueInfo& input) {
   const bool first = spec.layout == "NCHW";
-  const std::string what = absl::StrCat("array ", Quoted(array_name), ", ", DTypeName(array.dtype()), " ", ShapeString(array.shape()));
+  const std::string what =
+      absl::StrCat("array ", Quoted(array_name), ", ", DTypeName(array.dtype()), " ", ShapeString(array.shape()));
   if (array.dtype() != DType::kUInt8 || array.rank() != 4) {
-    return absl::InvalidArgumentError(absl::StrCat(what, ": preprocess.json is for uint8 images of 4 axes (", spec.layout,
+    return absl::InvalidArgumentError(absl::StrCat(what, ": preprocess.json is for uint8 images of 4 axes (",
+                                                   spec.layout,
                                                    "); leave it out for data that is ready for the model"));
   }
   const int64_t channels = array.dim(first ? 1 : 3);
-  if (channels < 1 || channels > 1024 || array.elements() / array.dim(0) > kMaxPixels * channels || array.elements() == 0) {
-    return absl::InvalidArgumentError(absl::StrCat(what, ": no images, or unlikely ones; check layout in preprocess.json"));
+  if (array.elements() == 0 || channels > 1024 || array.elements() / array.dim(0) > kMaxPixels * channels) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(what, ": no images, or unlikely ones; check layout in preprocess.json"));
   }
   return Make(std::make_unique<ArrayImages>(std::move(array), first), spec, static_cast<int>(channels), input);
 }
 
-absl::StatusOr<std::unique_ptr<Source>> MakeImageFileSource(const std::filesystem::path& folder, std::vector<std::string> files,
-                                                            const PreprocessSpec& spec, const ValueInfo& input) {
+absl::StatusOr<std::unique_ptr<Source>> MakeImageFileSource(const std::filesystem::path& folder,
+                                                            std::vector<std::string> files, const PreprocessSpec& spec,
+                                                            const ValueInfo& input) {
   PreprocessSpec ready = spec;
   if (ready.channels.empty()) {
     // One channel wanted and nothing said: gray.
@@ -203,7 +213,8 @@ absl::StatusOr<std::unique_ptr<Source>> MakeImageFileSource(const std::filesyste
     const bool one = input.has_shape && input.shape.size() == 4 && input.shape[axis].value == 1;
     ready.channels = one || spec.output_channels == "GRAY" ? "GRAY" : "RGB";
   }
-  if (ready.channels == "BGR") return absl::InvalidArgumentError("preprocess.json: image files are decoded as RGB or GRAY, not BGR");
+  if (ready.channels == "BGR")
+    return absl::InvalidArgumentError("preprocess.json: image files are decoded as RGB or GRAY, not BGR");
   const bool gray = ready.channels == "GRAY";
   return Make(std::make_unique<FileImages>(folder, std::move(files), gray), ready, gray ? 1 : 3, input);
 }

@@ -55,7 +55,8 @@ absl::StatusOr<std::vector<int>> Sides(const std::string& key, const Json& v) {
     }
     out.push_back(e.get<int>());
   }
-  if (out.empty() || out.size() > 2) return Wrong(key, absl::StrCat("a size, or [height, width], of 1 to ", kMaxSide, " pixels"));
+  if (out.empty() || out.size() > 2)
+    return Wrong(key, absl::StrCat("a size, or [height, width], of 1 to ", kMaxSide, " pixels"));
   return out;
 }
 
@@ -87,7 +88,8 @@ absl::Status Set(const std::string& key, const Json& v, PreprocessSpec& spec) {
     if (spec.crop.size() == 1) spec.crop.push_back(spec.crop[0]);
   } else if (key != "description") {
     return absl::InvalidArgumentError(
-        absl::StrCat("unknown key ", Quoted(key), "; known are array, layout, channels, output_layout, output_channels, "
+        absl::StrCat("unknown key ", Quoted(key),
+                     "; known are array, layout, channels, output_layout, output_channels, "
                      "scale, mean, std, resize, crop, description"));
   }
   return absl::OkStatus();
@@ -115,19 +117,23 @@ absl::StatusOr<Preprocessor> Preprocessor::Create(const PreprocessSpec& spec, in
   const size_t count = static_cast<size_t>(channels);
   const auto fits = [&](const std::vector<double>& v) { return v.size() == 1 || v.size() == count; };
   if (!fits(spec.mean) || !fits(spec.std)) {
-    return absl::InvalidArgumentError(absl::StrCat("preprocess.json: mean has ", spec.mean.size(), " and std ", spec.std.size(),
-                                                   " numbers; the images have ", channels, " channels"));
+    return absl::InvalidArgumentError(absl::StrCat("preprocess.json: mean has ", spec.mean.size(), " and std ",
+                                                   spec.std.size(), " numbers; the images have ", channels,
+                                                   " channels"));
   }
   Preprocessor p;
   p.channels_first_ = spec.output_layout == "NCHW";
   p.resize_ = spec.resize;
   p.crop_ = spec.crop;
   // "RGB" against "BGR" is the only reordering there is.
-  const bool reversed = !spec.channels.empty() && !spec.output_channels.empty() && spec.channels != spec.output_channels;
+  const bool reversed =
+      !spec.channels.empty() && !spec.output_channels.empty() && spec.channels != spec.output_channels;
   const bool gray = spec.channels == "GRAY" || spec.output_channels == "GRAY";
-  if ((reversed && (channels != 3 || gray)) || (!gray && !spec.channels.empty() && channels != 3) || (gray && channels != 1)) {
-    return absl::InvalidArgumentError(absl::StrCat("preprocess.json: channels ", Quoted(spec.channels), " and output_channels ",
-                                                   Quoted(spec.output_channels), " do not fit images of ", channels, " channels"));
+  if ((reversed && (channels != 3 || gray)) || (!gray && !spec.channels.empty() && channels != 3) ||
+      (gray && channels != 1)) {
+    return absl::InvalidArgumentError(absl::StrCat("preprocess.json: channels ", Quoted(spec.channels),
+                                                   " and output_channels ", Quoted(spec.output_channels),
+                                                   " do not fit images of ", channels, " channels"));
   }
   for (size_t c = 0; c < count; ++c) {
     const double mean = spec.mean[spec.mean.size() == 1 ? 0 : c];
@@ -147,7 +153,8 @@ absl::StatusOr<Image> Preprocessor::Geometry(Image image) const {
     const auto [height, width] = resize_.size() == 1 ? SizeForShorterSide(image, resize_[0])
                                                      : std::pair<int64_t, int64_t>(resize_[0], resize_[1]);
     if (height > kMaxPixels || width > kMaxPixels / height) {
-      return absl::InvalidArgumentError(absl::StrCat("resizing to ", width, "x", height, " exceeds ", kMaxPixels, " pixels"));
+      return absl::InvalidArgumentError(
+          absl::StrCat("resizing to ", width, "x", height, " exceeds ", kMaxPixels, " pixels"));
     }
     image = Resize(image, static_cast<int>(height), static_cast<int>(width));
   }

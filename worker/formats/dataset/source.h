@@ -26,15 +26,17 @@ class Source {
 };
 
 // An array with the samples along its first axis. INVALID_ARGUMENT when dtype or shape do not fit the input.
-absl::StatusOr<std::unique_ptr<Source>> MakeArraySource(const std::string& array_name, Tensor array, const ValueInfo& input);
+absl::StatusOr<std::unique_ptr<Source>> MakeArraySource(const std::string& array_name, Tensor array,
+                                                        const ValueInfo& input);
 
 // A uint8 array of images. INVALID_ARGUMENT when it is none, or the images after preprocessing do not fit the input.
 absl::StatusOr<std::unique_ptr<Source>> MakeImageArraySource(const std::string& array_name, Tensor array,
                                                              const PreprocessSpec& spec, const ValueInfo& input);
 
 // Image files, decoded when read. `files` are relative to `folder`.
-absl::StatusOr<std::unique_ptr<Source>> MakeImageFileSource(const std::filesystem::path& folder, std::vector<std::string> files,
-                                                            const PreprocessSpec& spec, const ValueInfo& input);
+absl::StatusOr<std::unique_ptr<Source>> MakeImageFileSource(const std::filesystem::path& folder,
+                                                            std::vector<std::string> files, const PreprocessSpec& spec,
+                                                            const ValueInfo& input);
 
 // The images of `folder` (files ending in .jpg, .jpeg or .png), and their labels if there are any.
 struct ImageFolder {
@@ -42,10 +44,10 @@ struct ImageFolder {
   std::vector<int64_t> labels;     // empty: none
 };
 
-// Finds them: directly in `folder`, or one sub-folder per class, the classes in the order of their names being labels 0,
-// 1, ..., and the samples taken from the classes in turn so that any first part of them holds all classes. labels.json
-// or labels.txt, when there, gives the label of each file (or of its sub-folder) by name instead. INVALID_ARGUMENT for
-// a malformed label file or an image without a label in it.
+// Finds them: directly in `folder`, or one sub-folder per class, the classes in the order of their names being labels
+// 0, 1, ..., and the samples taken from the classes in turn so that any first part of them holds all classes.
+// labels.json or labels.txt, when there, gives the label of each file (or of its sub-folder) by name instead.
+// INVALID_ARGUMENT for a malformed label file or an image without a label in it.
 absl::StatusOr<ImageFolder> FindImages(const std::filesystem::path& folder);
 
 }  // namespace quant

@@ -26,7 +26,8 @@ class MappedFile {
   static absl::StatusOr<std::shared_ptr<const MappedFile>> Open(const std::filesystem::path& file);
 
   // Opens a file named by untrusted content (ONNX external data) inside `folder`. INVALID_ARGUMENT when `relative` is
-  // empty, absolute, holds "..", a backslash or NUL, or when any part of it below `folder` is a symbolic link; otherwise as Open.
+  // empty, absolute, holds "..", a backslash or NUL, or when any part of it below `folder` is a symbolic link;
+  // otherwise as Open.
   static absl::StatusOr<std::shared_ptr<const MappedFile>> OpenBeneath(const std::filesystem::path& folder,
                                                                        std::string_view relative);
 

@@ -44,10 +44,10 @@ TEST(MappedFile, BeneathStaysBelowTheFolder) {
   std::filesystem::create_symlink("sub", dir / "model/folder_link");
   EXPECT_EQ((*MappedFile::OpenBeneath(dir / "model", "sub/w"))->text(), "weights");
   EXPECT_EQ((*MappedFile::OpenBeneath(dir / "model", "./sub//w"))->text(), "weights");
-  for (const std::string& bad : {std::string("../secret"), std::string("sub/../../secret"), std::string("sub/.."),
-                                 (dir / "secret").string(), std::string("link"), std::string("folder_link/w"), std::string(),
-                                 std::string("."), std::string("sub/"), std::string("a\\b"), std::string("w\0x", 3),
-                                 std::string(5000, 'a')}) {
+  for (const std::string& bad :
+       {std::string("../secret"), std::string("sub/../../secret"), std::string("sub/.."), (dir / "secret").string(),
+        std::string("link"), std::string("folder_link/w"), std::string(), std::string("."), std::string("sub/"),
+        std::string("a\\b"), std::string("w\0x", 3), std::string(5000, 'a')}) {
     const absl::Status s = MappedFile::OpenBeneath(dir / "model", bad).status();
     EXPECT_EQ(s.code(), absl::StatusCode::kInvalidArgument) << bad << ": " << s;
   }

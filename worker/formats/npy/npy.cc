@@ -122,9 +122,9 @@ class HeaderParser {
 
 absl::StatusOr<DType> DTypeOfDescr(std::string_view descr) {
   constexpr std::pair<std::string_view, DType> kTypes[] = {
-      {"b1", DType::kBool},    {"i1", DType::kInt8},    {"i2", DType::kInt16},   {"i4", DType::kInt32},
-      {"i8", DType::kInt64},   {"u1", DType::kUInt8},   {"u2", DType::kUInt16},  {"u4", DType::kUInt32},
-      {"u8", DType::kUInt64},  {"f2", DType::kFloat16}, {"f4", DType::kFloat32}, {"f8", DType::kFloat64}};
+      {"b1", DType::kBool},   {"i1", DType::kInt8},    {"i2", DType::kInt16},   {"i4", DType::kInt32},
+      {"i8", DType::kInt64},  {"u1", DType::kUInt8},   {"u2", DType::kUInt16},  {"u4", DType::kUInt32},
+      {"u8", DType::kUInt64}, {"f2", DType::kFloat16}, {"f4", DType::kFloat32}, {"f8", DType::kFloat64}};
   const auto refuse = [&](std::string_view why) {
     return absl::InvalidArgumentError(absl::StrCat("the array's dtype is ", Quoted(descr), ": ", AbslView(why)));
   };
@@ -132,7 +132,8 @@ absl::StatusOr<DType> DTypeOfDescr(std::string_view descr) {
   const std::string_view kind = descr.substr(1);
   for (const auto& [name, dtype] : kTypes) {
     if (kind != name) continue;
-    if (descr[0] == '>' && DTypeBits(dtype) > 8) return refuse("big-endian; save it with a.astype(a.dtype.newbyteorder('<'))");
+    if (descr[0] == '>' && DTypeBits(dtype) > 8)
+      return refuse("big-endian; save it with a.astype(a.dtype.newbyteorder('<'))");
     if (descr[0] != '<' && descr[0] != '|' && descr[0] != '>') return refuse("not a dtype");
     return dtype;
   }
@@ -144,7 +145,8 @@ absl::StatusOr<DType> DTypeOfDescr(std::string_view descr) {
 
 absl::StatusOr<Tensor> ParseNpy(std::span<const std::byte> bytes, std::shared_ptr<const void> owner) {
   const std::string_view text(reinterpret_cast<const char*>(bytes.data()), bytes.size());
-  if (!text.starts_with(kMagic) || text.size() < 10) return absl::InvalidArgumentError("not a .npy array, or truncated");
+  if (!text.starts_with(kMagic) || text.size() < 10)
+    return absl::InvalidArgumentError("not a .npy array, or truncated");
   const auto byte = [&](size_t i) { return static_cast<size_t>(static_cast<unsigned char>(text[i])); };
   const size_t major = byte(6);
   if (major < 1 || major > 3) return absl::InvalidArgumentError(absl::StrCat(".npy version ", major, " is unknown"));
@@ -168,7 +170,8 @@ absl::StatusOr<Tensor> ReadNpy(const std::filesystem::path& file) {
   ASSIGN_OR_RETURN(const std::shared_ptr<const MappedFile> mapped, MappedFile::Open(file));
   absl::StatusOr<Tensor> tensor = ParseNpy(mapped->bytes(), mapped);
   if (tensor.ok()) return tensor;
-  return absl::Status(tensor.status().code(), absl::StrCat(Quoted(file.filename().string()), ": ", tensor.status().message()));
+  return absl::Status(tensor.status().code(),
+                      absl::StrCat(Quoted(file.filename().string()), ": ", tensor.status().message()));
 }
 
 }  // namespace quant

@@ -23,7 +23,8 @@ absl::StatusOr<Tensor> Parse(const std::string& file) {
 }
 
 std::string Text(std::string_view descr, std::string_view order, std::string_view shape) {
-  return "{'descr': '" + std::string(descr) + "', 'fortran_order': " + std::string(order) + ", 'shape': " + std::string(shape) + ", }";
+  return "{'descr': '" + std::string(descr) + "', 'fortran_order': " + std::string(order) +
+         ", 'shape': " + std::string(shape) + ", }";
 }
 
 TEST(Npy, ReadsTheVectorsOfNumPy) {
@@ -37,7 +38,8 @@ TEST(Npy, ReadsTheVectorsOfNumPy) {
   EXPECT_THAT(back->shape(), ElementsAre(2, 3));
   EXPECT_THAT(*ToFloat(*back), ElementsAre(1, 2, 3, 4, 5, 6));
 
-  const absl::StatusOr<Tensor> scalar = Parse(NpyWithHeader(Text("<f4", "False", "()"), std::string("\0\0\xc0\x3f", 4)));
+  const absl::StatusOr<Tensor> scalar =
+      Parse(NpyWithHeader(Text("<f4", "False", "()"), std::string("\0\0\xc0\x3f", 4)));
   ASSERT_TRUE(scalar.ok()) << scalar.status();
   EXPECT_EQ(scalar->rank(), 0);
   EXPECT_THAT(*ToFloat(*scalar), ElementsAre(1.5f));
@@ -51,7 +53,8 @@ TEST(Npy, TakesKeysInAnyOrderEitherQuoteVersion2AndPython2Longs) {
 
   const std::string header = Text("<i2", "False", "(1,)");
   std::string v2("\x93NUMPY\x02\x00", 8);
-  v2 += std::string(1, static_cast<char>(header.size())) + std::string(3, '\0') + header + "\x07" + std::string(1, '\0');
+  v2 +=
+      std::string(1, static_cast<char>(header.size())) + std::string(3, '\0') + header + "\x07" + std::string(1, '\0');
   const absl::StatusOr<Tensor> two = Parse(v2);
   ASSERT_TRUE(two.ok()) << two.status();
   EXPECT_THAT(*ToInt64(*two), ElementsAre(7));

@@ -87,11 +87,12 @@ inline std::string EncodeZip(const std::vector<std::pair<std::string, std::strin
     const std::string common = Little(0, 2) + Little(deflated ? 8 : 0, 2) + Little(0, 4) + Little(crc, 4);
     const std::string sizes = Little(data.size(), 4) + Little(content.size(), 4);
     const size_t offset = out.size();
-    const std::string extra = zip64 ? Little(1, 2) + Little(16, 2) + Little(content.size(), 8) + Little(data.size(), 8) : "";
+    const std::string extra =
+        zip64 ? Little(1, 2) + Little(16, 2) + Little(content.size(), 8) + Little(data.size(), 8) : "";
     out += Little(0x04034b50, 4) + Little(zip64 ? 45 : 20, 2) + common + (zip64 ? std::string(8, '\xff') : sizes) +
            Little(name.size(), 2) + Little(extra.size(), 2) + name + extra + data;
-    central += Little(0x02014b50, 4) + Little(45, 2) + Little(45, 2) + common + sizes + Little(name.size(), 2) + Little(0, 2) +
-               Little(0, 2) + Little(0, 2) + Little(0, 2) + Little(0, 4) + Little(offset, 4) + name;
+    central += Little(0x02014b50, 4) + Little(45, 2) + Little(45, 2) + common + sizes + Little(name.size(), 2) +
+               Little(0, 2) + Little(0, 2) + Little(0, 2) + Little(0, 2) + Little(0, 4) + Little(offset, 4) + name;
   }
   const size_t start = out.size();
   return out + central + Little(0x06054b50, 4) + Little(0, 4) + Little(files.size(), 2) + Little(files.size(), 2) +

@@ -56,7 +56,9 @@ uint64_t Number(std::span<const std::byte> bytes, size_t offset, size_t width) {
   return v;
 }
 
-absl::Status Bad(std::string_view why) { return absl::InvalidArgumentError(absl::StrCat("not a sound .npz: ", AbslView(why))); }
+absl::Status Bad(std::string_view why) {
+  return absl::InvalidArgumentError(absl::StrCat("not a sound .npz: ", AbslView(why)));
+}
 
 struct Directory {
   uint64_t offset = 0;
@@ -117,7 +119,8 @@ absl::Status ApplyZip64(std::span<const std::byte> extra, std::initializer_list<
 absl::Status CheckName(std::string_view name) {
   const bool plain = !name.empty() && name.size() <= kMaxName && IsValidUtf8(name) && name.front() != '/' &&
                      name.find('\0') == std::string_view::npos && name.find('\\') == std::string_view::npos;
-  if (!plain || name == ".." || name.starts_with("../") || name.find("/../") != std::string_view::npos || name.ends_with("/..")) {
+  if (!plain || name == ".." || name.starts_with("../") || name.find("/../") != std::string_view::npos ||
+      name.ends_with("/..")) {
     return Bad(absl::StrCat("member name ", Quoted(name), " is not a plain name"));
   }
   return absl::OkStatus();
@@ -133,7 +136,8 @@ absl::StatusOr<std::vector<Member>> ReadDirectory(const Reader& zip, const NpzOp
   std::span<const std::byte> rest = *all;
   std::vector<Member> members;
   for (uint64_t i = 0; i < d.members; ++i) {
-    if (rest.size() < kCentralBytes || Number(rest, 0, 4) != kCentralSignature) return Bad("malformed central directory");
+    if (rest.size() < kCentralBytes || Number(rest, 0, 4) != kCentralSignature)
+      return Bad("malformed central directory");
     const size_t name_size = static_cast<size_t>(Number(rest, 28, 2));
     const size_t extra_size = static_cast<size_t>(Number(rest, 30, 2));
     const size_t whole = kCentralBytes + name_size + extra_size + static_cast<size_t>(Number(rest, 32, 2));
@@ -213,11 +217,13 @@ absl::StatusOr<Tensor> ReadMember(const Reader& zip, const Member& m, const std:
     if (m.packed != m.size || Crc(packed) != m.crc) return Bad("wrong size or checksum; the file is damaged");
     return ParseNpy(packed, file);
   }
-  if (m.method != Z_DEFLATED) return Bad(absl::StrCat("compression method ", m.method, "; only stored and deflated are read"));
+  if (m.method != Z_DEFLATED)
+    return Bad(absl::StrCat("compression method ", m.method, "; only stored and deflated are read"));
   // Deflate cannot shrink by more than about 1032 to 1: a larger claim is a trap.
   if (m.size > static_cast<uint64_t>(std::max<int64_t>(inflate_budget, 0)) || m.size / 1100 > m.packed) {
-    return absl::ResourceExhaustedError(absl::StrCat("inflates to ", m.size, " bytes, ", inflate_budget,
-                                                     " are left of the limit; save with numpy.savez (uncompressed) or as .npy"));
+    return absl::ResourceExhaustedError(
+        absl::StrCat("inflates to ", m.size, " bytes, ", inflate_budget,
+                     " are left of the limit; save with numpy.savez (uncompressed) or as .npy"));
   }
   inflate_budget -= static_cast<int64_t>(m.size);
   auto bytes = std::make_shared<std::vector<std::byte>>(static_cast<size_t>(m.size));

@@ -24,7 +24,8 @@ struct NpzOptions {
 
 // The arrays by name, without ".npy". INVALID_ARGUMENT naming the member; RESOURCE_EXHAUSTED past max_inflated_bytes
 // (numpy.savez, uncompressed, has no such limit).
-absl::StatusOr<std::map<std::string, Tensor>> ReadNpz(const std::filesystem::path& file, const NpzOptions& options = {});
+absl::StatusOr<std::map<std::string, Tensor>> ReadNpz(const std::filesystem::path& file,
+                                                      const NpzOptions& options = {});
 
 }  // namespace quant
 

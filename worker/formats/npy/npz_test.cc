@@ -61,7 +61,8 @@ TEST(Npz, EverySingleByteOfDamageIsNoticedOrHarmless) {
 
 TEST(Npz, RefusesHostileNamesAndDuplicates) {
   for (const char* name : {"/x.npy", "../x.npy", "a/../../x.npy", "a\\x.npy", "", "readme.txt", "bad\xff.npy"}) {
-    EXPECT_EQ(Read(EncodeZip({{name, Two()}}, false, false)).status().code(), absl::StatusCode::kInvalidArgument) << name;
+    EXPECT_EQ(Read(EncodeZip({{name, Two()}}, false, false)).status().code(), absl::StatusCode::kInvalidArgument)
+        << name;
   }
   const absl::Status s = Read(EncodeZip({{"x.npy", Two()}, {"x.npy", Two()}}, false, false)).status();
   EXPECT_THAT(std::string(s.message()), HasSubstr("repeats"));
@@ -81,7 +82,8 @@ TEST(Npz, ADeclaredSizeThatDiffersFromTheContentIsRefused) {
   // Both headers say 2^31 - 1 bytes; the ratio is beyond what deflate can do, so nothing is allocated.
   std::string zip = EncodeZip({{"x.npy", Two()}}, true, false);
   const std::string size = Little(Two().size(), 4);
-  for (size_t at = zip.find(size); at != std::string::npos; at = zip.find(size, at + 4)) zip.replace(at, 4, Little(0x7fffffff, 4));
+  for (size_t at = zip.find(size); at != std::string::npos; at = zip.find(size, at + 4))
+    zip.replace(at, 4, Little(0x7fffffff, 4));
   EXPECT_EQ(Read(zip).status().code(), absl::StatusCode::kResourceExhausted);
 }
 
@@ -96,8 +98,8 @@ TEST(Npz, RefusesEncryptionOtherMethodsAndOverlap) {
   method[8] = 12;
   EXPECT_THAT(std::string(Read(method).status().message()), HasSubstr("method 12"));
 
-  // Two entries of the directory for one local header: the names differ, so it is refused before it could be an overlap;
-  // and with the same name it repeats.
+  // Two entries of the directory for one local header: the names differ, so it is refused before it could be an
+  // overlap; and with the same name it repeats.
   std::string shared = zip;
   const size_t second = shared.find("PK\x01\x02", central + 1);
   shared.replace(second + 42, 4, Little(0, 4));

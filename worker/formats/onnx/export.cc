@@ -41,7 +41,8 @@ bool NeedsOpset21(const Graph& graph) {
   }
   return std::any_of(graph.nodes.begin(), graph.nodes.end(), [&](const Node& n) {
     if (!n.domain.empty() || (n.op_type != "QuantizeLinear" && n.op_type != "DequantizeLinear")) return false;
-    return n.Int("block_size", 0) != 0 || Is16Bit(graph.Initializer(n.input(0))) || Is16Bit(graph.Initializer(n.input(2)));
+    return n.Int("block_size", 0) != 0 || Is16Bit(graph.Initializer(n.input(0))) ||
+           Is16Bit(graph.Initializer(n.input(2)));
   });
 }
 
@@ -215,7 +216,8 @@ absl::Status Export(const Graph& graph, const std::filesystem::path& file, const
 absl::Status ExportOnnx(const Graph& graph, const std::filesystem::path& file, const OnnxExportOptions& options) {
   const absl::Status status = Export(graph, file, options);
   if (status.ok()) return status;
-  return absl::Status(status.code(), absl::StrCat("cannot write ", Quoted(file.filename().string()), ": ", status.message()));
+  return absl::Status(status.code(),
+                      absl::StrCat("cannot write ", Quoted(file.filename().string()), ": ", status.message()));
 }
 
 }  // namespace quant

@@ -61,8 +61,8 @@ absl::StatusOr<Tensor> ExternalData::Read(const onnx::TensorProto& proto) {
   ASSIGN_OR_RETURN(const int64_t need, DeclaredBytes(proto));
   ASSIGN_OR_RETURN(const DType dtype, FromOnnxType(proto.data_type()));
   if (range.length.has_value() && *range.length != need) {
-    return absl::InvalidArgumentError(absl::StrCat("external data: length is ", *range.length,
-                                                   " bytes, dtype and shape need ", need));
+    return absl::InvalidArgumentError(
+        absl::StrCat("external data: length is ", *range.length, " bytes, dtype and shape need ", need));
   }
   auto it = files_.find(range.location);
   if (it == files_.end()) {

@@ -26,7 +26,8 @@ constexpr int64_t kMaxFilledBytes = 1 << 20;
 // Names end up in reports and metrics, which are UTF-8.
 absl::Status CheckName(std::string_view what, const std::string& name) {
   if (IsValidUtf8(name) && name.find('\0') == std::string::npos) return absl::OkStatus();
-  return absl::InvalidArgumentError(absl::StrCat("the name of ", AbslView(what), " ", Quoted(name), " is not UTF-8 text"));
+  return absl::InvalidArgumentError(
+      absl::StrCat("the name of ", AbslView(what), " ", Quoted(name), " is not UTF-8 text"));
 }
 
 absl::StatusOr<ValueInfo> ToValueInfo(const onnx::ValueInfoProto& proto) {
@@ -39,13 +40,14 @@ absl::StatusOr<ValueInfo> ToValueInfo(const onnx::ValueInfoProto& proto) {
   const auto& type = proto.type().tensor_type();
   const absl::StatusOr<DType> dtype = FromOnnxType(type.elem_type());
   if (!dtype.ok()) {
-    return absl::Status(dtype.status().code(), absl::StrCat("value ", Quoted(proto.name()), ": ", dtype.status().message()));
+    return absl::Status(dtype.status().code(),
+                        absl::StrCat("value ", Quoted(proto.name()), ": ", dtype.status().message()));
   }
   info.dtype = *dtype;
   info.has_shape = type.has_shape();
   if (type.shape().dim_size() > kMaxRank) {
-    return absl::InvalidArgumentError(absl::StrCat("value ", Quoted(proto.name()), " has rank ", type.shape().dim_size(),
-                                                   "; at most ", kMaxRank));
+    return absl::InvalidArgumentError(
+        absl::StrCat("value ", Quoted(proto.name()), " has rank ", type.shape().dim_size(), "; at most ", kMaxRank));
   }
   for (const auto& d : type.shape().dim()) {
     Dim dim;
@@ -102,9 +104,9 @@ absl::StatusOr<Node> ToNode(onnx::NodeProto& proto) {
   for (AttributeProto& a : *proto.mutable_attribute()) {
     absl::StatusOr<Attribute> value = ToAttribute(a);
     if (!value.ok()) {
-      return absl::Status(value.status().code(), absl::StrCat("node ", Quoted(node.name), " (", node.op_type,
-                                                              "): attribute ", Quoted(a.name()), ": ",
-                                                              value.status().message()));
+      return absl::Status(value.status().code(),
+                          absl::StrCat("node ", Quoted(node.name), " (", node.op_type, "): attribute ",
+                                       Quoted(a.name()), ": ", value.status().message()));
     }
     node.attributes.insert_or_assign(a.name(), *std::move(value));
   }
@@ -140,7 +142,8 @@ absl::StatusOr<std::optional<Tensor>> FilledValue(const Graph& graph, const Node
   }
   ASSIGN_OR_RETURN(const int64_t elements, ElementCount(dims));
   const size_t width = fill.bytes().size();
-  if (DTypeBits(fill.dtype()) < 8 || elements > kMaxFilledBytes / static_cast<int64_t>(width)) return std::optional<Tensor>();
+  if (DTypeBits(fill.dtype()) < 8 || elements > kMaxFilledBytes / static_cast<int64_t>(width))
+    return std::optional<Tensor>();
   ASSIGN_OR_RETURN(Tensor out, Tensor::Allocate(fill.dtype(), dims));
   std::span<std::byte> bytes = out.mutable_bytes();
   for (size_t i = 0; i < bytes.size(); ++i) bytes[i] = fill.bytes()[i % width];
@@ -175,17 +178,19 @@ void ReadHeader(const onnx::ModelProto& proto, Graph& graph) {
   graph.name = proto.graph().name();
   graph.producer = proto.producer_name();
   for (const auto& import : proto.opset_import()) {
-    if (!import.domain().empty() && import.domain() != "ai.onnx") graph.other_opsets[import.domain()] = import.version();
+    if (!import.domain().empty() && import.domain() != "ai.onnx")
+      graph.other_opsets[import.domain()] = import.version();
   }
   for (const auto& entry : proto.metadata_props()) graph.metadata[entry.key()] = entry.value();
   // The original producer of what we exported: see FillHeader in export.cc.
-  if (const auto it = graph.metadata.find("original_producer"); it != graph.metadata.end() && graph.producer == kProducer) {
+  if (const auto it = graph.metadata.find("original_producer");
+      it != graph.metadata.end() && graph.producer == kProducer) {
     graph.producer = it->second;
     graph.metadata.erase(it);
   }
 }
 
-absl::StatusOr<Graph> BuildGraph(LoadedModel model) {
+absl::StatusOr<Graph> BuildGraph(ParsedOnnx model) {
   Graph graph;
   onnx::GraphProto& proto = *model.proto->mutable_graph();
   graph.opset = model.opset;
@@ -194,7 +199,8 @@ absl::StatusOr<Graph> BuildGraph(LoadedModel model) {
     std::string name = t.name();
     absl::StatusOr<Tensor> tensor = TakeTensor(t);
     if (!tensor.ok()) {
-      return absl::Status(tensor.status().code(), absl::StrCat("initializer ", Quoted(name), ": ", tensor.status().message()));
+      return absl::Status(tensor.status().code(),
+                          absl::StrCat("initializer ", Quoted(name), ": ", tensor.status().message()));
     }
     RETURN_IF_ERROR(AddInitializer(std::move(name), *std::move(tensor), graph));
   }
@@ -241,7 +247,7 @@ absl::StatusOr<Graph> BuildGraph(LoadedModel model) {
 }
 
 absl::StatusOr<Graph> Import(const std::filesystem::path& file, const OnnxImportOptions& options) {
-  ASSIGN_OR_RETURN(LoadedModel model, LoadModelProto(file, options.max_weight_bytes));
+  ASSIGN_OR_RETURN(ParsedOnnx model, ParseOnnx(file, options.max_weight_bytes));
   ASSIGN_OR_RETURN(Graph graph, BuildGraph(std::move(model)));
   RETURN_IF_ERROR(LiftToOpset13(graph));
   RETURN_IF_ERROR(graph.Validate());

@@ -263,7 +263,8 @@ class Lifter {
   // Operators that were never standard: semantics of onnx 1.2 to 1.4, docs/Operators.md, "experimental".
   absl::Status Experimental(Node& n) {
     if (n.inputs.size() != 1) return absl::InvalidArgumentError(absl::StrCat("node '", n.name, "' wants one input"));
-    if (n.op_type == "Affine") return ScaleAndShift(n, n.Float("alpha", 1), ScalarLike(n.inputs[0], n.Float("beta", 0)));
+    if (n.op_type == "Affine")
+      return ScaleAndShift(n, n.Float("alpha", 1), ScalarLike(n.inputs[0], n.Float("beta", 0)));
     if (n.op_type == "ImageScaler") {
       const std::vector<float> bias = n.Floats("bias");
       const Tensor shift = Tensor::Of<float>({static_cast<int64_t>(bias.size()), 1, 1}, bias);
@@ -280,9 +281,8 @@ class Lifter {
       return absl::InvalidArgumentError(absl::StrCat("node '", n.name, "' (Crop) has a malformed border or scale"));
     }
     const auto end = [](int64_t b) { return b == 0 ? std::numeric_limits<int64_t>::max() : -b; };
-    const std::vector<int64_t> ends =
-        size.empty() ? std::vector<int64_t>{end(border[3]), end(border[2])}
-                     : std::vector<int64_t>{border[1] + size[0], border[0] + size[1]};
+    const std::vector<int64_t> ends = size.empty() ? std::vector<int64_t>{end(border[3]), end(border[2])}
+                                                   : std::vector<int64_t>{border[1] + size[0], border[0] + size[1]};
     n.inputs = {n.inputs[0], Constant(n, "starts", Ints({border[1], border[0]})), Constant(n, "ends", Ints(ends)),
                 Constant(n, "axes", Ints({2, 3}))};
     n.op_type = "Slice";

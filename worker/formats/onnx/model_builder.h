@@ -28,7 +28,8 @@ class ModelBuilder {
   ModelBuilder& Input(const std::string& name, const std::vector<int64_t>& shape, int type = onnx::TensorProto::FLOAT) {
     return Value(*graph().add_input(), name, shape, type);
   }
-  ModelBuilder& Output(const std::string& name, const std::vector<int64_t>& shape, int type = onnx::TensorProto::FLOAT) {
+  ModelBuilder& Output(const std::string& name, const std::vector<int64_t>& shape,
+                       int type = onnx::TensorProto::FLOAT) {
     return Value(*graph().add_output(), name, shape, type);
   }
   ModelBuilder& Floats(const std::string& name, const std::vector<int64_t>& shape, const std::vector<float>& values) {

@@ -81,8 +81,8 @@ absl::StatusOr<int64_t> StandardOpset(const ModelProto& proto) {
     if (domain.empty()) opset = import.version();
   }
   if (opset < kMinOpset || opset > kMaxOpset) {
-    return absl::UnimplementedError(absl::StrCat("operator set version ", opset, " is not supported; ", kMinOpset, " to ",
-                                                 kMaxOpset, " are: convert the model to one of these"));
+    return absl::UnimplementedError(absl::StrCat("operator set version ", opset, " is not supported; ", kMinOpset,
+                                                 " to ", kMaxOpset, " are: convert the model to one of these"));
   }
   return opset;
 }
@@ -124,15 +124,17 @@ absl::Status CheckSupportedForm(const ModelProto& proto, int64_t opset) {
       if (a.has_tp() || a.type_protos_size() > 0) what = "a type";
       if (a.has_t() && !FromOnnxType(a.t().data_type()).ok()) what = "a tensor of an unsupported type";
       if (what != nullptr) {
-        problems.push_back(absl::StrCat("operator ", NodeLabel(node, i), " has ", what, " in attribute ", Quoted(a.name())));
+        problems.push_back(
+            absl::StrCat("operator ", NodeLabel(node, i), " has ", what, " in attribute ", Quoted(a.name())));
       }
     }
   }
   if (problems.empty()) return absl::OkStatus();
   const size_t total = problems.size();
   if (total > kMaxListed) problems.resize(kMaxListed);
-  return absl::UnimplementedError(absl::StrCat("the model uses what is not supported: ", absl::StrJoin(problems, "; "),
-                                               total > kMaxListed ? absl::StrCat("; and ", total - kMaxListed, " more") : ""));
+  return absl::UnimplementedError(
+      absl::StrCat("the model uses what is not supported: ", absl::StrJoin(problems, "; "),
+                   total > kMaxListed ? absl::StrCat("; and ", total - kMaxListed, " more") : ""));
 }
 
 bool IsExternal(const TensorProto& t) {
@@ -178,7 +180,7 @@ absl::Status InContext(const absl::Status& status, std::string_view what, const 
 }
 
 // Sizes of all tensors, in total and against the data there is; external data is mapped or put in place.
-absl::Status ResolveTensors(const std::filesystem::path& folder, int64_t max_bytes, LoadedModel& model) {
+absl::Status ResolveTensors(const std::filesystem::path& folder, int64_t max_bytes, ParsedOnnx& model) {
   onnx::GraphProto& graph = *model.proto->mutable_graph();
   WeightBudget budget(max_bytes);
   for (const TensorProto& t : graph.initializer()) RETURN_IF_ERROR(InContext(budget.Take(t), "initializer", t.name()));
@@ -272,8 +274,8 @@ void InferTypes(ModelProto& proto) {
 
 }  // namespace
 
-absl::StatusOr<LoadedModel> LoadModelProto(const std::filesystem::path& file, int64_t max_weight_bytes) {
-  LoadedModel model;
+absl::StatusOr<ParsedOnnx> ParseOnnx(const std::filesystem::path& file, int64_t max_weight_bytes) {
+  ParsedOnnx model;
   ASSIGN_OR_RETURN(model.proto, Parse(file));
   ASSIGN_OR_RETURN(model.opset, StandardOpset(*model.proto));
   RETURN_IF_ERROR(CheckSupportedForm(*model.proto, model.opset));

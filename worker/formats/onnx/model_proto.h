@@ -19,7 +19,7 @@ class ModelProto;
 
 namespace quant {
 
-struct LoadedModel {
+struct ParsedOnnx {
   // Shared only because ModelProto is incomplete here and shared_ptr carries the deleter.
   std::shared_ptr<onnx::ModelProto> proto;
   int64_t opset = 0;
@@ -30,7 +30,7 @@ struct LoadedModel {
 
 // Reads `file`, refuses what we do not support (listing all of it), resolves external data, runs ONNX's checker and its
 // shape inference. Errors as ImportOnnx in onnx.h.
-absl::StatusOr<LoadedModel> LoadModelProto(const std::filesystem::path& file, int64_t max_weight_bytes);
+absl::StatusOr<ParsedOnnx> ParseOnnx(const std::filesystem::path& file, int64_t max_weight_bytes);
 
 }  // namespace quant
 

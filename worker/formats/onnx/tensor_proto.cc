@@ -133,12 +133,12 @@ absl::StatusOr<DType> FromOnnxType(int onnx_type) {
     case TensorProto::UINT4:
       return DType::kUInt4;
     default:
-      return absl::UnimplementedError(absl::StrCat(
-          "element type ",
-          TensorProto::DataType_IsValid(onnx_type)
-              ? TensorProto::DataType_Name(static_cast<TensorProto::DataType>(onnx_type))
-              : std::to_string(onnx_type),
-          " is not supported"));
+      return absl::UnimplementedError(
+          absl::StrCat("element type ",
+                       TensorProto::DataType_IsValid(onnx_type)
+                           ? TensorProto::DataType_Name(static_cast<TensorProto::DataType>(onnx_type))
+                           : std::to_string(onnx_type),
+                       " is not supported"));
   }
 }
 

@@ -46,7 +46,9 @@ class HeaderHandler : public nlohmann::json_sax<nlohmann::json> {
 
   bool null() override { return Unexpected("null"); }
   bool boolean(bool /*v*/) override { return Unexpected("a boolean"); }
-  bool number_float(double /*v*/, const std::string& text) override { return Fail(absl::StrCat(text, " is not an integer")); }
+  bool number_float(double /*v*/, const std::string& text) override {
+    return Fail(absl::StrCat(text, " is not an integer"));
+  }
   bool number_integer(int64_t v) override {
     return v < 0 ? Fail(absl::StrCat(v, " is negative")) : number_unsigned(static_cast<uint64_t>(v));
   }
@@ -105,7 +107,8 @@ class HeaderHandler : public nlohmann::json_sax<nlohmann::json> {
     return true;
   }
   bool end_object() override {
-    if (place_ == Place::kEntry && entries.back().fields.size() != 3) return Fail("dtype, shape or data_offsets is missing");
+    if (place_ == Place::kEntry && entries.back().fields.size() != 3)
+      return Fail("dtype, shape or data_offsets is missing");
     place_ = place_ == Place::kTop ? Place::kEnd : Place::kTop;
     return true;
   }
@@ -141,14 +144,14 @@ class HeaderHandler : public nlohmann::json_sax<nlohmann::json> {
 
 absl::StatusOr<DType> DTypeOfName(std::string_view name) {
   constexpr std::pair<std::string_view, DType> kTypes[] = {
-      {"BOOL", DType::kBool}, {"U8", DType::kUInt8},   {"I8", DType::kInt8},    {"I16", DType::kInt16},
+      {"BOOL", DType::kBool},  {"U8", DType::kUInt8},    {"I8", DType::kInt8},       {"I16", DType::kInt16},
       {"U16", DType::kUInt16}, {"F16", DType::kFloat16}, {"BF16", DType::kBFloat16}, {"I32", DType::kInt32},
-      {"U32", DType::kUInt32}, {"F32", DType::kFloat32}, {"F64", DType::kFloat64}, {"I64", DType::kInt64},
+      {"U32", DType::kUInt32}, {"F32", DType::kFloat32}, {"F64", DType::kFloat64},   {"I64", DType::kInt64},
       {"U64", DType::kUInt64}};
   for (const auto& [known, dtype] : kTypes) {
     if (name == known) return dtype;
   }
-  constexpr std::string_view kOthers[] = {"F4",      "F6_E2M3", "F6_E3M2",     "F8_E5M2",     "F8_E4M3",
+  constexpr std::string_view kOthers[] = {"F4",      "F6_E2M3", "F6_E3M2",     "F8_E5M2",    "F8_E4M3",
                                           "F8_E8M0", "C64",     "F8_E4M3FNUZ", "F8_E5M2FNUZ"};
   if (std::find(std::begin(kOthers), std::end(kOthers), name) != std::end(kOthers)) {
     return absl::UnimplementedError(absl::StrCat("dtype ", AbslView(name), " is not supported"));
@@ -167,12 +170,15 @@ absl::StatusOr<SafetensorsFile> ParseSafetensors(std::span<const std::byte> byte
   uint64_t header_bytes = 0;
   for (size_t i = 0; i < 8; ++i) header_bytes |= static_cast<uint64_t>(std::to_integer<uint8_t>(bytes[i])) << (8 * i);
   if (header_bytes > kMaxHeaderBytes || header_bytes > bytes.size() - 8) {
-    return absl::InvalidArgumentError(absl::StrCat("the header claims ", header_bytes, " bytes; the file has ", bytes.size(),
-                                                   ", and at most ", kMaxHeaderBytes, " are read"));
+    return absl::InvalidArgumentError(absl::StrCat("the header claims ", header_bytes, " bytes; the file has ",
+                                                   bytes.size(), ", and at most ", kMaxHeaderBytes, " are read"));
   }
   const std::string_view json(reinterpret_cast<const char*>(bytes.data()) + 8, static_cast<size_t>(header_bytes));
   const std::span<const std::byte> data = bytes.subspan(8 + static_cast<size_t>(header_bytes));
-  if (!json.starts_with('{') || !IsValidUtf8(json)) return absl::InvalidArgumentError("the header is not a JSON object in UTF-8");
+  // The JSON parser takes NUL for the end of its input.
+  if (!json.starts_with('{') || !IsValidUtf8(json) || json.find('\0') != std::string_view::npos) {
+    return absl::InvalidArgumentError("the header is not a JSON object in UTF-8");
+  }
 
   HeaderHandler handler;
   if (!nlohmann::json::sax_parse(json.begin(), json.end(), &handler)) {
@@ -210,7 +216,8 @@ absl::StatusOr<SafetensorsFile> ReadSafetensors(const std::filesystem::path& fil
   ASSIGN_OR_RETURN(const std::shared_ptr<const MappedFile> mapped, MappedFile::Open(file));
   absl::StatusOr<SafetensorsFile> parsed = ParseSafetensors(mapped->bytes(), mapped);
   if (parsed.ok()) return parsed;
-  return absl::Status(parsed.status().code(), absl::StrCat(Quoted(file.filename().string()), ": ", parsed.status().message()));
+  return absl::Status(parsed.status().code(),
+                      absl::StrCat(Quoted(file.filename().string()), ": ", parsed.status().message()));
 }
 
 }  // namespace quant

@@ -60,7 +60,7 @@ TEST(Safetensors, RefusalsSayWhy) {
       {File("[]", ""), "JSON object"},
       {File("{\"\xff\":1}", ""), "UTF-8"},
       {File("{} x", ""), "not JSON"},
-      {File(std::string("{}\0", 3), ""), "not JSON"},
+      {File(std::string("{}\0", 3), ""), "JSON object"},
       {File("{\"a\":{" + ok + "},\"a\":{" + ok + "}}", "x"), "repeats"},
       {File("{\"a\":{" + ok + ",\"dtype\":\"U8\"}}", "x"), "repeats"},
       {File("{\"a\":{" + ok + ",\"more\":1}}", "x"), "unknown field"},
@@ -100,7 +100,8 @@ TEST(Safetensors, ReadsARealCheckpoint) {
   ASSERT_TRUE(f.ok()) << f.status();
   int64_t parameters = 0;
   for (const auto& [name, t] : f->tensors) parameters += t.elements();
-  EXPECT_EQ(parameters, 656512);
+  // 2048 x 128 embeddings, two layers of 49,152 + 147,456 + 256, one norm of 128.
+  EXPECT_EQ(parameters, 656000);
 }
 
 }  // namespace

@@ -86,7 +86,8 @@ absl::StatusOr<std::optional<Affine>> FromBatchNorm(const Graph& graph, const No
   std::vector<double> param[4];  // scale, bias, mean, variance
   for (size_t i = 0; i < 4; ++i) {
     const Tensor* t = graph.Initializer(bn.input(i + 1));
-    if (t == nullptr || t->elements() != p.channels || t->rank() != 1 || !IsFloat(t->dtype())) return std::optional<Affine>();
+    if (t == nullptr || t->elements() != p.channels || t->rank() != 1 || !IsFloat(t->dtype()))
+      return std::optional<Affine>();
     ASSIGN_OR_RETURN(param[i], Doubles(*t));
   }
   const double epsilon = static_cast<double>(bn.Float("epsilon", 1e-5f));

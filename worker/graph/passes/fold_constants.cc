@@ -14,8 +14,9 @@ constexpr int64_t kMaxGrowthBytes = 1 << 20;
 
 bool Foldable(const Node& node) {
   static const std::unordered_set<std::string>& kept = *new std::unordered_set<std::string>{
-      "QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "RandomNormal",     "RandomNormalLike",
-      "RandomUniform",  "RandomUniformLike", "Bernoulli",            "Multinomial", "Dropout"};
+      "QuantizeLinear",   "DequantizeLinear", "DynamicQuantizeLinear", "RandomNormal",
+      "RandomNormalLike", "RandomUniform",    "RandomUniformLike",     "Bernoulli",
+      "Multinomial",      "Dropout"};
   return !node.inputs.empty() && !kept.contains(node.op_type);
 }
 

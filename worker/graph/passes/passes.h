@@ -24,8 +24,8 @@ namespace quant {
 using Evaluator = std::function<absl::StatusOr<std::vector<Tensor>>(
     const Node& node, std::span<const Tensor* const> inputs, int64_t max_bytes)>;
 
-// Replaces nodes all of whose inputs are initializers by their results. Stays: QuantizeLinear and DequantizeLinear (they
-// are the form of a quantized weight), random operators, nodes that define a graph output, and nodes whose result
+// Replaces nodes all of whose inputs are initializers by their results. Stays: QuantizeLinear and DequantizeLinear
+// (they are the form of a quantized weight), random operators, nodes that define a graph output, and nodes whose result
 // exceeds both 1 MiB and the size of the inputs.
 absl::StatusOr<int> FoldConstants(Graph& graph, const Evaluator& evaluate);
 

@@ -20,7 +20,10 @@ using Vec = std::vector<float>;
 
 Node Op(std::string op, std::vector<std::string> in, std::vector<std::string> out,
         std::map<std::string, Attribute> attributes = {}) {
-  return {.name = "n_" + out[0], .op_type = std::move(op), .inputs = std::move(in), .outputs = std::move(out),
+  return {.name = "n_" + out[0],
+          .op_type = std::move(op),
+          .inputs = std::move(in),
+          .outputs = std::move(out),
           .attributes = std::move(attributes)};
 }
 
@@ -47,7 +50,8 @@ Graph Make(std::vector<Node> nodes, std::map<std::string, Tensor> constants, int
   return g;
 }
 
-// Evaluates a chain of per-pixel operators on one pixel of channels: kernels are 1x1, so that spatial axes play no part.
+// Evaluates a chain of per-pixel operators on one pixel of channels: kernels are 1x1, so that spatial axes play no
+// part.
 Vec Evaluate(const Graph& g, const Vec& x) {
   std::map<std::string, Vec> values = {{"x", x}};
   for (const auto& [name, t] : g.initializers) values[name] = *ToFloat(t);
@@ -132,7 +136,8 @@ TEST(FoldChannelAffine, BatchNormFoldsIntoGroupedConvWithAndWithoutBias) {
     constants["b"] = F({4}, {10, 20, 30, 40});
     std::vector<std::string> in = {"x", "w"};
     if (bias) in.push_back("b");
-    ExpectFolds(Make({Op("Conv", in, {"c"}, {{"group", int64_t{2}}}), BatchNorm("c", "y")}, constants), {1, -2, 3, 5}, 1);
+    ExpectFolds(Make({Op("Conv", in, {"c"}, {{"group", int64_t{2}}}), BatchNorm("c", "y")}, constants), {1, -2, 3, 5},
+                1);
   }
 }
 
@@ -149,15 +154,18 @@ TEST(FoldChannelAffine, BatchNormFoldsIntoGemmInEitherOrientationWithAlphaAndBet
     constants["w"] = trans != 0 ? F({4, 3}, {1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12})
                                 : F({3, 4}, {1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12});
     constants["b"] = F({1}, {3});
-    Graph g = Make({Op("Gemm", {"x", "w", "b"}, {"c"}, {{"transB", trans}, {"alpha", 0.5f}, {"beta", 2.0f}}), BatchNorm("c", "y")},
-                   constants);
+    Graph g = Make(
+        {Op("Gemm", {"x", "w", "b"}, {"c"}, {{"transB", trans}, {"alpha", 0.5f}, {"beta", 2.0f}}), BatchNorm("c", "y")},
+        constants);
     ExpectFolds(g, {1, -2, 3}, 1);
   }
 }
 
 TEST(FoldChannelAffine, ChainsOfConstantStepsFoldInOnePass) {
-  std::map<std::string, Tensor> constants = {{"w", F({4, 4, 1, 1}, Vec(16, 0.5f))}, {"m", F({4, 1, 1}, {1, 2, 3, 4})},
-                                             {"a", F({1, 4, 1, 1}, {5, 6, 7, 8})},  {"d", F({}, {4})},
+  std::map<std::string, Tensor> constants = {{"w", F({4, 4, 1, 1}, Vec(16, 0.5f))},
+                                             {"m", F({4, 1, 1}, {1, 2, 3, 4})},
+                                             {"a", F({1, 4, 1, 1}, {5, 6, 7, 8})},
+                                             {"d", F({}, {4})},
                                              {"s", F({1}, {0.5f})}};
   ExpectFolds(Make({Op("Conv", {"x", "w"}, {"c"}), Op("Mul", {"m", "c"}, {"e"}), Op("Add", {"e", "a"}, {"f"}),
                     Op("Div", {"f", "d"}, {"h"}), Op("Sub", {"h", "s"}, {"y"})},
@@ -168,8 +176,8 @@ TEST(FoldChannelAffine, ChainsOfConstantStepsFoldInOnePass) {
 TEST(FoldChannelAffine, LeavesWhatItMayNotTouch) {
   auto constants = BatchNormOf4();
   constants["w"] = F({4, 4, 1, 1}, Vec(16, 0.5f));
-  constants["row"] = F({4}, {1, 2, 3, 4});        // along the width, not the channels
-  constants["five"] = F({1, 1, 1, 1, 1}, {2});    // adds an axis
+  constants["row"] = F({4}, {1, 2, 3, 4});      // along the width, not the channels
+  constants["five"] = F({1, 1, 1, 1, 1}, {2});  // adds an axis
   const Node conv = Op("Conv", {"x", "w"}, {"c"});
   Graph read_twice = Make({conv, BatchNorm("c", "b"), Op("Add", {"b", "c"}, {"y"})}, constants);
   Graph output = Make({conv, BatchNorm("c", "y")}, constants);
@@ -227,8 +235,8 @@ TEST(RemoveNoOps, TakesOutEachKindAndKeepsTheOutputName) {
   Graph g = Make({Op("Relu", {"x"}, {"a"}), Op("Identity", {"a"}, {"b"}), Op("Dropout", {"b"}, {"c", "mask"}),
                   Op("Cast", {"c"}, {"d"}, {{"to", int64_t{1}}}),
                   Op("Transpose", {"d"}, {"e"}, {{"perm", std::vector<int64_t>{0, 1, 2, 3}}}),
-                  Op("Reshape", {"e", "same"}, {"f"}), Op("Pad", {"f", "pads"}, {"g"}), Op("Concat", {"g"}, {"h"}, {{"axis", int64_t{1}}}),
-                  Op("Identity", {"h"}, {"y"})},
+                  Op("Reshape", {"e", "same"}, {"f"}), Op("Pad", {"f", "pads"}, {"g"}),
+                  Op("Concat", {"g"}, {"h"}, {{"axis", int64_t{1}}}), Op("Identity", {"h"}, {"y"})},
                  constants);
   for (const char* v : {"a", "b", "c", "d", "e"}) g.value_info[v] = Value(v, {1, 4, 1, 1});
   const absl::StatusOr<int> n = RemoveNoOps(g);
@@ -244,10 +252,10 @@ TEST(RemoveNoOps, TakesOutEachKindAndKeepsTheOutputName) {
 TEST(RemoveNoOps, KeepsWhatHasAnEffect) {
   std::map<std::string, Tensor> constants = {{"pads", Tensor::Of<int64_t>({8}, {0, 0, 0, 0, 0, 0, 0, 1})},
                                              {"to", Tensor::Of<int64_t>({2}, {0, -1})}};
-  Graph g = Make({Op("Cast", {"x"}, {"a"}, {{"to", int64_t{10}}}), Op("Transpose", {"a"}, {"b"}),
-                  Op("Pad", {"b", "pads"}, {"c"}), Op("Reshape", {"c", "to"}, {"d"}), Op("Dropout", {"d"}, {"e", "mask"}),
-                  Op("Where", {"mask", "e", "d"}, {"y"})},
-                 constants);
+  Graph g = Make(
+      {Op("Cast", {"x"}, {"a"}, {{"to", int64_t{10}}}), Op("Transpose", {"a"}, {"b"}), Op("Pad", {"b", "pads"}, {"c"}),
+       Op("Reshape", {"c", "to"}, {"d"}), Op("Dropout", {"d"}, {"e", "mask"}), Op("Where", {"mask", "e", "d"}, {"y"})},
+      constants);
   EXPECT_EQ(*RemoveNoOps(g), 0);
   EXPECT_EQ(g.nodes.size(), 6u);
 }
@@ -281,10 +289,10 @@ absl::StatusOr<std::vector<Tensor>> FakeEvaluate(const Node& n, std::span<const 
 }
 
 TEST(FoldConstants, FoldsChainsButNotDequantizersUnknownOperatorsAndOutputs) {
-  Graph g = Make({Op("Neg", {"one"}, {"a"}), Op("Neg", {"a"}, {"b"}), Op("Mystery", {"b"}, {"c"}),
-                  Op("DequantizeLinear", {"q", "one"}, {"d"}), Op("Sum", {"x", "b", "c", "d"}, {"y"}),
-                  Op("Neg", {"one"}, {"z"})},
-                 {{"one", F({1}, {1})}, {"q", Tensor::Of<int8_t>({1}, std::vector<int8_t>{3})}});
+  Graph g = Make(
+      {Op("Neg", {"one"}, {"a"}), Op("Neg", {"a"}, {"b"}), Op("Mystery", {"b"}, {"c"}),
+       Op("DequantizeLinear", {"q", "one"}, {"d"}), Op("Sum", {"x", "b", "c", "d"}, {"y"}), Op("Neg", {"one"}, {"z"})},
+      {{"one", F({1}, {1})}, {"q", Tensor::Of<int8_t>({1}, std::vector<int8_t>{3})}});
   g.outputs.push_back(Value("z", {1}));
   const absl::StatusOr<int> n = FoldConstants(g, FakeEvaluate);
   ASSERT_TRUE(n.ok());

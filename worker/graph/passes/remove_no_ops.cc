@@ -14,9 +14,9 @@ namespace {
 // ONNX's numbers of element types (TensorProto.DataType), which Cast names in an attribute.
 std::optional<DType> CastTarget(int64_t onnx_type) {
   static const std::unordered_map<int64_t, DType>& types = *new std::unordered_map<int64_t, DType>{
-      {1, DType::kFloat32}, {2, DType::kUInt8},   {3, DType::kInt8},   {4, DType::kUInt16},    {5, DType::kInt16},
-      {6, DType::kInt32},   {7, DType::kInt64},   {9, DType::kBool},   {10, DType::kFloat16},  {11, DType::kFloat64},
-      {12, DType::kUInt32}, {13, DType::kUInt64}, {16, DType::kBFloat16}, {21, DType::kUInt4}, {22, DType::kInt4}};
+      {1, DType::kFloat32}, {2, DType::kUInt8},   {3, DType::kInt8},      {4, DType::kUInt16},   {5, DType::kInt16},
+      {6, DType::kInt32},   {7, DType::kInt64},   {9, DType::kBool},      {10, DType::kFloat16}, {11, DType::kFloat64},
+      {12, DType::kUInt32}, {13, DType::kUInt64}, {16, DType::kBFloat16}, {21, DType::kUInt4},   {22, DType::kInt4}};
   const auto it = types.find(onnx_type);
   return it == types.end() ? std::nullopt : std::optional<DType>(it->second);
 }
@@ -33,7 +33,8 @@ class NoOps {
 
   // Whether output 0 is input 0 and nothing else of the node is used.
   bool IsNoOp(const Node& n) const {
-    if (!n.domain.empty() || n.inputs.empty() || n.outputs.empty() || n.outputs[0].empty() || n.inputs[0].empty()) return false;
+    if (!n.domain.empty() || n.inputs.empty() || n.outputs.empty() || n.outputs[0].empty() || n.inputs[0].empty())
+      return false;
     for (size_t i = 1; i < n.outputs.size(); ++i) {
       if (!n.outputs[i].empty() && used_.contains(n.outputs[i])) return false;
     }
@@ -90,7 +91,8 @@ class NoOps {
     const auto shape = ConstantInts(n.input(1));
     const ValueInfo* x = Type(n.inputs[0]);
     return n.Int("allowzero", 0) == 0 && shape.has_value() && x != nullptr && x->has_shape &&
-           shape->size() == x->shape.size() && std::all_of(shape->begin(), shape->end(), [](int64_t d) { return d == 0; });
+           shape->size() == x->shape.size() &&
+           std::all_of(shape->begin(), shape->end(), [](int64_t d) { return d == 0; });
   }
 
   bool IsSameShape(const Node& n) const {
