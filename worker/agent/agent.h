@@ -21,15 +21,15 @@ struct AgentOptions {
   std::string server;           // HOST:PORT of quantd
   std::filesystem::path cache;  // this worker's own folder: blobs and job folders
   int64_t cache_bytes = int64_t{20} << 30;
-  std::string name;       // first part of the worker's id, at most 64 of [A-Za-z0-9._-]; empty: the host name
-  int slots = 1;          // jobs at once
-  int threads = 1;        // per job
-  int64_t memory_bytes = 0;                         // per job; 0: no limit
-  absl::Duration hang_timeout = absl::Minutes(10);  // longest silence of a job
-  absl::Duration drain_grace = absl::Seconds(25);   // how long running jobs may go on once draining
-  absl::Duration cancel_grace = absl::Seconds(5);   // SIGTERM to SIGKILL for a cancelled job
-  absl::Duration release_grace = absl::Seconds(2);  // the same at the end of drain_grace
-  absl::Duration lease_wait = absl::Seconds(30);    // length of the long poll
+  std::string name;          // first part of the worker's id, at most 64 of [A-Za-z0-9._-]; empty: the host name
+  int slots = 1;             // jobs at once
+  int threads = 1;           // per job
+  int64_t memory_bytes = 0;  // per job; 0: no limit
+  absl::Duration hang_timeout = absl::Minutes(10);              // longest silence of a job
+  absl::Duration drain_grace = absl::Seconds(25);               // how long running jobs may go on once draining
+  absl::Duration cancel_grace = absl::Seconds(5);               // SIGTERM to SIGKILL for a cancelled job
+  absl::Duration release_grace = absl::Seconds(2);              // the same at the end of drain_grace
+  absl::Duration lease_wait = absl::Seconds(30);                // length of the long poll
   std::vector<std::string> child_command = {"/proc/self/exe"};  // tests put another program here
   std::string build;                                            // WorkerInfo.build
   std::string isa;                                              // WorkerInfo.isa

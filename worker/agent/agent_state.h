@@ -46,7 +46,8 @@ class AgentState {
 
   // Ends the heartbeat thread, the last thing of a drain.
   void Stop();
-  // For the heartbeat thread: sleeps until `duration` has passed, draining has begun (told once) or Stop(). False: stop.
+  // For the heartbeat thread: sleeps until `duration` has passed, draining has begun (told once) or Stop(). False:
+  // stop.
   bool SleepUntilBeat(absl::Duration duration);
 
  private:

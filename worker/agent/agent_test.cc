@@ -126,7 +126,8 @@ class AgentTest : public ::testing::Test {
 };
 
 TEST_F(AgentTest, RunsAJobAndPublishesItsFiles) {
-  v1::Lease lease = Lease(5, "progress calibrate 0.5 x\noutput sub/model.onnx weights\noutput notes.txt hello\nsucceed\n");
+  v1::Lease lease =
+      Lease(5, "progress calibrate 0.5 x\noutput sub/model.onnx weights\noutput notes.txt hello\nsucceed\n");
   Add("cal/x.npy", "calibration", *lease.mutable_calibration_dataset()->mutable_files());
   workers_.Offer(lease);
   Start();

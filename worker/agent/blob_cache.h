@@ -7,8 +7,8 @@
 //   ROOT/jobs/             the folders of running jobs (job_folder.h); their files are not counted
 //
 // A job first pins all its blobs at once, which reserves the room for them, and then fetches each. A pinned blob is
-// never evicted; others go least recently used first. Since pinning is all or nothing, jobs that wait for room hold none
-// and cannot block each other for ever.
+// never evicted; others go least recently used first. Since pinning is all or nothing, jobs that wait for room hold
+// none and cannot block each other for ever.
 #ifndef QUANT_WORKER_AGENT_BLOB_CACHE_H_
 #define QUANT_WORKER_AGENT_BLOB_CACHE_H_
 
@@ -90,7 +90,9 @@ class BlobCache {
 
   BlobCache(std::filesystem::path root, int64_t max_bytes, UniqueFd lock)
       : root_(std::move(root)), max_bytes_(max_bytes), lock_(std::move(lock)) {}
-  std::filesystem::path PathOf(const std::string& sha256) const { return root_ / "blobs" / sha256.substr(0, 2) / sha256; }
+  std::filesystem::path PathOf(const std::string& sha256) const {
+    return root_ / "blobs" / sha256.substr(0, 2) / sha256;
+  }
   absl::Status Sweep();
   absl::Status Load(const FileDigest& blob, const Downloader& download);
   void Unpin(const std::vector<std::string>& names);
@@ -104,7 +106,7 @@ class BlobCache {
   const int64_t max_bytes_;
   const UniqueFd lock_;
   mutable Mutex mu_;
-  CondVar changed_;  // a pin was dropped or a download ended
+  CondVar changed_;                                            // a pin was dropped or a download ended
   std::map<std::string, Entry> entries_ ABSL_GUARDED_BY(mu_);  // by SHA-256; present, or pinned
   Stats stats_ ABSL_GUARDED_BY(mu_);                           // stats_.bytes = sum of the entries' sizes
   int64_t next_use_ ABSL_GUARDED_BY(mu_) = 1;

@@ -147,7 +147,8 @@ TEST_F(BlobCacheTest, AFailedDownloadLeavesNothingAndTheNextOneIsTried) {
   auto pins = cache_->Pin({digest}, nullptr);
   ASSERT_THAT(pins, IsOk());
   EXPECT_THAT(cache_->Fetch(digest, Serve("hell"), nullptr), StatusIs(absl::StatusCode::kDataLoss));
-  EXPECT_THAT(cache_->Fetch(digest, [](auto&, auto&) { return absl::DataLossError("other bytes"); }, nullptr),
+  EXPECT_THAT(cache_->Fetch(
+                  digest, [](auto&, auto&) { return absl::DataLossError("other bytes"); }, nullptr),
               StatusIs(absl::StatusCode::kDataLoss));
   EXPECT_FALSE(Has("hello"));
   EXPECT_TRUE(fs::is_empty(root_ / "tmp"));
@@ -202,7 +203,8 @@ TEST_F(BlobCacheTest, ARestartKeepsBlobsAndSweepsLeftovers) {
   ASSERT_THAT(Use("hello"), IsOk());
   EXPECT_EQ(downloads_, 2);
   const std::string name = Sha256Hex("world, older than hello");  // file times may be equal within a clock tick
-  fs::last_write_time(root_ / "blobs" / name.substr(0, 2) / name, fs::file_time_type::clock::now() - std::chrono::hours(1));
+  fs::last_write_time(root_ / "blobs" / name.substr(0, 2) / name,
+                      fs::file_time_type::clock::now() - std::chrono::hours(1));
   Open(10);  // a smaller limit: the one used longest ago goes
   EXPECT_TRUE(Has("hello"));
   EXPECT_FALSE(Has("world, older than hello"));

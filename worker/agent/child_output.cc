@@ -20,13 +20,14 @@ std::string_view OutputTail::Get() const {
   return all;
 }
 
-absl::Status FrameSplitter::Append(std::string_view bytes,
-                                   const std::function<absl::Status(std::string_view)>& frame) {
+absl::Status FrameSplitter::Append(std::string_view bytes, const std::function<absl::Status(std::string_view)>& frame) {
   pending_ += bytes;
   size_t at = 0;
   while (pending_.size() - at >= 4) {
     uint32_t length = 0;
-    for (size_t i = 0; i < 4; ++i) length |= static_cast<uint32_t>(static_cast<unsigned char>(pending_[at + i])) << (8 * i);
+    for (size_t i = 0; i < 4; ++i) {
+      length |= static_cast<uint32_t>(static_cast<unsigned char>(pending_[at + i])) << (8 * i);
+    }
     if (length > kMaxFrameBytes) {
       return absl::InvalidArgumentError(
           absl::StrCat("a progress frame of ", length, " bytes; at most ", kMaxFrameBytes, " are taken"));

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// ChildProcess: one child in a process group of its own, with its output and progress pipes. It knows how to start, watch
-// and end a process; what to do when is supervisor.h.
+// ChildProcess: one child in a process group of its own, with its output and progress pipes. It knows how to start,
+// watch and end a process; what to do when is supervisor.h.
 //
 // The child gets: stdin from /dev/null; stdout and stderr into one pipe; descriptor 3, the progress pipe; no other
 // descriptor; the environment it is given and no more; default signal dispositions and an empty mask; no core dumps; a
@@ -80,7 +80,8 @@ class ChildProcess {
 };
 
 // The agent's variables that a child may see: PATH, LANG, LD_LIBRARY_PATH, OMP_*, GOMP_*, ONEDNN_*, DNNL_*, OPENBLAS_*
-// and the sanitizers' *SAN_OPTIONS. No token or password comes along.
+// and the sanitizers' *SAN_OPTIONS. No token or password comes along. GOMP_SPINCOUNT is added where nothing is said of
+// it.
 std::vector<std::string> ChildEnvironment();
 
 }  // namespace quant

@@ -19,8 +19,8 @@ class WorkerInfo;
 
 // The agent's only reader of commands. Run() is to be called by one thread.
 //
-// The server gives up a worker that is silent for three intervals; so three intervals after the newest answered beat was
-// *sent*, all leases are lost from our side too, and no slot may claim until a beat is answered again.
+// The server gives up a worker that is silent for three intervals; so three intervals after the newest answered beat
+// was *sent*, all leases are lost from our side too, and no slot may claim until a beat is answered again.
 class HeartbeatLoop {
  public:
   // `first_answer` is called once, when the server has answered for the first time.

@@ -60,7 +60,8 @@ std::string MiB(int64_t bytes) { return absl::StrCat((bytes + (int64_t{1} << 19)
 }  // namespace
 
 struct JobRunner::Work {
-  Work(const v1::Lease& l, ActiveLease& a) : lease(l), active(a), timeout(AttemptTimeout(l)), end(SteadyNow() + timeout) {}
+  Work(const v1::Lease& l, ActiveLease& a)
+      : lease(l), active(a), timeout(AttemptTimeout(l)), end(SteadyNow() + timeout) {}
 
   const v1::Lease& lease;
   ActiveLease& active;
@@ -104,8 +105,9 @@ void JobRunner::Run(const v1::Lease& lease, ActiveLease& active) {
   metrics_.JobEnded(outcome, lost ? "" : ReasonLabel(work.done));
   metrics_.SetCache(cache_.stats());
   LOG(INFO) << "job " << active.job_id() << " (lease " << active.token() << ") ended: " << outcome
-            << (work.done.has_failure() ? absl::StrCat(" ", work.done.failure().reason(), ": ", work.done.failure().message())
-                                        : std::string());
+            << (work.done.has_failure()
+                    ? absl::StrCat(" ", work.done.failure().reason(), ": ", work.done.failure().message())
+                    : std::string());
 }
 
 void JobRunner::Attempt(Work& work) {
@@ -152,15 +154,17 @@ absl::Status JobRunner::Fetch(Work& work, JobFolder& folder) {
       absl::Status linked = CheckManifestPath(file.path());
       const auto tell = [&](int64_t bytes) {
         const double of = total > 0 ? static_cast<double>(done + bytes) / static_cast<double>(total) : 1;
-        work.active.SetProgress("fetch", of, absl::StrCat(file.path(), " (", MiB(done + bytes), " of ", MiB(total), ")"));
+        work.active.SetProgress("fetch", of,
+                                absl::StrCat(file.path(), " (", MiB(done + bytes), " of ", MiB(total), ")"));
       };
       if (linked.ok()) {
         ASSIGN_OR_RETURN(const std::filesystem::path cached,
-                         cache_.Fetch(DigestOf(file),
-                                      [&](const FileDigest& blob, const std::filesystem::path& dst) {
-                                        return link_.Download(blob, dst, stop, [&](int64_t bytes, int64_t) { tell(bytes); });
-                                      },
-                                      stop));
+                         cache_.Fetch(
+                             DigestOf(file),
+                             [&](const FileDigest& blob, const std::filesystem::path& dst) {
+                               return link_.Download(blob, dst, stop, [&](int64_t bytes, int64_t) { tell(bytes); });
+                             },
+                             stop));
         linked = folder.Link(input.part, file.path(), cached);
       }
       if (absl::IsInvalidArgument(linked)) {
@@ -189,21 +193,20 @@ void JobRunner::RunProcess(Work& work, JobFolder& folder) {
                            .release_grace = options_.release_grace};
   work.active.SetProgress("load", 0, "");
   int64_t rss_told = 0;
-  const ChildEvents events{
-      .progress =
-          [&](std::string_view payload) {
-            v1::Progress progress;
-            if (!progress.ParseFromArray(payload.data(), static_cast<int>(payload.size()))) {
-              return absl::InvalidArgumentError("a frame that is no quant.v1.Progress");
-            }
-            work.active.SetProgress(progress.phase(), progress.fraction(), progress.message());
-            return absl::OkStatus();
-          },
-      .memory =
-          [&](int64_t rss) {
-            metrics_.ChildRss(rss - rss_told);
-            rss_told = rss;
-          }};
+  const ChildEvents events{.progress =
+                               [&](std::string_view payload) {
+                                 v1::Progress progress;
+                                 if (!progress.ParseFromArray(payload.data(), static_cast<int>(payload.size()))) {
+                                   return absl::InvalidArgumentError("a frame that is no quant.v1.Progress");
+                                 }
+                                 work.active.SetProgress(progress.phase(), progress.fraction(), progress.message());
+                                 return absl::OkStatus();
+                               },
+                           .memory =
+                               [&](int64_t rss) {
+                                 metrics_.ChildRss(rss - rss_told);
+                                 rss_told = rss;
+                               }};
   absl::StatusOr<ChildResult> child = RunChild(command, limits, work.active, events);
   if (!child.ok()) return work.Fail(child.status(), Blame::kEnvironment, "INTERNAL", "load");
   metrics_.ChildEnded(*child);
@@ -237,6 +240,7 @@ absl::Status JobRunner::Upload(Work& work, const JobFolder& folder) {
   v1::JobResult& result = *work.done.mutable_success();
   result.clear_files();
   std::vector<ServerLink::File> files;
+  Sha256 manifest;  // Model.digest of the model that the server will make of these files
   for (const OutputFile& output : outputs) {
     if (stop()) return absl::CancelledError("stopped before the upload");
     ASSIGN_OR_RETURN(const FileDigest digest, DigestFile(output.file));
@@ -245,8 +249,10 @@ absl::Status JobRunner::Upload(Work& work, const JobFolder& folder) {
     file.set_path(output.path);
     file.mutable_digest()->set_sha256(digest.sha256);
     file.mutable_digest()->set_size_bytes(digest.size_bytes);
+    manifest.Update(absl::StrCat(digest.sha256, " ", digest.size_bytes, " ", output.path, "\n"));
   }
   if (files.empty()) return absl::OkStatus();
+  result.mutable_report()->mutable_provenance()->set_result_digest(manifest.Finish());
   int64_t sent = 0;
   const absl::Status status = link_.Upload(files, stop, [&](int64_t done, int64_t total) {
     work.active.SetProgress("upload", total > 0 ? static_cast<double>(done) / static_cast<double>(total) : 1,
@@ -287,10 +293,11 @@ void JobRunner::Complete(Work& work, const JobFolder* folder) {
     } else if (reason == "BLOB_MISSING" && work.done.has_success() && !std::exchange(reuploaded, true)) {
       upload = true;
     } else if (work.done.has_success()) {
-      // A result that the server cannot take ends the job all the same, with the server's words.
+      // A result that the server cannot take ends the attempt all the same, with the server's words.
+      const Blame blame = absl::IsInvalidArgument(status) ? Blame::kInput : Blame::kEnvironment;
       work.done.clear_outcome();
-      SetFailure(Blame::kInput, "INTERNAL", absl::StrCat("the server did not take the result: ", status.message()),
-                 "upload", work.done);
+      SetFailure(blame, "INTERNAL", absl::StrCat("the server did not take the result: ", status.message()), "upload",
+                 work.done);
     } else {
       return;  // nothing more can be said; the server will give the lease up for lack of an end
     }
@@ -304,7 +311,7 @@ absl::Status JobRunner::CallComplete(Work& work) {
     v1::CompleteJobResponse response;
     const absl::Status status = link_.CompleteJob(work.done, response);
     const bool again = absl::IsUnavailable(status) || absl::IsDeadlineExceeded(status) || absl::IsCancelled(status) ||
-                       absl::IsAborted(status);
+                       absl::IsAborted(status) || RetryAfterOf(status) > absl::ZeroDuration();
     if (!again) return status;
     if (work.active.SleepUnless(LeaseOrder::kLost, std::max(wait, std::min(RetryAfterOf(status), absl::Seconds(30))))) {
       return status;

@@ -78,13 +78,15 @@ int Main(const std::vector<std::string>& args) {
   flags.AddBytes("cache-bytes", &options.cache_bytes, "BYTES", "How much of it blobs may fill.");
   flags.Add("slots", &options.slots, "N", "Jobs to run at once.", 1, 256);
   flags.Add("threads", &options.threads, "N", "Threads per job. Default: the CPUs over --slots.", 1, 4096);
-  flags.AddBytes("memory", &options.memory_bytes, "BYTES",
-                 "Memory per job; a job above it ends with OUT_OF_MEMORY. Default: 80 % of the machine's or container's, "
-                 "over --slots; 0: no limit.");
+  flags.AddBytes(
+      "memory", &options.memory_bytes, "BYTES",
+      "Memory per job; a job above it ends with OUT_OF_MEMORY. Default: 80 % of the machine's or container's, "
+      "over --slots; 0: no limit.");
   flags.Add("metrics", &metrics_address, "ADDR:PORT", "Serve Prometheus metrics at http://ADDR:PORT/metrics.");
   flags.Add("drain-grace", &options.drain_grace, "DURATION", "How long running jobs may go on after SIGTERM.");
   flags.Add("hang-timeout", &options.hang_timeout, "DURATION", "End a job that shows no progress for this long.");
-  flags.Add("name", &options.name, "NAME", "First part of this worker's id, before its process id and a random part. "
+  flags.Add("name", &options.name, "NAME",
+            "First part of this worker's id, before its process id and a random part. "
             "Default: the host name.");
   flags.Add("run-job", &run_job, "FOLDER", "Run the job of FOLDER and exit: how this program calls itself.");
   flags.Add("version", &version, "", "Print the version and exit.");

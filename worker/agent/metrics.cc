@@ -45,8 +45,10 @@ const Histogram::BucketBoundaries kRssBounds = {0.0625 * kGiB, 0.25 * kGiB, 0.5 
 struct AgentMetrics::Rep {
   std::shared_ptr<Registry> registry = std::make_shared<Registry>();  // shared: the exposer holds a weak_ptr
 
-  prometheus::Family<Gauge>& info =
-      prometheus::BuildGauge().Name("quant_worker_info").Help("1; the labels say what this worker is.").Register(*registry);
+  prometheus::Family<Gauge>& info = prometheus::BuildGauge()
+                                        .Name("quant_worker_info")
+                                        .Help("1; the labels say what this worker is.")
+                                        .Register(*registry);
   prometheus::Family<Gauge>& slots =
       prometheus::BuildGauge().Name("quant_worker_slots").Help("Job slots by state.").Register(*registry);
   Gauge& idle = slots.Add({{"state", "idle"}});
@@ -57,8 +59,10 @@ struct AgentMetrics::Rep {
                                    "Unix time of the newest answered heartbeat.");
   Counter& heartbeat_failures =
       AddCounter(*registry, "quant_worker_heartbeat_failures_total", "Heartbeats the server did not answer.");
-  prometheus::Family<Counter>& jobs =
-      prometheus::BuildCounter().Name("quant_worker_jobs_total").Help("Leases ended, by outcome and reason.").Register(*registry);
+  prometheus::Family<Counter>& jobs = prometheus::BuildCounter()
+                                          .Name("quant_worker_jobs_total")
+                                          .Help("Leases ended, by outcome and reason.")
+                                          .Register(*registry);
   prometheus::Family<Counter>& killed = prometheus::BuildCounter()
                                             .Name("quant_worker_children_killed_total")
                                             .Help("Job processes this worker ended, by cause.")
@@ -70,7 +74,8 @@ struct AgentMetrics::Rep {
                             .Register(*registry)
                             .Add({}, kRssBounds);
   Counter& cpu = AddCounter(*registry, "quant_worker_cpu_seconds_total", "CPU time of ended job processes.");
-  Gauge& cache_bytes = AddGauge(*registry, "quant_worker_cache_bytes", "Bytes of blobs in the cache, with reserved room.");
+  Gauge& cache_bytes =
+      AddGauge(*registry, "quant_worker_cache_bytes", "Bytes of blobs in the cache, with reserved room.");
   Gauge& cache_limit = AddGauge(*registry, "quant_worker_cache_limit_bytes", "The cache's --cache-bytes.");
   Counter& cache_hits =
       AddCounter(*registry, "quant_worker_cache_hit_bytes_total", "Bytes of job inputs that were in the cache.");
@@ -78,10 +83,11 @@ struct AgentMetrics::Rep {
       AddCounter(*registry, "quant_worker_cache_miss_bytes_total", "Bytes of job inputs that were downloaded.");
   Counter& cache_evicted =
       AddCounter(*registry, "quant_worker_cache_evicted_bytes_total", "Bytes removed from the cache to make room.");
-  Counter& uploaded = AddCounter(*registry, "quant_worker_uploaded_bytes_total", "Bytes of results sent to the server.");
+  Counter& uploaded =
+      AddCounter(*registry, "quant_worker_uploaded_bytes_total", "Bytes of results sent to the server.");
 
   Mutex mu;
-  BlobCache::Stats cache ABSL_GUARDED_BY(mu);  // as last told, since counters take differences
+  BlobCache::Stats cache ABSL_GUARDED_BY(mu);    // as last told, since counters take differences
   std::unique_ptr<prometheus::Exposer> exposer;  // last, so that it ends first
 };
 
@@ -102,9 +108,9 @@ AgentMetrics::~AgentMetrics() = default;
 absl::StatusOr<int> AgentMetrics::Serve(const std::string& address) {
   ASSIGN_OR_RETURN(const HostPort at, ParseHostPort(address));
   // civetweb, below the exposer, takes "PORT" or "IP:PORT" and no names.
-  const bool numeric = std::all_of(at.host.begin(), at.host.end(),
-                                   [](char c) { return (c >= '0' && c <= '9') || c == '.' || c == ':' ||
-                                                       (c >= 'a' && c <= 'f') || (c >= 'A' && c <= 'F'); });
+  const bool numeric = std::all_of(at.host.begin(), at.host.end(), [](char c) {
+    return (c >= '0' && c <= '9') || c == '.' || c == ':' || (c >= 'a' && c <= 'f') || (c >= 'A' && c <= 'F');
+  });
   if (!numeric) {
     return absl::InvalidArgumentError(
         absl::StrCat("--metrics ", address, ": the host must be a numeric address, e.g. 127.0.0.1:9101 or :9101"));

@@ -57,7 +57,8 @@ TEST(AgentMetrics, CountsWhatItIsTold) {
   metrics.SetInfo("0.1.0", "avx2", 2, 1000);
   metrics.SlotBusy(true);
   metrics.JobEnded("failed", "TIMEOUT");
-  metrics.ChildEnded({.stopped = StopCause::kTimeout, .exit = {.peak_rss_bytes = int64_t{1} << 29, .cpu_seconds = 1.5}});
+  metrics.ChildEnded(
+      {.stopped = StopCause::kTimeout, .exit = {.peak_rss_bytes = int64_t{1} << 29, .cpu_seconds = 1.5}});
   metrics.SetCache({.bytes = 7, .hit_bytes = 3, .miss_bytes = 4, .evicted_bytes = 0});
   metrics.SetCache({.bytes = 9, .hit_bytes = 5, .miss_bytes = 4, .evicted_bytes = 2});
   const std::string text = metrics.Text();

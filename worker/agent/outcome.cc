@@ -80,7 +80,8 @@ void JudgeChild(const ChildVerdictInput& in, v1::CompleteJobRequest& done) {
   }
   if (told && in.outcome.has_failure()) {
     const v1::JobError& error = in.outcome.failure();
-    const bool known = v1::ErrorClass_IsValid(error.error_class()) && error.error_class() != v1::ERROR_CLASS_UNSPECIFIED;
+    const bool known =
+        v1::ErrorClass_IsValid(error.error_class()) && error.error_class() != v1::ERROR_CLASS_UNSPECIFIED;
     Fill(known ? error.error_class() : v1::ERROR_CLASS_FINAL, IsReason(error.reason()) ? error.reason() : "INTERNAL",
          error.message().empty() ? "the job failed without saying why" : error.message(),
          error.phase().empty() ? in.phase : error.phase(), done);
@@ -90,8 +91,9 @@ void JudgeChild(const ChildVerdictInput& in, v1::CompleteJobRequest& done) {
   switch (child.stopped) {
     case StopCause::kMemory:
       Fill(v1::ERROR_CLASS_FINAL, "OUT_OF_MEMORY",
-           absl::StrCat(child.stop_detail, " (--memory of this worker). Start the worker with a larger --memory, or use a "
-                                           "smaller calibration batch; peak ",
+           absl::StrCat(child.stop_detail,
+                        " (--memory of this worker). Start the worker with a larger --memory, or use a "
+                        "smaller calibration batch; peak ",
                         child.exit.peak_rss_bytes >> 20, " MiB"),
            in.phase, done);
       return;
@@ -105,7 +107,8 @@ void JudgeChild(const ChildVerdictInput& in, v1::CompleteJobRequest& done) {
     case StopCause::kTimeout:
       Fill(v1::ERROR_CLASS_RETRYABLE, "TIMEOUT",
            absl::StrCat("the attempt did not end within its ", absl::FormatDuration(in.attempt_timeout), "; phase ",
-                        Quoted(in.phase), ". Submit the job with a longer attempt_timeout, or give the worker more "
+                        Quoted(in.phase),
+                        ". Submit the job with a longer attempt_timeout, or give the worker more "
                         "--threads"),
            in.phase, done);
       return;

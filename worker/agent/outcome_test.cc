@@ -16,8 +16,8 @@ using ::testing::HasSubstr;
 
 const absl::Status kNone = absl::NotFoundError("none");
 
-v1::CompleteJobRequest Judge(const ChildResult& child, const absl::Status& status, const v1::CompleteJobRequest& outcome,
-                             LeaseOrder order) {
+v1::CompleteJobRequest Judge(const ChildResult& child, const absl::Status& status,
+                             const v1::CompleteJobRequest& outcome, LeaseOrder order) {
   v1::CompleteJobRequest done;
   done.set_job_id("j-1");
   JudgeChild({.child = child, .outcome_status = status, .outcome = outcome, .order = order, .phase = "load"}, done);

@@ -25,7 +25,8 @@ class LeaseJobRequest;
 class LeaseJobResponse;
 }  // namespace v1
 
-// Thread-safe. All calls share one connection, which gRPC opens and reopens by itself, within a second of the server's return.
+// Thread-safe. All calls share one connection, which gRPC opens and reopens by itself, within a second of the server's
+// return.
 class ServerLink {
  public:
   // Polled while a transfer runs; true ends it with CANCELLED.
@@ -37,7 +38,8 @@ class ServerLink {
   ~ServerLink();
 
   // One call each, as workers.proto says; nothing is repeated. UNAVAILABLE: not reachable.
-  // LeaseJob waits as long as the request's `wait` and 15 s for the answer.
+  // LeaseJob waits as long as the request's `wait` and 15 s for the answer. Heartbeat waits up to its deadline for a
+  // server that is not reachable (DEADLINE_EXCEEDED), and has the connection tried again at once after it.
   absl::Status LeaseJob(const v1::LeaseJobRequest& request, v1::LeaseJobResponse& response);
   absl::Status Heartbeat(const v1::HeartbeatRequest& request, absl::Duration deadline, v1::HeartbeatResponse& response);
   absl::Status CompleteJob(const v1::CompleteJobRequest& request, v1::CompleteJobResponse& response);

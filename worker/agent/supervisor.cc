@@ -68,8 +68,10 @@ class Supervisor {
   bool ReadPipes() {
     bool any = false;
     for (int i = 0; i < kReadsPerRound; ++i) {
-      const bool output = ReadOne(child_.output_fd(), output_open_, [this](std::string_view bytes) { tail_.Append(bytes); });
-      const bool frames = ReadOne(child_.progress_fd(), progress_open_, [this](std::string_view bytes) { Frames(bytes); });
+      const bool output =
+          ReadOne(child_.output_fd(), output_open_, [this](std::string_view bytes) { tail_.Append(bytes); });
+      const bool frames =
+          ReadOne(child_.progress_fd(), progress_open_, [this](std::string_view bytes) { Frames(bytes); });
       if (!output && !frames) break;
       any = true;
     }
@@ -127,7 +129,8 @@ class Supervisor {
       if (events_.memory) events_.memory(memory.rss);
       if (limits_.memory_bytes > 0 && memory.owned > limits_.memory_bytes && result_.stopped == StopCause::kNone) {
         Stop(StopCause::kMemory, SIGKILL, absl::ZeroDuration(),
-             absl::StrCat("the job used ", static_cast<int64_t>(static_cast<double>(memory.owned) / kMiB), " MiB of memory; its limit is ",
+             absl::StrCat("the job used ", static_cast<int64_t>(static_cast<double>(memory.owned) / kMiB),
+                          " MiB of memory; its limit is ",
                           static_cast<int64_t>(static_cast<double>(limits_.memory_bytes) / kMiB), " MiB"));
       }
     }
@@ -193,8 +196,8 @@ const char* StopCauseName(StopCause cause) {
   return "none";
 }
 
-absl::StatusOr<ChildResult> RunChild(const ChildProcess::Command& command, const ChildLimits& limits, ActiveLease& lease,
-                                     const ChildEvents& events) {
+absl::StatusOr<ChildResult> RunChild(const ChildProcess::Command& command, const ChildLimits& limits,
+                                     ActiveLease& lease, const ChildEvents& events) {
   ASSIGN_OR_RETURN(std::unique_ptr<ChildProcess> child, ChildProcess::Start(command));
   return Supervisor(*child, limits, lease, events).Run();
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// RunChild: runs one child process to its end, whatever it does. Reads its output and progress, obeys the lease's orders,
-// and ends it when it eats too much memory, falls silent, or runs out of time.
+// RunChild: runs one child process to its end, whatever it does. Reads its output and progress, obeys the lease's
+// orders, and ends it when it eats too much memory, falls silent, or runs out of time.
 #ifndef QUANT_WORKER_AGENT_SUPERVISOR_H_
 #define QUANT_WORKER_AGENT_SUPERVISOR_H_
 
@@ -33,11 +33,11 @@ enum class StopCause {
 const char* StopCauseName(StopCause cause);
 
 struct ChildLimits {
-  int64_t memory_bytes = 0;                            // 0: no limit
-  absl::Duration hang_timeout = absl::Minutes(10);     // longest silence on the progress pipe
-  SteadyTime end = absl::InfiniteDuration();           // when the attempt must be over
-  absl::Duration cancel_grace = absl::Seconds(5);      // SIGTERM to SIGKILL
-  absl::Duration release_grace = absl::Seconds(2);     // the same when the worker is going away
+  int64_t memory_bytes = 0;                         // 0: no limit
+  absl::Duration hang_timeout = absl::Minutes(10);  // longest silence on the progress pipe
+  SteadyTime end = absl::InfiniteDuration();        // when the attempt must be over
+  absl::Duration cancel_grace = absl::Seconds(5);   // SIGTERM to SIGKILL
+  absl::Duration release_grace = absl::Seconds(2);  // the same when the worker is going away
   absl::Duration memory_poll = absl::Milliseconds(200);
 };
 
@@ -59,8 +59,8 @@ struct ChildEvents {
 // Blocks until the child and its process group are gone. Orders given to `lease` take effect at once:
 // kRelease and kCancel send SIGTERM to the group and SIGKILL after the grace, kLost sends SIGKILL.
 // An error means that the child could not be started; everything else is in the result.
-absl::StatusOr<ChildResult> RunChild(const ChildProcess::Command& command, const ChildLimits& limits, ActiveLease& lease,
-                                     const ChildEvents& events);
+absl::StatusOr<ChildResult> RunChild(const ChildProcess::Command& command, const ChildLimits& limits,
+                                     ActiveLease& lease, const ChildEvents& events);
 
 }  // namespace quant
 

@@ -330,7 +330,8 @@ TEST_F(SupervisorTest, TheChildDiesWithTheThreadThatStartedIt) {
   std::ofstream(lock).put('x');
   const pid_t agent = ::fork();
   if (agent == 0) {
-    const ChildProcess::Command command{.argv = {"/usr/bin/flock", "--no-fork", lock, "/bin/sleep", "60"}, .folder = "/"};
+    const ChildProcess::Command command{.argv = {"/usr/bin/flock", "--no-fork", lock, "/bin/sleep", "60"},
+                                        .folder = "/"};
     auto child = ChildProcess::Start(command);
     if (!child.ok()) ::_exit(1);
     UniqueFd fd(::open(lock.c_str(), O_RDWR | O_CLOEXEC));

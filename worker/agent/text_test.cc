@@ -14,17 +14,34 @@ using absl_testing::IsOk;
 using absl_testing::StatusIs;
 
 TEST(CheckManifestPath, TakesOrdinaryPaths) {
-  for (const char* path : {"model.onnx", "a/b/c.bin", "weights..bin", ".hidden", "..a/b..", "weights/größe.bin", "a b"}) {
+  for (const char* path :
+       {"model.onnx", "a/b/c.bin", "weights..bin", ".hidden", "..a/b..", "weights/größe.bin", "a b"}) {
     EXPECT_THAT(CheckManifestPath(path), IsOk()) << path;
   }
   EXPECT_THAT(CheckManifestPath(std::string(255, 'a')), IsOk());
 }
 
 TEST(CheckManifestPath, RefusesWhatCouldLeaveTheFolder) {
-  const std::string bad[] = {"",       "/etc/passwd", "..",      "../x",      "a/../b", "a/..",     ".",
-                             "./a",    "a/./b",       "a//b",    "a/",        "a\\..\\b", "a\nb",   std::string("a\0b", 3),
-                             "\x7f",   "a/\xff",      "\xc0\xae\xc0\xae/x",   std::string(513, 'a'),
-                             std::string(256, 'a'),   "x/" + std::string(256, 'a')};
+  const std::string bad[] = {"",
+                             "/etc/passwd",
+                             "..",
+                             "../x",
+                             "a/../b",
+                             "a/..",
+                             ".",
+                             "./a",
+                             "a/./b",
+                             "a//b",
+                             "a/",
+                             "a\\..\\b",
+                             "a\nb",
+                             std::string("a\0b", 3),
+                             "\x7f",
+                             "a/\xff",
+                             "\xc0\xae\xc0\xae/x",
+                             std::string(513, 'a'),
+                             std::string(256, 'a'),
+                             "x/" + std::string(256, 'a')};
   for (const std::string& path : bad) {
     EXPECT_THAT(CheckManifestPath(path), StatusIs(absl::StatusCode::kInvalidArgument)) << Quoted(path);
   }

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// A job's process for tests: called as quant-worker --run-job is, it does what the lines of FOLDER/model/script.txt say.
+// A job's process for tests: called as quant-worker --run-job is, it does what the lines of FOLDER/model/script.txt
+// say.
 //
 //   progress PHASE FRACTION MESSAGE   send a frame
 //   sleep MILLISECONDS

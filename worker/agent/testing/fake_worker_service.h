@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // A WorkerService in memory that grants the leases it is given and remembers what it is told, for the agent's tests.
-// Served by LoopbackServer of common/transfer, next to a FakeArtifactService. It outlives the server, so that a test can
-// stop and start that.
+// Served by LoopbackServer of common/transfer, next to a FakeArtifactService. It outlives the server, so that a test
+// can stop and start that.
 #ifndef QUANT_WORKER_AGENT_TESTING_FAKE_WORKER_SERVICE_H_
 #define QUANT_WORKER_AGENT_TESTING_FAKE_WORKER_SERVICE_H_
 
@@ -38,9 +38,9 @@ class FakeWorkerService final : public v1::WorkerService::Service {
   bool WaitUntil(const std::function<bool(const FakeWorkerService&)>& done);
 
   // What was seen; for use inside WaitUntil, or once the agent has ended.
-  std::vector<v1::CompleteJobRequest> completions;      // accepted
-  std::vector<v1::HeartbeatRequest> heartbeats;         // answered
-  std::map<int64_t, std::vector<std::string>> phases;   // by token: distinct phases in order of heartbeats
+  std::vector<v1::CompleteJobRequest> completions;     // accepted
+  std::vector<v1::HeartbeatRequest> heartbeats;        // answered
+  std::map<int64_t, std::vector<std::string>> phases;  // by token: distinct phases in order of heartbeats
   int lease_calls = 0;
   int granted = 0;
   int waiting = 0;  // in LeaseJob now
