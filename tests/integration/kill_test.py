@@ -14,11 +14,11 @@ class KillTest(ServiceTestCase):
     def setUpClass(cls):
         """An undisturbed run, for its bytes and for how long a benchmark must be to take a few seconds here."""
         with Service() as service:
-            job = service.run_job(*cls.inputs(service), "--latency-runs", "50")
+            job = service.run_job(*cls.inputs(service), "--evaluation-samples", "64", "--latency-runs", "50")
             cls.undisturbed = service.download(job["result_model_id"], "undisturbed")
             latency = service.report(job["id"])["latency"]
             both = latency["original"]["mean_ms"] + latency["quantized"]["mean_ms"]
-            cls.long = ("--latency-runs", str(max(50, min(1_000_000, int(4000 / both)))))
+            cls.long = ("--evaluation-samples", "64", "--latency-runs", str(max(50, min(1_000_000, int(3000 / both)))))
 
     @staticmethod
     def inputs(service):
