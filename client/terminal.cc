@@ -188,10 +188,10 @@ void ProgressLine::Update(std::string_view phase, double fraction, std::string_v
   std::string line;
   const int percent = static_cast<int>(fraction * 100);
   if (width_ > 0) {
-    constexpr int kBar = 24;
-    const int filled = static_cast<int>(fraction * kBar);
+    const int bar = width_ >= 100 ? 24 : 12;
+    const int filled = static_cast<int>(fraction * bar);
     line = absl::StrFormat("%-10s [%s%s] %3d%%  %s", Printable(phase), std::string(static_cast<size_t>(filled), '='),
-                           std::string(static_cast<size_t>(kBar - filled), ' '), percent, Printable(detail));
+                           std::string(static_cast<size_t>(bar - filled), ' '), percent, Printable(detail));
     std::fprintf(out_, "\r%s\x1b[K", Ellipsize(line, width_ - 1).c_str());
     drawn_ = true;
   } else {

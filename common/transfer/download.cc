@@ -138,7 +138,7 @@ struct BlobDownloader::Rep {
       if (Cancelled(options)) return absl::CancelledError("download stopped");
       if (!IsBrokenStream(status)) return status;
       if (have > before) backoff.Progress();
-      if (backoff.failures() == 0) tell(absl::StrCat(status.message(), "; trying again"));
+      if (backoff.failures() == 0) tell(absl::StrCat("lost the server (", status.message(), "); trying again"));
       if (absl::Status wait = backoff.Wait(status); !wait.ok()) return wait;
     }
   }

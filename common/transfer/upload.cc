@@ -164,7 +164,10 @@ absl::Status BlobUploader::Rep::Upload(const LocalFile& file, TransferProgress& 
           reason);
     }
     if (!IsBrokenStream(status) && reason != "UPLOAD_BUSY" && reason != "UPLOAD_OFFSET_MISMATCH") return status;
-    tell(committed_before, backoff.failures() == 0 ? absl::StrCat(status.message(), "; trying again") : "");
+    tell(committed_before, backoff.failures() > 0 ? ""
+                           : IsBrokenStream(status)
+                               ? absl::StrCat("lost the server (", status.message(), "); trying again")
+                               : absl::StrCat(status.message(), "; trying again"));
     if (absl::Status wait = backoff.Wait(status); !wait.ok()) return wait;
   }
 }
