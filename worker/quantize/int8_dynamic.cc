@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Dynamic INT8, in the form ONNX Runtime executes: DynamicQuantizeLinear on the activation (uint8, per tensor, range
-// found per call), MatMulInteger or ConvInteger on int8 weights, then Cast, Mul by input scale times weight scale, Add
-// of the bias in floating point. Layers that read one value share its DynamicQuantizeLinear.
+// found per call), MatMulInteger on int8 or ConvInteger on uint8 weights, then Cast, Mul by input scale times weight
+// scale, Add of the bias in floating point. Layers that read one value share its DynamicQuantizeLinear.
 #include <algorithm>
 #include <map>
 #include <set>
@@ -15,6 +15,13 @@
 
 namespace quant {
 namespace {
+
+// The same grid 128 codes higher: ONNX Runtime has ConvInteger for uint8 weights only.
+Tensor ToUnsigned(const Tensor& codes) {
+  std::vector<uint8_t> shifted;
+  for (int8_t code : codes.data<int8_t>()) shifted.push_back(static_cast<uint8_t>(code + 128));
+  return Tensor::Of<uint8_t>(codes.shape(), shifted);
+}
 
 class DynamicQuantizer {
  public:
@@ -88,11 +95,18 @@ absl::Status DynamicQuantizer::Rewrite(const WeightedLayer& layer, const Node& n
     return s;
   };
   const std::string base = node.inputs[1];
-  std::vector<std::string> inputs = {absl::StrCat(x, ".q"), qdq_.Constant(absl::StrCat(base, ".q"), q->codes),
+  std::vector<std::string> inputs = {absl::StrCat(x, ".q"),
+                                     qdq_.Constant(absl::StrCat(base, ".q"), conv ? ToUnsigned(q->codes) : q->codes),
                                      absl::StrCat(x, ".zp")};
-  if (std::any_of(q->zeros.begin(), q->zeros.end(), [](int8_t z) { return z != 0; })) {
-    const Shape shape = q->zeros.size() == 1 ? Shape{} : Shape{static_cast<int64_t>(q->zeros.size())};
-    inputs.push_back(qdq_.Constant(absl::StrCat(base, ".zp"), Tensor::Of<int8_t>(shape, q->zeros)));
+  // One zero point for all channels where they agree: ONNX Runtime's ConvInteger takes no other.
+  std::vector<int8_t> zeros = q->zeros;
+  if (std::all_of(zeros.begin(), zeros.end(), [&](int8_t z) { return z == zeros[0]; })) zeros.resize(1);
+  const Tensor zero =
+      Tensor::Of<int8_t>(zeros.size() == 1 ? Shape{} : Shape{static_cast<int64_t>(zeros.size())}, zeros);
+  if (conv) {
+    inputs.push_back(qdq_.Constant(absl::StrCat(base, ".zp"), ToUnsigned(zero)));
+  } else if (zeros.size() > 1 || zeros[0] != 0) {
+    inputs.push_back(qdq_.Constant(absl::StrCat(base, ".zp"), zero));
   }
   const Shape scale_shape = q->scales.size() == 1 ? Shape{} : per_channel_shape(static_cast<int64_t>(q->scales.size()));
   const std::string weight_scale =
