@@ -5,7 +5,7 @@
 // queue, until no new situation appears. Histories that lead to the same situation (Key below: state, attempt, who
 // holds which token, what is published, how long ago things happened, in whole seconds) are extended once. After every
 // action the invariants are checked: Check below.
-#include <chrono>
+#include <algorithm>
 #include <deque>
 #include <functional>
 #include <set>
@@ -34,7 +34,6 @@ class World : public QueueTest {
   World() : QueueTest(/*with_metrics=*/false) {  // making the metrics takes longer than a history
     v1::SubmitJobRequest request = Request();
     request.mutable_spec()->set_max_attempts(kMaxAttempts);
-    SetProto(absl::Seconds(70), request.mutable_spec()->mutable_attempt_timeout());  // past the grace of a cancellation
     job_id_ = Submit(request).id();
     workers_[0].id = "w-a";
     workers_[1].id = "w-b";
@@ -116,23 +115,27 @@ class World : public QueueTest {
     EXPECT_EQ(job.has_end_time(), IsFinal(state));
   }
 
-  // Two histories with the same key are taken for the same situation.
+  // Two histories with the same key are taken for the same situation. The two workers are alike, so the key is the same
+  // when they change places.
   std::string Key() {
     const JobRow row = Row();
+    const bool leased = IsLeased(static_cast<JobState>(row.job.state()));
     const auto age = [&](absl::Time time, int64_t most) {
       return std::min(most, absl::ToInt64Seconds(absl::Ceil(clock_.Now() - time, absl::Seconds(1))));
     };
     const auto relation = [&](const v1::Lease& lease) {
       return absl::StrCat(lease.token() == 0, lease.token() == row.token, lease.token() == row.completed_token);
     };
-    const bool leased = IsLeased(static_cast<JobState>(row.job.state()));
+    std::string workers[2];
+    for (int w = 0; w < 2; ++w) {
+      workers[w] = absl::StrCat(relation(workers_[w].lease), relation(workers_[w].earlier),
+                                leased && row.job.worker_id() == workers_[w].id);
+    }
+    std::sort(std::begin(workers), std::end(workers));
     const auto result = store_.GetResult(job_id_);
-    return absl::StrCat(row.job.state(), "/", row.job.attempt(), "/", leased ? row.job.worker_id() : "", "/",
-                        relation(workers_[0].lease), relation(workers_[0].earlier), relation(workers_[1].lease),
-                        relation(workers_[1].earlier), "/", row.completed_token == row.token, "/",
-                        leased ? age(heard_, 4) : 0, "/",
+    return absl::StrCat(row.job.state(), "/", row.job.attempt(), "/", workers[0], "/", workers[1], "/",
+                        row.completed_token == row.token, "/", leased ? age(heard_, 4) : 0, "/",
                         row.job.state() == v1::JOB_STATE_CANCELLING ? age(row.cancel_time, 61) / 20 : 0, "/",
-                        leased ? age(row.deadline - absl::Seconds(70), 71) / 20 : 0, "/",
                         row.job.has_retry_time() ? FromProto(row.job.retry_time()) > clock_.Now() : 0, "/",
                         catalog_.Published().size(), "/", leased && result.ok() && result->token == row.token);
   }
@@ -220,6 +223,7 @@ std::vector<Action> AllActions() {
   actions.push_back({"restart", [](World* world) { world->DoRestart(); }});
   actions.push_back({"1 s", [](World* world) { world->Pass(absl::Seconds(1)); }});
   actions.push_back({"20 s", [](World* world) { world->Pass(absl::Seconds(20)); }});
+  actions.push_back({"the attempt's time", [](World* world) { world->Pass(absl::Hours(6)); }});
   return actions;
 }
 
@@ -239,8 +243,7 @@ bool MayFollow(v1::JobState before, v1::JobState after, const std::string& actio
 
 TEST(QueueSearch, NoHistoryBreaksAnInvariant) {
   absl::SetMinLogLevel(absl::LogSeverityAtLeast::kInfinity);
-  constexpr size_t kDepth = 30;  // the space is closed at 13: see the expectation at the end
-  const auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(60);
+  constexpr size_t kDepth = 30;  // the space is closed before: see the expectation at the end
   const std::vector<Action> actions = AllActions();
   std::deque<std::vector<size_t>> frontier = {{}};
   std::set<std::string> seen;
@@ -274,7 +277,6 @@ TEST(QueueSearch, NoHistoryBreaksAnInvariant) {
       deepest = std::max(deepest, extended.size());
       if (seen.insert(world.Key()).second && extended.size() < kDepth) frontier.push_back(std::move(extended));
     }
-    ASSERT_LT(std::chrono::steady_clock::now(), deadline) << "too slow: " << histories << " histories";
   }
   EXPECT_EQ(states.size(), 8u) << "a state was never reached";
   EXPECT_LT(deepest, kDepth) << "the search was cut, not complete";

@@ -114,14 +114,16 @@ void JobQueue::TickPlannedFor(absl::Time planned) {
   {
     MutexLock lock(&mu_);
     const absl::Time now = clock_->Now();
-    // This server stood still (stopped, suspended, a disk that hung) or its clock jumped: heartbeats that could not be
-    // heard in that time are not missed.
-    if (const absl::Duration late = now - planned; late > options_.heartbeat_interval) {
+    // This server stood still (stopped, suspended, a disk that hung) or its clock jumped ahead: heartbeats that could
+    // not be heard in that time are not missed. A clock that was set back must not make a lease live for long.
+    const absl::Duration late = now - planned;
+    const absl::Duration slept = late > options_.heartbeat_interval ? late : absl::ZeroDuration();
+    if (slept > absl::ZeroDuration()) {
       LOG(WARNING) << "queue: the scanner is " << late << " late; all leases get as much more time";
-      for (const std::string& id : live_.Leased()) {
-        LiveJob& live = *live_.Find(id);
-        live.last_heard = std::min(now, live.last_heard + late);
-      }
+    }
+    for (const std::string& id : live_.Leased()) {
+      LiveJob& live = *live_.Find(id);
+      live.last_heard = std::min(now, live.last_heard + slept);
     }
     for (const std::string& id : live_.Leased()) TickLease(id, now, &deferred);
     for (const std::string& id : live_.RetriesDue(now)) {

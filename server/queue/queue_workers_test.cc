@@ -253,6 +253,15 @@ TEST_F(QueueWorkersTest, AServerThatStoodStillDoesNotBlameTheWorkers) {
   EXPECT_EQ(State(job.id()), v1::JOB_STATE_RUNNING);
 }
 
+TEST_F(QueueWorkersTest, AClockSetBackDoesNotKeepALeaseAlive) {
+  const v1::Job job = Submit();
+  Lease("w-1");
+  Advance(-absl::Hours(1));
+  EXPECT_EQ(State(job.id()), v1::JOB_STATE_RUNNING);
+  Advance(absl::Seconds(3));
+  EXPECT_EQ(State(job.id()), v1::JOB_STATE_RETRY_WAIT);
+}
+
 TEST_F(QueueWorkersTest, AHeartbeatOfTheWorkerThatDoesNotNameTheLeaseDoesNotKeepIt) {
   const v1::Job job = Submit();
   const v1::Lease lease = Lease("w-1");
