@@ -8,10 +8,13 @@
 // other free dimensions are 1. The graph is prepared (constants and batch normalization folded) as a job does it. Prints
 // one JSON object: {"fp32": {"mean_ms", "std_ms", "p50_ms", "p95_ms", "p99_ms", "min_ms", "runs"}, "int8": {...},
 // "threads", "batch"}.
+#include <unistd.h>
+
 #include <algorithm>
 #include <chrono>
 #include <cmath>
 #include <cstdio>
+#include <cstdlib>
 #include <iostream>
 #include <memory>
 #include <random>
@@ -174,6 +177,11 @@ absl::Status Main(const std::vector<std::string>& args) {
 }  // namespace quant
 
 int main(int argc, char** argv) {
+  // As a job's process is started (worker/agent/child_process.cc); libgomp reads it before main.
+  if (std::getenv("OMP_WAIT_POLICY") == nullptr && std::getenv("GOMP_SPINCOUNT") == nullptr) {
+    ::setenv("GOMP_SPINCOUNT", "1500", 1);
+    ::execv("/proc/self/exe", argv);
+  }
   const absl::Status status = quant::Main(std::vector<std::string>(argv + 1, argv + argc));
   if (status.ok()) return 0;
   std::cerr << "latency_bench: " << status.message() << "\n";

@@ -138,8 +138,9 @@ class PlanBuilder {
   // `written` keys write their buffers.
   void AddPrimitive(std::string_view node_name, std::string_view what, const dnnl::primitive& primitive,
                     const dnnl::memory::desc& scratchpad, std::vector<Arg> args, int threads);
-  // Threads for a step that takes `microseconds` on one: all, or one when handing out the work would cost more.
-  int ThreadsFor(double microseconds) const { return microseconds >= 12.0 ? threads_ : 1; }
+  // Threads for a step that takes `microseconds` on one: all, or one when handing out the work would gain little: a
+  // barrier costs 4 us when all cores are ours, and 10 times that when others want them too.
+  int ThreadsFor(double microseconds) const { return microseconds >= 30.0 ? threads_ : 1; }
   int threads() const { return threads_; }
   WeightCache& weights() { return weights_; }
 

@@ -51,6 +51,8 @@ Emitter FindEmitter(std::string_view domain, std::string_view op_type) {
       {"Dropout", EmitReshape},
       {"Transpose", EmitTranspose},
       {"Concat", EmitConcat},
+      {"Slice", EmitSlice},
+      {"Pad", EmitPad},
   };
   if (!domain.empty()) return nullptr;
   const auto it = table.find(op_type);

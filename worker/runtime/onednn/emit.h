@@ -32,6 +32,9 @@ absl::StatusOr<bool> EmitDynamicQuantizeLinear(PlanBuilder& builder, int node_in
 absl::StatusOr<bool> EmitReshape(PlanBuilder& builder, int node_index);
 absl::StatusOr<bool> EmitTranspose(PlanBuilder& builder, int node_index);
 absl::StatusOr<bool> EmitConcat(PlanBuilder& builder, int node_index);
+// emit_move.cc
+absl::StatusOr<bool> EmitSlice(PlanBuilder& builder, int node_index);
+absl::StatusOr<bool> EmitPad(PlanBuilder& builder, int node_index);
 
 }  // namespace quant::onednn
 
