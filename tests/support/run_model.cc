@@ -4,8 +4,9 @@
 //   run_model MODEL.onnx INPUT_FOLDER OUTPUT_FOLDER [--backend onednn|reference] [--prepare] [--threads N]
 //
 // INPUT_FOLDER is a dataset of arrays named after the model's inputs; all its samples are one batch. Output i of the
-// model goes to OUTPUT_FOLDER/i.npy as float32, and its name to stdout, one a line in order. Exit status: 0 done, 1 the
-// model or data is unfit (the reason is printed), 2 wrong usage, 4 operators this build does not have.
+// model goes to OUTPUT_FOLDER/i.npy as float32, and its name, with a NUL behind it, to OUTPUT_FOLDER/names. Exit
+// status: 0 done, 1 the model or data is unfit (the reason is printed), 2 wrong usage, 4 operators this build does not
+// have.
 #include <bit>
 #include <cstdint>
 #include <filesystem>
@@ -63,9 +64,10 @@ absl::Status Run(const std::vector<std::string>& paths, const CompileOptions& op
   const auto shared = std::make_shared<const Graph>(std::move(graph));
   ASSIGN_OR_RETURN(const std::unique_ptr<Executable> executable, Compile(shared, options));
   ASSIGN_OR_RETURN(const std::span<const Tensor> outputs, executable->Run(inputs));
+  std::ofstream names(fs::path(paths[2]) / "names", std::ios::binary);  // not to stdout, where libonnx writes warnings
   for (size_t i = 0; i < outputs.size(); ++i) {
     RETURN_IF_ERROR(WriteNpy(fs::path(paths[2]) / absl::StrCat(i, ".npy"), outputs[i]));
-    std::cout << shared->outputs[i].name << "\n";
+    names << shared->outputs[i].name << '\0';
   }
   return absl::OkStatus();
 }
