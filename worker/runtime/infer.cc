@@ -110,6 +110,7 @@ absl::StatusOr<bool> AddNode(const Node& node, InferredPlan& plan) {
              std::all_of(in.begin(), in.end(),
                          [](const TensorDesc* d) { return d == nullptr || d->constant != nullptr; })) {
     std::vector<const Tensor*> content;
+    content.reserve(in.size());
     for (const TensorDesc* d : in) content.push_back(d == nullptr ? nullptr : d->constant);
     ASSIGN_OR_RETURN(folded, ComputeNode(node, inferred, content));
   }
@@ -133,6 +134,7 @@ const TensorDesc& InferredPlan::Value(std::string_view name) const {
 
 std::vector<const TensorDesc*> InferredPlan::Inputs(const Node& node) const {
   std::vector<const TensorDesc*> in;
+  in.reserve(node.inputs.size());
   for (const std::string& name : node.inputs) in.push_back(name.empty() ? nullptr : &Value(name));
   return in;
 }

@@ -66,7 +66,7 @@ class ReferenceExecutable : public Executable {
       const size_t keep = static_cast<size_t>(std::max(options_.max_plans, 1)) - 1;
       while (plans_.size() > keep) plans_.pop_back();
       plans_.emplace_front();
-      if (const absl::Status status = MakePlan(descs, plans_.front()); !status.ok()) {
+      if (absl::Status status = MakePlan(descs, plans_.front()); !status.ok()) {
         plans_.pop_front();
         return status;
       }

@@ -82,14 +82,17 @@ absl::StatusOr<Equation> Parse(const Node& node, size_t count, GetShape shape) {
   return e;
 }
 
-// Size of each label (0: not used).
+// Where a label's size stands.
+size_t Slot(char label) { return static_cast<unsigned char>(label); }
+
+// Size of each label; -1 for one that no input has.
 template <typename GetShape>
-absl::StatusOr<std::array<int64_t, 128>> LabelSizes(const Equation& e, GetShape shape) {
-  std::array<int64_t, 128> sizes;
+absl::StatusOr<std::array<int64_t, 256>> LabelSizes(const Equation& e, GetShape shape) {
+  std::array<int64_t, 256> sizes;
   sizes.fill(-1);
   for (size_t i = 0; i < e.inputs.size(); ++i) {
     for (size_t d = 0; d < e.inputs[i].size(); ++d) {
-      int64_t& size = sizes[static_cast<size_t>(e.inputs[i][d])];
+      int64_t& size = sizes[Slot(e.inputs[i][d])];
       const int64_t n = shape(i)[d];
       if (size < 0 || size == 1) {
         size = n;
@@ -99,7 +102,7 @@ absl::StatusOr<std::array<int64_t, 128>> LabelSizes(const Equation& e, GetShape 
     }
   }
   for (const char c : e.output) {
-    if (sizes[static_cast<size_t>(c)] < 0) return Invalid("output label '", std::string(1, c), "' is in no input");
+    if (sizes[Slot(c)] < 0) return Invalid("output label '", std::string(1, c), "' is in no input");
   }
   return sizes;
 }
@@ -116,7 +119,7 @@ absl::Status InferEinsum(const Node& node, Descs in, OutDescs out) {
   ASSIGN_OR_RETURN(const auto sizes, LabelSizes(e, shape));
   out[0].dtype = in[0]->dtype;
   out[0].shape.clear();
-  for (const char c : e.output) out[0].shape.push_back(sizes[static_cast<size_t>(c)]);
+  for (const char c : e.output) out[0].shape.push_back(sizes[Slot(c)]);
   return absl::OkStatus();
 }
 
@@ -144,7 +147,7 @@ absl::Status ComputeEinsum(const Node& node, Inputs in, Outputs out) {
     return strides;
   };
   std::vector<int64_t> summed_dims;
-  for (const char c : summed) summed_dims.push_back(sizes[static_cast<size_t>(c)]);
+  for (const char c : summed) summed_dims.push_back(sizes[Slot(c)]);
   const bool empty = std::find(summed_dims.begin(), summed_dims.end(), 0) != summed_dims.end();
   const auto outer = strides_of(e.output), inner = strides_of(summed);
   float* y = MutablePtr<float>(out[0]);

@@ -53,6 +53,7 @@ absl::Status ComputeTranspose(const Node& node, Inputs in, Outputs out) {
   ASSIGN_OR_RETURN(const std::vector<int> perm, Permutation(node, in[0]->shape().size()));
   const std::vector<int64_t> own = Strides(in[0]->shape());
   std::vector<int64_t> strides;
+  strides.reserve(perm.size());
   for (const int p : perm) strides.push_back(own[static_cast<size_t>(p)]);
   return CopyView(*in[0], 0, strides, out[0], out[0].shape());
 }

@@ -31,12 +31,12 @@ absl::Status ReadAttribute(const Node& node, const char* key, int dims, int64_t 
   if (v.size() != static_cast<size_t>(dims)) {
     return Invalid(key, " has ", v.size(), " values; the input has ", dims, " spatial dimensions");
   }
-  for (int i = 0; i < dims; ++i) {
-    const int64_t value = v[static_cast<size_t>(i)];
+  for (size_t i = 0; i < v.size(); ++i) {
+    const int64_t value = v[i];
     if (value < min || value > kMaxAttribute) {
       return Invalid(key, " has the value ", value, "; it must be in [", min, ", ", kMaxAttribute, "]");
     }
-    dst[static_cast<size_t>(3 - dims + i)] = value;
+    dst[3 - v.size() + i] = value;
   }
   return absl::OkStatus();
 }
@@ -52,10 +52,10 @@ absl::StatusOr<Window> ReadWindow(const Node& node, std::span<const int64_t> x, 
   if (kernel.size() != static_cast<size_t>(w.dims)) {
     return Invalid("the kernel has ", kernel.size(), " dimensions; the input has ", w.dims, " spatial dimensions");
   }
-  for (int i = 0; i < w.dims; ++i) {
-    const size_t to = static_cast<size_t>(3 - w.dims + i);
-    w.in[to] = x[static_cast<size_t>(i) + 2];
-    w.kernel[to] = kernel[static_cast<size_t>(i)];
+  for (size_t i = 0; i < kernel.size(); ++i) {
+    const size_t to = 3 - kernel.size() + i;
+    w.in[to] = x[i + 2];
+    w.kernel[to] = kernel[i];
     if (w.kernel[to] < 1 || w.kernel[to] > kMaxAttribute || w.in[to] > kMaxAttribute) {
       return Invalid("kernel size ", w.kernel[to], " over input size ", w.in[to],
                      "; a kernel is at least 1, both are at most ", kMaxAttribute);
