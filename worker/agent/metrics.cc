@@ -51,7 +51,7 @@ struct AgentMetrics::Rep {
                                         .Register(*registry);
   prometheus::Family<Gauge>& slots =
       prometheus::BuildGauge().Name("quant_worker_slots").Help("Job slots by state.").Register(*registry);
-  Gauge& idle = slots.Add({{"state", "idle"}});
+  Gauge& free = slots.Add({{"state", "free"}});
   Gauge& busy = slots.Add({{"state", "busy"}});
   Gauge& connected = AddGauge(*registry, "quant_worker_connected",
                               "1 while the server answers heartbeats; at 0 the worker takes no jobs.");
@@ -130,15 +130,15 @@ absl::StatusOr<int> AgentMetrics::Serve(const std::string& address) {
 
 std::string AgentMetrics::Text() const { return prometheus::TextSerializer().Serialize(rep_->registry->Collect()); }
 
-void AgentMetrics::SetInfo(const std::string& build, const std::string& isa, int slots, int64_t cache_limit_bytes) {
-  rep_->info.Add({{"build", build}, {"isa", isa}}).Set(1);
-  rep_->idle.Set(slots);
+void AgentMetrics::SetInfo(const std::string& version, const std::string& isa, int slots, int64_t cache_limit_bytes) {
+  rep_->info.Add({{"version", version}, {"isa", isa}}).Set(1);
+  rep_->free.Set(slots);
   rep_->cache_limit.Set(static_cast<double>(cache_limit_bytes));
 }
 
 void AgentMetrics::SlotBusy(bool busy) {
   rep_->busy.Increment(busy ? 1 : -1);
-  rep_->idle.Increment(busy ? -1 : 1);
+  rep_->free.Increment(busy ? -1 : 1);
 }
 
 void AgentMetrics::SetConnected(bool connected) { rep_->connected.Set(connected ? 1 : 0); }

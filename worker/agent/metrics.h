@@ -26,7 +26,7 @@ class AgentMetrics {
   // What /metrics answers.
   std::string Text() const;
 
-  void SetInfo(const std::string& build, const std::string& isa, int slots, int64_t cache_limit_bytes);
+  void SetInfo(const std::string& version, const std::string& isa, int slots, int64_t cache_limit_bytes);
   void SlotBusy(bool busy);  // one more, or one less, of the slots is at work
   void SetConnected(bool connected);
   void Heartbeat(bool ok);

@@ -47,7 +47,7 @@ TEST(AgentMetrics, HasTheseNamesFromTheStart) {
                        "quant_worker_slots gauge",
                        "quant_worker_uploaded_bytes_total counter",
                    }));
-  EXPECT_THAT(metrics.Text(), HasSubstr("quant_worker_slots{state=\"idle\"} 2\n"));
+  EXPECT_THAT(metrics.Text(), HasSubstr("quant_worker_slots{state=\"free\"} 2\n"));
   EXPECT_THAT(metrics.Text(), HasSubstr("quant_worker_jobs_total{outcome=\"failed\",reason=\"OUT_OF_MEMORY\"} 0\n"));
   EXPECT_THAT(metrics.Text(), HasSubstr("quant_worker_children_killed_total{cause=\"hang\"} 0\n"));
 }
@@ -63,7 +63,7 @@ TEST(AgentMetrics, CountsWhatItIsTold) {
   metrics.SetCache({.bytes = 9, .hit_bytes = 5, .miss_bytes = 4, .evicted_bytes = 2});
   const std::string text = metrics.Text();
   for (const char* line :
-       {"quant_worker_slots{state=\"busy\"} 1\n", "quant_worker_slots{state=\"idle\"} 1\n",
+       {"quant_worker_slots{state=\"busy\"} 1\n", "quant_worker_slots{state=\"free\"} 1\n",
         "quant_worker_jobs_total{outcome=\"failed\",reason=\"TIMEOUT\"} 1\n",
         "quant_worker_children_killed_total{cause=\"timeout\"} 1\n", "quant_worker_cpu_seconds_total 1.5\n",
         "quant_worker_job_peak_rss_bytes_bucket{le=\"536870912\"} 1\n", "quant_worker_cache_bytes 9\n",
