@@ -12,7 +12,7 @@
 namespace quant {
 namespace {
 
-std::string Utf8(std::string_view s) { return IsValidUtf8(s) ? std::string(s) : Quoted(s, s.size()); }
+std::string Utf8(std::string s) { return IsValidUtf8(s) ? std::move(s) : Quoted(s, s.size()); }
 
 std::optional<v1::ErrorDetail> DetailOf(const absl::Status& status) {
   const auto payload = status.GetPayload(kErrorDetailUrl);
@@ -28,8 +28,8 @@ absl::Status WithReason(absl::Status status, std::string_view reason, std::map<s
                         absl::Duration retry_after) {
   if (status.ok()) return status;
   v1::ErrorDetail detail;
-  detail.set_reason(Utf8(reason));
-  for (const auto& [key, value] : metadata) (*detail.mutable_metadata())[Utf8(key)] = Utf8(value);
+  detail.set_reason(Utf8(std::string(reason)));
+  for (auto& [key, value] : metadata) (*detail.mutable_metadata())[Utf8(key)] = Utf8(std::move(value));
   if (retry_after > absl::ZeroDuration()) SetProto(retry_after, detail.mutable_retry_after());
   status.SetPayload(kErrorDetailUrl, absl::Cord(detail.SerializeAsString()));
   return status;

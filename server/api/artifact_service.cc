@@ -49,8 +49,8 @@ class ArtifactService::Impl final : public v1::ArtifactService::CallbackService 
  public:
   Impl(BlobStore* blobs, ArtifactStore* artifacts, ServerMetrics* metrics, const ArtifactServiceOptions& options)
       : artifacts_(artifacts),
-        pool_(options.threads, static_cast<size_t>(options.max_waiting)),
-        streams_{.blobs = blobs, .metrics = metrics, .pool = &pool_, .max_streams = options.max_streams} {}
+        streams_{.blobs = blobs, .metrics = metrics, .pool = &pool_, .max_streams = options.max_streams},
+        pool_(options.threads, static_cast<size_t>(options.max_waiting)) {}
 
   void Shutdown() { streams_.stopping = true; }
 
@@ -134,8 +134,8 @@ class ArtifactService::Impl final : public v1::ArtifactService::CallbackService 
   }
 
   ArtifactStore* const artifacts_;
-  ThreadPool pool_;
   BlobStreams streams_;
+  ThreadPool pool_;  // the last: its threads are joined while the rest is still there
 };
 
 ArtifactService::ArtifactService(BlobStore* blobs, ArtifactStore* artifacts, ServerMetrics* metrics,

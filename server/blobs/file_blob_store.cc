@@ -138,7 +138,8 @@ absl::StatusOr<bool> FileBlobStore::Touch(const BlobId& blob) {
   const absl::Time now = options_.clock->Now();
   if (now - MtimeOf(info) > kTouchInterval) {
     const timespec times[2] = {{.tv_sec = 0, .tv_nsec = UTIME_OMIT}, absl::ToTimespec(now)};
-    // Between lstat and here Remove may have taken it: then it is not there any more.
+    // Remove looks at the time and unlinks under the same lock: it either sees this use, or has been here before.
+    MutexLock lock(&publish_mu_);
     if (::utimensat(AT_FDCWD, path.c_str(), times, AT_SYMLINK_NOFOLLOW) != 0) {
       if (errno == ENOENT) return false;
       return FileError(errno, "touch", path);

@@ -5,9 +5,9 @@
 //   uploads/<upload_id>-<hash>             the bytes of an upload so far
 //   uploads/<upload_id>-<hash>.committed   how many of them are durable: a decimal number
 //
-// A blob appears by: write, fsync(file), rename, fsync(folder). An upload is committed about every 16 MiB and at the end
-// of a stream: fsync(file), then the number, then fsync of that. A crash in between leaves bytes past the number; the
-// next stream cuts them off. The state of the hash is not kept: the next stream reads the committed bytes once.
+// A blob appears by: write, fsync(file), rename, fsync(folder). An upload is committed about every 16 MiB and at the
+// end of a stream: fsync(file), then the number, then fsync of that. A crash in between leaves bytes past the number;
+// the next stream cuts them off. The state of the hash is not kept: the next stream reads the committed bytes once.
 //
 // One store per folder and process: the caller locks the folder.
 #ifndef QUANT_SERVER_BLOBS_FILE_BLOB_STORE_H_
@@ -78,7 +78,7 @@ class FileBlobStore : public BlobStore {
   Mutex mu_;
   // Open writers by file name in uploads/, with the bytes they may still write.
   std::map<std::string, int64_t, std::less<>> open_ ABSL_GUARDED_BY(mu_);
-  Mutex publish_mu_;  // held over "is it there, then rename" and over Remove, so that the counts are right
+  Mutex publish_mu_;  // held over "is it there, then rename", over a use being noted, and over Remove
 };
 
 }  // namespace quant

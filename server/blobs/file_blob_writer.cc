@@ -75,12 +75,13 @@ absl::Status FileBlobWriter::Load() {
   return absl::OkStatus();
 }
 
-absl::Status FileBlobWriter::Drop(std::string why) {
+absl::Status FileBlobWriter::Drop(std::string_view why) {
   done_ = true;
   ::unlink(CommittedPath(partial_).c_str());
   ::unlink(partial_.c_str());
-  return WithReason(absl::InvalidArgumentError(absl::StrCat(why, "; the bytes were dropped: read the source again")),
-                    "BLOB_DIGEST_MISMATCH", {{"sha256", blob_.sha256}});
+  return WithReason(
+      absl::InvalidArgumentError(absl::StrCat(AbslView(why), "; the bytes were dropped: read the source again")),
+      "BLOB_DIGEST_MISMATCH", {{"sha256", blob_.sha256}});
 }
 
 absl::Status FileBlobWriter::Write(std::string_view data) {

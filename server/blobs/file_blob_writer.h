@@ -39,7 +39,7 @@ class FileBlobWriter : public BlobWriter {
       : store_(store), key_(std::move(key)), partial_(std::move(partial)), blob_(std::move(blob)) {}
   absl::Status Load();
   // Removes the upload's files; `why` is the error for the client.
-  absl::Status Drop(std::string why);
+  absl::Status Drop(std::string_view why);
 
   FileBlobStore* const store_;
   const std::string key_;

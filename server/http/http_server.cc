@@ -7,6 +7,7 @@
 #include <sys/socket.h>
 
 #include <atomic>
+#include <cerrno>
 #include <cstdint>
 #include <string_view>
 #include <thread>
@@ -38,8 +39,10 @@ struct HttpServer::Impl {
       if (::inet_pton(AF_INET, host.empty() ? "127.0.0.1" : host.c_str(), &address.sin_addr) != 1) return;
       while (!stopped) {
         UniqueFd fd(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
-        ::connect(fd.get(), reinterpret_cast<const sockaddr*>(&address), sizeof(address));
-        absl::SleepFor(absl::Milliseconds(10));
+        // Refused or in progress will do as well: the listener has woken, or is gone.
+        const bool refused = ::connect(fd.get(), reinterpret_cast<const sockaddr*>(&address), sizeof(address)) != 0 &&
+                             errno != EINPROGRESS;
+        absl::SleepFor(absl::Milliseconds(refused ? 50 : 10));
       }
     });
     mg_stop(context);
