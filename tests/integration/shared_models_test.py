@@ -3,6 +3,7 @@
 import shutil
 
 import numpy as np
+import onnx
 
 from service import ServiceTestCase, main, onnxruntime, shared_data
 
@@ -86,22 +87,26 @@ class SharedModelsTest(ServiceTestCase):
                 theirs = onnxruntime("accuracy", folder / model, self.part_of("imagenet-sample", 32, 96, preprocess))
                 self.assertAlmostEqual(theirs["top1"], self.metric(report, "top1")["quantized"], delta=100 * 2 / 64)
 
-    def test_other_networks_work_or_say_what_is_missing(self):
-        for name in ("yunet", "fastestdet", "super-resolution-10", "basic-pitch", "dtln-1", "dtln-2", "candy-style"):
+    def noise(self, name, samples=4):
+        """A dataset of seeded noise for a model's inputs; a fixed first axis of 1 is the samples' too."""
+        model, rng, arrays = onnx.load(self.models / f"{name}.onnx"), np.random.default_rng(1), {}
+        constants = {t.name for t in model.graph.initializer}
+        for value in model.graph.input:
+            if value.name not in constants:
+                shape = [dim.dim_value for dim in value.type.tensor_type.shape.dim]
+                arrays[value.name] = rng.standard_normal([samples, *shape[1:]]).astype(np.float32)
+        folder = self.folder()
+        np.savez(folder / "noise.npz", **arrays)
+        return self.service.upload("dataset", folder)
+
+    def test_other_networks_can_be_quantized(self):
+        for name in ("yunet", "fastestdet", "super-resolution-10", "basic-pitch", "dtln-1", "dtln-2"):
             with self.subTest(model=name):
-                model = self.service.upload("model", self.models / f"{name}.onnx")
-                result = self.service.quantctl("job", "submit", "--model", model, "--method", "dynamic", "--latency-runs",
-                                               "-1", "--evaluation-samples", "4", "--watch", timeout=600)
-                job = self.service.job(result.out.split()[1])
-                if job["state"] == "SUCCEEDED":
-                    report = self.service.report(job["id"])
-                    self.describe(name, report)
-                    self.assertGreater(self.metric(report, "sqnr_db")["quantized"], 5)
-                    continue
-                self.assertIn(name, ("dtln-1", "candy-style"), str(result))
-                self.assertEqual(job["state"], "FAILED", job)
-                self.assertEqual(job["error"]["reason"], "OPERATOR_UNSUPPORTED", job)
-                print(f"{name:22} {job['error']['message']}")
+                _, report = self.quantize(f"{name}.onnx", "--method", "static", "--calibration", self.noise(name),
+                                          "--calibration-batch", "4", "--latency-runs", "10", "--throughput-batch", "1")
+                self.describe(name, report)
+                self.assertTrue(any(layer["method"] == "static" for layer in report["layers"]))
+                self.assertGreater(self.metric(report, "sqnr_db")["quantized"], 5)
 
 
 if __name__ == "__main__":
