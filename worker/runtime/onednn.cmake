@@ -20,3 +20,17 @@ quant_library(runtime
   SRCS compile.cc
   HDRS executable.h op.h
   DEPS quant::ops quant::reference quant::onednn_backend)
+
+if(BUILD_TESTING)
+  add_library(quant_onednn_testing STATIC onednn/testing/test_graph.cc onednn/testing/test_graph.h)
+  target_link_libraries(quant_onednn_testing PUBLIC quant::runtime PRIVATE quant_flags absl::check GTest::gtest)
+  quant_test(onednn_test
+    SRCS kernels/kernels_test.cc onednn/fusion_test.cc onednn/int8_test.cc onednn/plan_test.cc
+         onednn/testing/count_allocations.cc
+    DEPS quant_onednn_testing quant::kernels quant::runtime absl::log absl::strings)
+  # The same tests on the instruction sets whose int8 sums saturate, and on AVX-VNNI.
+  foreach(isa AVX2 AVX512_CORE AVX2_VNNI)
+    add_test(NAME onednn_test_${isa} COMMAND onednn_test)
+    set_tests_properties(onednn_test_${isa} PROPERTIES LABELS unit TIMEOUT 300 ENVIRONMENT ONEDNN_MAX_CPU_ISA=${isa})
+  endforeach()
+endif()

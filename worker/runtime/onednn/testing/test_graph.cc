@@ -83,7 +83,8 @@ std::string TestGraph::Weights(Shape shape, int axis, int limit) {
   std::vector<float> scales(axis < 0 ? 1 : static_cast<size_t>(shape[static_cast<size_t>(axis)]));
   std::uniform_real_distribution<float> value(0.5f / 127, 2.0f / 127);
   for (float& s : scales) s = value(random_);
-  const Shape scale_shape = axis < 0 ? Shape{} : Shape{static_cast<int64_t>(scales.size())};
+  Shape scale_shape;
+  if (axis >= 0) scale_shape.push_back(shape[static_cast<size_t>(axis)]);
   return Op("DequantizeLinear", {codes, Constant(Tensor::Of<float>(scale_shape, scales))},
             {{"axis", int64_t{std::max(axis, 0)}}});
 }
