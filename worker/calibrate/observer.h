@@ -45,7 +45,8 @@ struct TensorStatistics {
 // kPercentile: cuts (100 - percentile) % of the values: half from each tail; all of it from the upper tail where no
 //   value is negative, and from |x| for a symmetric grid. Linear within a bin.
 // kHistogramMse: the range with the least expected squared error
-//     sum over clipped x of (x - edge)^2  +  (number of unclipped non-zero x) * step^2 / 12,   step = (hi - lo) / steps;
+//     sum over clipped x of (x - edge)^2  +  (number of unclipped non-zero x) * step^2 / 12,   step = (hi - lo) /
+//     steps;
 //   every pair (lo, hi) of a coarse grid is tried, then the best is refined. Non-zero because zeros are exact.
 // kEntropy: the threshold t on |x| with the least Kullback-Leibler divergence of the clipped distribution from its
 //   quantized form (as TensorRT's calibrator, with at least 2048 bins and exact zeros left out), giving

@@ -105,8 +105,13 @@ bool FixedBatch(const Graph& graph) { return RunnableBatch(graph, 1) == Runnable
 
 MetricResult Sqnr(std::string name, const ErrorSums& sums, int64_t samples) {
   const double db = sums.SqnrDb();
-  return {.name = std::move(name), .original = 200, .quantized = db, .delta = db - 200, .low = db - 200,
-          .high = db - 200, .samples = samples};
+  return {.name = std::move(name),
+          .original = 200,
+          .quantized = db,
+          .delta = db - 200,
+          .low = db - 200,
+          .high = db - 200,
+          .samples = samples};
 }
 
 }  // namespace
@@ -114,8 +119,7 @@ MetricResult Sqnr(std::string name, const ErrorSums& sums, int64_t samples) {
 absl::StatusOr<Evaluation> Evaluate(std::shared_ptr<const Graph> original, std::shared_ptr<const Graph> quantized,
                                     Dataset& data, const EvaluateOptions& options, const ProgressFn& progress) {
   const int64_t batch = RunnableBatch(*original, options.batch_size);
-  absl::StatusOr<int64_t> samples =
-      SamplesToUse(data, options.skip, options.samples, batch, FixedBatch(*original));
+  absl::StatusOr<int64_t> samples = SamplesToUse(data, options.skip, options.samples, batch, FixedBatch(*original));
   if (!samples.ok()) return samples.status();
   const CompileOptions compile{.threads = options.threads};
   absl::StatusOr<std::unique_ptr<Executable>> a = Compile(original, compile);
@@ -148,9 +152,9 @@ absl::StatusOr<Evaluation> Evaluate(std::shared_ptr<const Graph> original, std::
       if (u->size() != v->size()) return absl::InternalError("the quantized model's output has another shape");
       for (const float value : *u) {
         if (std::isfinite(value)) continue;
-        return absl::InvalidArgumentError(
-            absl::StrCat("the original model's output '", original->outputs[o].name, "' is ", value, " on samples ",
-                         begin, " to ", begin + count - 1, ": there is nothing to compare with"));
+        return absl::InvalidArgumentError(absl::StrCat("the original model's output '", original->outputs[o].name,
+                                                       "' is ", value, " on samples ", begin, " to ", begin + count - 1,
+                                                       ": there is nothing to compare with"));
       }
       totals.outputs[o].Add(*u, *v);
       if (o > 0) continue;
@@ -171,8 +175,13 @@ absl::StatusOr<Evaluation> Evaluate(std::shared_ptr<const Graph> original, std::
     const double n = static_cast<double>(totals.cosines);
     const double mean = totals.cosine / n;
     const Interval i = PairedInterval(totals.cosine - n, totals.cosine_squares, totals.cosines);
-    e.metrics.push_back({.name = "cosine", .original = 1, .quantized = mean, .delta = mean - 1, .low = i.low,
-                         .high = std::min(0.0, i.high), .samples = totals.cosines});
+    e.metrics.push_back({.name = "cosine",
+                         .original = 1,
+                         .quantized = mean,
+                         .delta = mean - 1,
+                         .low = i.low,
+                         .high = std::min(0.0, i.high),
+                         .samples = totals.cosines});
   }
   if (totals.outputs.size() > 1) {
     for (size_t o = 0; o < totals.outputs.size(); ++o) {
@@ -244,7 +253,8 @@ absl::StatusOr<std::vector<LayerError>> ErrorProfile(std::shared_ptr<const Graph
   std::vector<LayerError> out;
   for (const std::string& v : common) {
     const ErrorSums& s = sums[v];
-    out.push_back({.value = v, .mse = s.Mse(), .mae = s.Mae(), .relative_error = s.RelativeError(), .sqnr_db = s.SqnrDb()});
+    out.push_back(
+        {.value = v, .mse = s.Mse(), .mae = s.Mae(), .relative_error = s.RelativeError(), .sqnr_db = s.SqnrDb()});
   }
   return out;
 }

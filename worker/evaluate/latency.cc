@@ -106,7 +106,8 @@ absl::StatusOr<LatencyPairResult> MeasureLatency(std::shared_ptr<const Graph> or
   for (int i = 0; i < std::max(runs, 1); ++i) {
     if (absl::Status s = once(); !s.ok()) return s;
     if (i % 20 == 0) {
-      const absl::Status s = Tell(progress, static_cast<double>(i) / runs, absl::StrCat("latency run ", i, " of ", runs));
+      const absl::Status s =
+          Tell(progress, static_cast<double>(i) / runs, absl::StrCat("latency run ", i, " of ", runs));
       if (!s.ok()) return s;
     }
   }
@@ -139,8 +140,7 @@ absl::StatusOr<ThroughputResult> MeasureThroughput(std::shared_ptr<const Graph> 
     if (absl::Status s = Tell(progress, done, absl::StrCat("throughput at batch ", batch)); !s.ok()) return s;
   }
   const double samples = static_cast<double>(runs * batch);
-  return ThroughputResult{
-      .original = 1000 * samples / total_a, .quantized = 1000 * samples / total_b, .batch = batch};
+  return ThroughputResult{.original = 1000 * samples / total_a, .quantized = 1000 * samples / total_b, .batch = batch};
 }
 
 absl::StatusOr<std::vector<Tensor>> SampleInputs(const Graph& graph, Dataset* data, int64_t batch, uint64_t seed) {

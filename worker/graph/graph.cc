@@ -117,7 +117,8 @@ absl::Status Graph::Sort() {
       const int p = index.Producer(node.inputs[next++]);
       if (p < 0 || state[static_cast<size_t>(p)] == 2) continue;
       if (state[static_cast<size_t>(p)] == 1) {
-        return absl::InvalidArgumentError(absl::StrCat("the graph has a cycle through node '", nodes[static_cast<size_t>(p)].name, "'"));
+        return absl::InvalidArgumentError(
+            absl::StrCat("the graph has a cycle through node '", nodes[static_cast<size_t>(p)].name, "'"));
       }
       state[static_cast<size_t>(p)] = 1;
       stack.emplace_back(p, 0);

@@ -9,8 +9,8 @@
 //   4. node names are unique and not empty.
 // An empty string among a node's inputs or outputs means "absent", as in ONNX.
 //
-// Operators mean what the ONNX operator set `opset` says, 13 <= opset <= 23: importers lift older models to 13. Where an
-// operator moved an attribute to an input after 13 (axes of Reduce*, of Pad, ...) both forms may stand. Operators of
+// Operators mean what the ONNX operator set `opset` says, 13 <= opset <= 23: importers lift older models to 13. Where
+// an operator moved an attribute to an input after 13 (axes of Reduce*, of Pad, ...) both forms may stand. Operators of
 // other domains keep their domain ("com.microsoft").
 //
 // Quantization is a form of the same graph: activations and weights pass through QuantizeLinear/DequantizeLinear pairs.

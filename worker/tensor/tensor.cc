@@ -135,7 +135,8 @@ absl::StatusOr<Tensor> Tensor::Allocate(DType dtype, Shape shape) {
   const size_t padded = (size + kAlignment - 1) / kAlignment * kAlignment + kAlignment;
   void* p = std::aligned_alloc(kAlignment, padded);
   if (p == nullptr) {
-    return absl::ResourceExhaustedError(absl::StrCat("no memory for a tensor of ", size, " bytes, shape ", ShapeString(shape)));
+    return absl::ResourceExhaustedError(
+        absl::StrCat("no memory for a tensor of ", size, " bytes, shape ", ShapeString(shape)));
   }
   std::memset(p, 0, padded);
   Tensor t;

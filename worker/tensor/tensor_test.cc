@@ -2,8 +2,8 @@
 #include "worker/tensor/tensor.h"
 
 #include <bit>
-#include <cstring>
 #include <cmath>
+#include <cstring>
 #include <limits>
 
 #include "gtest/gtest.h"
