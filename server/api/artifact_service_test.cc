@@ -374,6 +374,7 @@ TEST_F(ArtifactServiceTest, StreamsAreBoundedAndStoppingIsTold) {
   *request.mutable_digest() = DigestOf(bytes);
   request.set_data(bytes.substr(0, 40));
   ASSERT_TRUE(open->Write(request));
+  absl::SleepFor(absl::Milliseconds(300));  // the write takes the one place before the first read asks for it
   absl::Status busy;
   for (int i = 0; i < 5000 && busy.code() != absl::StatusCode::kUnavailable; ++i) busy = Read(DigestOf(bytes)).status();
   EXPECT_EQ(ReasonOf(busy), "SERVER_BUSY");
