@@ -38,14 +38,16 @@ std::vector<Input> Inputs(const v1::Lease& lease) {
 
 FileDigest DigestOf(const v1::File& file) { return {file.digest().sha256(), file.digest().size_bytes()}; }
 
-// The attempt's length by the server's clock, counted on ours from now; ends a little before the server's deadline, so
-// that a TIMEOUT still arrives under a valid lease.
+// The attempt's length by the server's clock: its attempt_timeout.
 absl::Duration AttemptTimeout(const v1::Lease& lease) {
   if (!lease.has_deadline()) return absl::InfiniteDuration();
   const absl::Time start = lease.job().has_start_time() ? FromProto(lease.job().start_time()) : absl::Now();
-  const absl::Duration whole = std::max(FromProto(lease.deadline()) - start, absl::ZeroDuration());
-  return whole - std::min(whole * 0.05, absl::Seconds(10));
+  return std::max(FromProto(lease.deadline()) - start, absl::ZeroDuration());
 }
+
+// How much of it this worker uses, counted on its own clock from now: a little less, so that a TIMEOUT still arrives
+// under a valid lease.
+absl::Duration UsableTime(absl::Duration timeout) { return timeout - std::min(timeout * 0.05, absl::Seconds(10)); }
 
 void AddPhase(double seconds, const char* name, bool first, v1::Report& report) {
   v1::Phase& phase = *report.add_phases();
@@ -61,7 +63,7 @@ std::string MiB(int64_t bytes) { return absl::StrCat((bytes + (int64_t{1} << 19)
 
 struct JobRunner::Work {
   Work(const v1::Lease& l, ActiveLease& a)
-      : lease(l), active(a), timeout(AttemptTimeout(l)), end(SteadyNow() + timeout) {}
+      : lease(l), active(a), timeout(AttemptTimeout(l)), end(SteadyNow() + UsableTime(timeout)) {}
 
   const v1::Lease& lease;
   ActiveLease& active;

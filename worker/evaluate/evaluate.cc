@@ -12,7 +12,7 @@
 namespace quant {
 namespace {
 
-// Classes of a classifier-like output [batch, classes, 1, ...], or 0.
+// Classes of an output of a classifier's shape, [batch, classes, 1, ...], or 0.
 int64_t Classes(const Tensor& output) {
   if (!IsFloat(output.dtype()) || output.rank() < 2) return 0;
   for (int axis = 2; axis < output.rank(); ++axis) {
@@ -49,6 +49,7 @@ struct Paired {
 
 struct Totals {
   Paired top1, top5, same_top;
+  bool classifier = false;  // labels are given or there is one output: a detector's maps are not scores of classes
   std::vector<ErrorSums> outputs;
   double cosine = 0, cosine_squares = 0;
   int64_t cosines = 0;
@@ -74,7 +75,7 @@ absl::Status Totals::AddFirstOutput(const Tensor& shape_of, std::span<const floa
     cosine += c;
     cosine_squares += (c - 1) * (c - 1);
     ++cosines;
-    if (classes == 0) continue;
+    if (classes == 0 || !classifier) continue;
     const int64_t top = ArgMax(a);
     same_top.Add(true, ArgMax(b) == top);
     if (labels.empty()) continue;
@@ -129,6 +130,7 @@ absl::StatusOr<Evaluation> Evaluate(std::shared_ptr<const Graph> original, std::
 
   Totals totals;
   totals.outputs.resize(original->outputs.size());
+  totals.classifier = !data.labels().empty() || original->outputs.size() == 1;
   for (int64_t done = 0; done < *samples; done += batch) {
     const int64_t begin = options.skip + done;
     const int64_t count = std::min(batch, *samples - done);
@@ -167,7 +169,12 @@ absl::StatusOr<Evaluation> Evaluate(std::shared_ptr<const Graph> original, std::
   Evaluation e;
   if (totals.top1.n > 0) e.metrics.push_back(totals.top1.Percent("top1"));
   if (totals.top5.n > 0) e.metrics.push_back(totals.top5.Percent("top5"));
-  if (totals.same_top.n > 0) e.metrics.push_back(totals.same_top.Percent("same_top"));
+  if (totals.same_top.n > 0) {
+    MetricResult m = totals.same_top.Percent("same_top");
+    m.low = std::max(m.low, -100.0);  // the original agrees with itself: the difference is at most 0
+    m.high = std::min(m.high, 0.0);
+    e.metrics.push_back(std::move(m));
+  }
   ErrorSums all;
   for (const ErrorSums& s : totals.outputs) all.Add(s);
   e.metrics.push_back(Sqnr("sqnr_db", all, *samples));

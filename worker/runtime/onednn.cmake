@@ -8,10 +8,10 @@ quant_library(kernels
 set_source_files_properties(kernels/elementwise.cc PROPERTIES COMPILE_OPTIONS "-ffp-contract=off")
 
 quant_library(onednn_backend
-  SRCS onednn/builder.cc onednn/copy.cc onednn/dnnl_util.cc onednn/emit.cc onednn/emit_conv.cc
+  SRCS onednn/builder.cc onednn/copy.cc onednn/dnnl_util.cc onednn/dynamic.cc onednn/emit.cc onednn/emit_conv.cc
        onednn/emit_elementwise.cc onednn/emit_matmul.cc onednn/emit_move.cc onednn/emit_pool.cc onednn/emit_quantize.cc
        onednn/emit_shape.cc onednn/fusion.cc onednn/isa.cc onednn/lower.cc onednn/onednn_backend.cc onednn/plan.cc
-  HDRS isa.h onednn/builder.h onednn/dnnl_util.h onednn/emit.h onednn/fusion.h onednn/lookup.h onednn/lower.h
+  HDRS isa.h onednn/builder.h onednn/dnnl_util.h onednn/dynamic.h onednn/emit.h onednn/fusion.h onednn/lookup.h onednn/lower.h
        onednn/onednn_backend.h onednn/plan.h
   DEPS quant::ops quant::graph quant::tensor absl::status absl::statusor absl::strings
   PRIVATE_DEPS quant::kernels DNNL::dnnl OpenMP::OpenMP_CXX absl::check absl::log)

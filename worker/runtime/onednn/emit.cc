@@ -9,6 +9,7 @@ namespace quant::onednn {
 Emitter FindEmitter(std::string_view domain, std::string_view op_type) {
   static const auto& table = *new std::unordered_map<std::string_view, Emitter>{
       {"Conv", EmitConv},
+      {"ConvInteger", EmitConvInteger},
       {"ConvTranspose", EmitConvTranspose},
       {"MatMul", EmitMatMul},
       {"Gemm", EmitGemm},

@@ -9,6 +9,7 @@ namespace quant::onednn {
 
 // emit_conv.cc
 absl::StatusOr<bool> EmitConv(PlanBuilder& builder, int node_index);
+absl::StatusOr<bool> EmitConvInteger(PlanBuilder& builder, int node_index);
 absl::StatusOr<bool> EmitConvTranspose(PlanBuilder& builder, int node_index);
 // emit_matmul.cc
 absl::StatusOr<bool> EmitMatMul(PlanBuilder& builder, int node_index);

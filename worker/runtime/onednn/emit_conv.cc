@@ -9,9 +9,11 @@
 // int32 or the operator runs in float32 (worker/runtime/isa.h). bias stays float32: an int32 bias through a
 // DequantizeLinear is exact there to 24 bits.
 #include <cmath>
+#include <optional>
 
 #include "common/strings.h"
 #include "worker/runtime/isa.h"
+#include "worker/runtime/onednn/dynamic.h"
 #include "worker/runtime/onednn/emit.h"
 #include "worker/runtime/onednn/fusion.h"
 #include "worker/runtime/ops/window.h"
@@ -76,24 +78,48 @@ class ConvEmitter {
     x_ = b_.In(index_, 0);
     w_ = b_.In(index_, 1);
     const int bias = b_.In(index_, 2);
-    const int out = b_.Out(index_);
-    if (b_.value(out).dtype != DType::kFloat32 || !b_.IsConstant(w_) || (bias >= 0 && !b_.IsConstant(bias))) return false;
-    const Shape& w = b_.value(w_).shape;
-    ASSIGN_OR_RETURN(const ops::Window window, ops::ConvWindow(n_, b_.value(x_).shape, std::span(w).subspan(2)));
-    conv_ = ShapeOf(window, n_.Int("group", 1));
-    conv_.macs = b_.value(out).elements * w[1] * window.KernelSize();
+    out_ = b_.Out(index_);
+    if (b_.value(out_).dtype != DType::kFloat32 || !b_.IsConstant(w_) || (bias >= 0 && !b_.IsConstant(bias))) return false;
+    RETURN_IF_ERROR(SetShape());
     if (bias >= 0) bias_ = b_.ConstantFloats(bias);
 
-    chain_ = MatchChain(b_, out, {.channel_axis = 1, .quantize = true});
+    chain_ = MatchChain(b_, out_, {.channel_axis = 1, .quantize = true});
     weights_q_ = Int8Weights();
     if (weights_q_ != nullptr) {
+      src_ = b_.value(x_).codes;
+      grid_ = b_.value(x_).grid;
       ASSIGN_OR_RETURN(const bool done, EmitWith(/*int8=*/true));
       if (done) return true;
     }
-    // In float32 the codes are the business of a step of its own.
-    chain_ = MatchChain(b_, out, {.channel_axis = 1, .quantize = false});
-    FoldScale();
-    return EmitWith(/*int8=*/false);
+    src_ = x_;
+    return EmitFloat();
+  }
+
+  // ConvInteger between DynamicQuantizeLinear and the scales.
+  absl::StatusOr<bool> EmitDynamic() {
+    ASSIGN_OR_RETURN(dynamic_, MatchDynamicProduct(b_, index_, 0));
+    if (!dynamic_.has_value()) return false;
+    x_ = dynamic_->codes;
+    w_ = b_.In(index_, 1);
+    out_ = dynamic_->out;
+    RETURN_IF_ERROR(SetShape());
+    bool done = false;
+    if (HasExactInt8() || dynamic_->weights.max_abs <= kSafeWeight) {
+      weights_q_ = &dynamic_->weights;
+      src_ = dynamic_->codes;
+      ASSIGN_OR_RETURN(zero_buffer_, WidenZeroPoint(b_, *dynamic_));
+      chain_ = MatchChain(b_, out_, {.channel_axis = 1, .quantize = false});
+      ASSIGN_OR_RETURN(done, EmitWith(/*int8=*/true));
+    }
+    if (!done) {
+      ASSIGN_OR_RETURN(src_, DequantizeDynamic(b_, *dynamic_));
+      ASSIGN_OR_RETURN(done, EmitFloat());
+    }
+    if (done) {
+      b_.Claim(dynamic_->cast);
+      b_.Claim(dynamic_->mul);
+    }
+    return done;
   }
 
  private:
@@ -104,6 +130,21 @@ class ConvEmitter {
     if (q == nullptr || !q->fits_s8 || q->axis > 0) return nullptr;
     if (!HasExactInt8() && (q->max_abs > kSafeWeight || b_.value(x.codes).dtype != DType::kUInt8)) return nullptr;
     return q;
+  }
+
+  absl::Status SetShape() {
+    const Shape& w = b_.value(w_).shape;
+    ASSIGN_OR_RETURN(const ops::Window window, ops::ConvWindow(n_, b_.value(x_).shape, std::span(w).subspan(2)));
+    conv_ = ShapeOf(window, n_.Int("group", 1));
+    conv_.macs = b_.value(out_).elements * w[1] * window.KernelSize();
+    return absl::OkStatus();
+  }
+
+  // In float32 the codes are the business of a step of its own.
+  absl::StatusOr<bool> EmitFloat() {
+    chain_ = MatchChain(b_, out_, {.channel_axis = 1, .quantize = false});
+    FoldScale();
+    return EmitWith(/*int8=*/false);
   }
 
   // A scale and shift right after the convolution (BatchNormalization) goes into the weights and the bias.
@@ -135,10 +176,10 @@ class ConvEmitter {
       if (attempt == 2) {
         if (full.ops.empty()) break;
         chain_ = Chain();
-        chain_.out = b_.Out(index_);
+        chain_.out = out_;
         if (!int8) {
           scale_.clear();
-          bias_ = b_.ConstantFloats(b_.In(index_, 2));
+          bias_ = dynamic_.has_value() ? std::vector<float>() : b_.ConstantFloats(b_.In(index_, 2));
         }
       }
       ASSIGN_OR_RETURN(const bool done, Try(int8, /*allow_sum=*/attempt == 0));
@@ -149,10 +190,8 @@ class ConvEmitter {
   }
 
   absl::StatusOr<bool> Try(bool int8, bool allow_sum) {
-    const int src_value = int8 ? b_.value(x_).codes : x_;
-    const Grid src_grid = b_.value(x_).grid;
-    const Shape& x = b_.value(x_).shape;
-    const Shape out = b_.value(b_.Out(index_)).shape;
+    const Shape x = b_.value(x_).shape;
+    const Shape out = b_.value(out_).shape;
     const Value& result = b_.value(chain_.out);
     const DType dst_dtype = int8 && chain_.quantized ? result.dtype : DType::kFloat32;
     const int threads = b_.ThreadsFor(Microseconds(conv_.macs, int8));
@@ -166,20 +205,18 @@ class ConvEmitter {
                      AppendPostOps(b_, chain_, {out, Layout::kChannelsLast, dst_dtype, 1, allow_sum}, &post_ops, &args));
     attr.set_post_ops(post_ops);
     if (int8) {
-      attr.set_scales_mask(DNNL_ARG_SRC, 0);
-      args.push_back(Arg::Of(DNNL_ARG_ATTR_SCALES | DNNL_ARG_SRC, VectorMemory(std::span(&src_grid.scale, 1))));
+      RETURN_IF_ERROR(AddSourceGrid(&attr, &args));
       attr.set_scales_mask(DNNL_ARG_WEIGHTS, weights_q_->axis < 0 ? 0 : conv_.groups > 1 ? 3 : 1);
       args.push_back(Arg::Of(DNNL_ARG_ATTR_SCALES | DNNL_ARG_WEIGHTS, VectorMemory(weights_q_->scales)));
-      AddZeroPoint(src_grid, DNNL_ARG_SRC, &attr, &args);
       if (chain_.quantized) {
         attr.set_scales_mask(DNNL_ARG_DST, 0);
         args.push_back(Arg::Of(DNNL_ARG_ATTR_SCALES | DNNL_ARG_DST, VectorMemory(std::span(&chain_.grid.scale, 1))));
         AddZeroPoint(chain_.grid, DNNL_ARG_DST, &attr, &args);
       }
     }
-    const DType src_dtype = b_.value(src_value).dtype;
+    const DType src_dtype = b_.value(src_).dtype;
     // A plain image of few channels can be read as it is; everything else is channels-last.
-    const bool from_plain = !int8 && x[1] <= 4 && b_.LayoutOf(x_) == Layout::kPlain && b_.value(x_).codes < 0;
+    const bool from_plain = !int8 && x[1] <= 4 && b_.LayoutOf(src_) == Layout::kPlain && b_.value(src_).codes < 0;
     const memory::dims weight_dims = WeightDims(b_.value(w_).shape, conv_.groups);
     const memory::desc any_weights(weight_dims, int8 ? memory::data_type::s8 : memory::data_type::f32,
                                    memory::format_tag::any);
@@ -201,16 +238,33 @@ class ConvEmitter {
       if (!pd || int8 || !chain_.ops.empty()) return false;
       break;
     }
-    ASSIGN_OR_RETURN(const int src, b_.Use(src_value, src_layout));
+    ASSIGN_OR_RETURN(const int src, b_.Use(src_, src_layout));
     args.push_back(Arg::Of(DNNL_ARG_SRC, Desc(src_dtype, x, src_layout), src));
-    ASSIGN_OR_RETURN(memory weights, Weights(int8, weight_dims, pd.weights_desc()));
+    const memory weights = Weights(int8, weight_dims, pd.weights_desc());
     args.push_back(Arg::Of(DNNL_ARG_WEIGHTS, weights));
     if (!bias_.empty()) args.push_back(Arg::Of(DNNL_ARG_BIAS, VectorMemory(bias_)));
     const int dst = DefineChainOutput(b_, chain_, Layout::kChannelsLast, in_place);
     args.push_back(Arg::Of(DNNL_ARG_DST, dst_desc, dst));
-    b_.AddPrimitive(n_.name, absl::StrCat("Conv", chain_.name, " ", DTypeName(src_dtype), "->", DTypeName(dst_dtype)),
+    b_.AddPrimitive(n_.name, absl::StrCat(dynamic_.has_value() ? "Conv dynamic" : "Conv", chain_.name, " ", DTypeName(src_dtype), "->", DTypeName(dst_dtype)),
                     dnnl::convolution_forward(pd), pd.scratchpad_desc(), std::move(args), threads);
     return true;
+  }
+
+  // Scale and zero point of the codes: known now, or computed by the same run.
+  absl::Status AddSourceGrid(dnnl::primitive_attr* attr, std::vector<Arg>* args) {
+    attr->set_scales_mask(DNNL_ARG_SRC, 0);
+    if (!dynamic_.has_value()) {
+      args->push_back(Arg::Of(DNNL_ARG_ATTR_SCALES | DNNL_ARG_SRC, VectorMemory(std::span(&grid_.scale, 1))));
+      AddZeroPoint(grid_, DNNL_ARG_SRC, attr, args);
+      return absl::OkStatus();
+    }
+    ASSIGN_OR_RETURN(const int scale, b_.Use(dynamic_->scale, Layout::kPlain));
+    args->push_back(Arg::Of(DNNL_ARG_ATTR_SCALES | DNNL_ARG_SRC,
+                            memory::desc({1}, memory::data_type::f32, memory::dims{1}), scale));
+    attr->set_zero_points_mask(DNNL_ARG_SRC, 0);
+    args->push_back(Arg::Of(DNNL_ARG_ATTR_ZERO_POINTS | DNNL_ARG_SRC,
+                            memory::desc({1}, memory::data_type::s32, memory::dims{1}), zero_buffer_));
+    return absl::OkStatus();
   }
 
   static void AddZeroPoint(Grid grid, int key, dnnl::primitive_attr* attr, std::vector<Arg>* args) {
@@ -219,9 +273,8 @@ class ConvEmitter {
     args->push_back(Arg::Of(DNNL_ARG_ATTR_ZERO_POINTS | key, VectorMemory(std::span(&grid.zero_point, 1))));
   }
 
-  absl::StatusOr<memory> Weights(bool int8, const memory::dims& dims, const memory::desc& desc) {
-    absl::Status status;
-    memory packed = b_.weights().Get(absl::StrCat(n_.name, int8 ? "|s8" : scale_.empty() ? "|f32" : "|scaled"), desc, [&] {
+  memory Weights(bool int8, const memory::dims& dims, const memory::desc& desc) {
+    return b_.weights().Get(absl::StrCat(n_.name, int8 ? "|s8" : scale_.empty() ? "|f32" : "|scaled"), desc, [&] {
       memory plain(memory::desc(dims, int8 ? memory::data_type::s8 : memory::data_type::f32, DenseStrides(dims)),
                    CpuEngine());
       if (int8) {
@@ -229,20 +282,31 @@ class ConvEmitter {
         for (size_t i = 0; i < weights_q_->codes.size(); ++i) to[i] = static_cast<int8_t>(weights_q_->codes[i]);
         return plain;
       }
-      const std::vector<float> values = b_.ConstantFloats(w_);
+      const std::vector<float> values = dynamic_.has_value() ? RealWeights() : b_.ConstantFloats(w_);
       float* to = static_cast<float*>(plain.get_data_handle());
       const size_t per_channel = scale_.empty() ? values.size() : values.size() / scale_.size();
       for (size_t i = 0; i < values.size(); ++i) to[i] = scale_.empty() ? values[i] : values[i] * scale_[i / per_channel];
       return plain;
     });
-    RETURN_IF_ERROR(status);
-    return packed;
+  }
+
+  // codes * scale of the output channel.
+  std::vector<float> RealWeights() const {
+    const QuantizedConstant& q = dynamic_->weights;
+    const size_t per_channel = q.codes.size() / q.scales.size();
+    std::vector<float> values(q.codes.size());
+    for (size_t i = 0; i < values.size(); ++i) values[i] = static_cast<float>(q.codes[i]) * q.scales[i / per_channel];
+    return values;
   }
 
   PlanBuilder& b_;
   const int index_;
   const Node& n_;
-  int x_ = -1, w_ = -1;
+  int x_ = -1, w_ = -1, out_ = -1;
+  int src_ = -1;  // what the primitive reads: x_, its codes, or its float32 form
+  Grid grid_;     // of the codes
+  std::optional<DynamicProduct> dynamic_;
+  int zero_buffer_ = -1;  // of dynamic codes
   ConvShape conv_;
   Chain chain_;
   const QuantizedConstant* weights_q_ = nullptr;
@@ -253,6 +317,10 @@ class ConvEmitter {
 
 absl::StatusOr<bool> EmitConv(PlanBuilder& builder, int node_index) {
   return Guard("convolution", [&] { return ConvEmitter(builder, node_index).Emit(); });
+}
+
+absl::StatusOr<bool> EmitConvInteger(PlanBuilder& builder, int node_index) {
+  return Guard("integer convolution", [&] { return ConvEmitter(builder, node_index).EmitDynamic(); });
 }
 
 absl::StatusOr<bool> EmitConvTranspose(PlanBuilder& b, int node_index) {

@@ -9,9 +9,11 @@
 // scale or one per column.
 #include <algorithm>
 #include <functional>
+#include <optional>
 
 #include "common/strings.h"
 #include "worker/runtime/isa.h"
+#include "worker/runtime/onednn/dynamic.h"
 #include "worker/runtime/onednn/emit.h"
 #include "worker/runtime/onednn/fusion.h"
 
@@ -285,70 +287,37 @@ absl::StatusOr<bool> EmitGemm(PlanBuilder& b, int node_index) {
 
 absl::StatusOr<bool> EmitMatMulInteger(PlanBuilder& b, int node_index) {
   return Guard("integer matrix product", [&]() -> absl::StatusOr<bool> {
-    // DynamicQuantizeLinear -> MatMulInteger -> Cast -> Mul(a_scale * b_scale): one product with scales.
     const Node& n = b.node(node_index);
-    const int a = b.In(node_index, 0), w = b.In(node_index, 1), a_zero = b.In(node_index, 2), b_zero = b.In(node_index, 3);
-    const int quantize = b.Producer(a);
-    if (quantize < 0 || b.node(quantize).op_type != "DynamicQuantizeLinear" || b.Out(quantize, 2) != a_zero) return false;
-    const int cast = b.OnlyConsumer(b.Out(node_index));
-    if (cast < 0 || b.node(cast).op_type != "Cast" || b.value(b.Out(cast)).dtype != DType::kFloat32) return false;
-    const int mul = b.OnlyConsumer(b.Out(cast));
-    if (mul < 0 || b.node(mul).op_type != "Mul") return false;
-    const int scale = b.In(mul, b.In(mul, 0) == b.Out(cast) ? 1 : 0);
-    const int scale_node = b.Producer(scale);
-    if (scale_node < 0 || b.node(scale_node).op_type != "Mul") return false;
-    const int a_scale = b.Out(quantize, 1);
-    const int b_scale = b.In(scale_node, b.In(scale_node, 0) == a_scale ? 1 : 0);
-    if ((b.In(scale_node, 0) != a_scale && b.In(scale_node, 1) != a_scale) || b.value(a).dtype != DType::kUInt8) {
-      return false;
-    }
-    const int out = b.Out(mul);
-    if (b.value(out).shape != b.value(b.Out(node_index)).shape || b.value(w).shape.size() != 2 || !b.IsConstant(w)) {
-      return false;
-    }
-    QuantizedConstant q;
-    ASSIGN_OR_RETURN(const Tensor* constant, b.Constant(w));
-    ASSIGN_OR_RETURN(const std::vector<int64_t> codes, ToInt64(*constant));
-    const std::vector<float> zero = b.ConstantFloats(b_zero);
-    const size_t cols = static_cast<size_t>(constant->dim(1));
-    if (b_zero >= 0 && zero.size() != 1 && zero.size() != cols) return false;
-    q.fits_s8 = true;
-    for (size_t i = 0; i < codes.size(); ++i) {
-      const float z = zero.empty() ? 0.0f : zero[zero.size() == 1 ? 0 : i % cols];
-      const int32_t code = static_cast<int32_t>(codes[i]) - static_cast<int32_t>(z);
-      q.codes.push_back(code);
-      q.max_abs = std::max(q.max_abs, std::abs(code));
-      q.fits_s8 = q.fits_s8 && code >= -128 && code <= 127;
-    }
-    q.scales = ChannelVector(b, b_scale, {1, static_cast<int64_t>(cols)}, 1);
-    if (q.scales.empty() || !Int8Weights(&q, DType::kUInt8, 1)) return false;
-
+    ASSIGN_OR_RETURN(const std::optional<DynamicProduct> dynamic, MatchDynamicProduct(b, node_index, 1));
+    const int w = b.In(node_index, 1);
+    if (!dynamic.has_value() || b.value(w).shape.size() != 2) return false;
+    const QuantizedConstant& q = dynamic->weights;
     Product p;
     p.node = n.name;
     p.what = "MatMul dynamic";
     p.key = n.name;
-    p.a = a;
-    if (!MatMulShapes(b.value(a).shape, b.value(w).shape, b.value(out).shape, &p)) return false;
-    SetInt8(&q, &p);
-    p.scale_value = a_scale;
-    ASSIGN_OR_RETURN(const int zero_u8, b.Use(a_zero, Layout::kPlain));
-    p.zero_buffer = b.Temporary(4);
-    Step widen;
-    widen.node = n.name;
-    widen.what = "widen zero point";
-    widen.run = [zero_u8, to = p.zero_buffer](Pointers ptr) {
-      *reinterpret_cast<int32_t*>(ptr[static_cast<size_t>(to)]) =
-          *reinterpret_cast<const uint8_t*>(ptr[static_cast<size_t>(zero_u8)]);
-      return absl::OkStatus();
-    };
-    b.AddStep(std::move(widen), {zero_u8}, {p.zero_buffer});
-    const int axis = static_cast<int>(b.value(out).shape.size()) - 1;
-    Chain chain = MatchChain(b, out, {.channel_axis = axis, .quantize = false});
+    p.a = dynamic->codes;
+    if (!MatMulShapes(b.value(p.a).shape, b.value(w).shape, b.value(dynamic->out).shape, &p)) return false;
+    if (Int8Weights(&q, DType::kUInt8, 1)) {
+      SetInt8(&q, &p);
+      p.scale_value = dynamic->scale;
+      ASSIGN_OR_RETURN(p.zero_buffer, WidenZeroPoint(b, *dynamic));
+    } else {
+      ASSIGN_OR_RETURN(p.a, DequantizeDynamic(b, *dynamic));
+      p.key += "|f32";
+      p.fill = [&q](void* to) {
+        for (size_t i = 0; i < q.codes.size(); ++i) {
+          static_cast<float*>(to)[i] = static_cast<float>(q.codes[i]) * q.scales[q.axis < 0 ? 0 : i % q.scales.size()];
+        }
+      };
+    }
+    const int axis = static_cast<int>(b.value(dynamic->out).shape.size()) - 1;
+    Chain chain = MatchChain(b, dynamic->out, {.channel_axis = axis, .quantize = false});
     TakeBias(&chain, p.dst_dims.back(), &p.bias);
     ASSIGN_OR_RETURN(const bool done, EmitWithChain(b, p, chain));
     if (done) {
-      b.Claim(cast);
-      b.Claim(mul);
+      b.Claim(dynamic->cast);
+      b.Claim(dynamic->mul);
     }
     return done;
   });

@@ -164,21 +164,32 @@ absl::StatusOr<bool> EmitDynamicQuantizeLinear(PlanBuilder& b, int node_index) {
   const int codes = b.Define(out, layout);
   const int to_scale = b.Define(scale, Layout::kPlain);
   const int to_zero = b.Define(zero, Layout::kPlain);
-  const size_t elements = static_cast<size_t>(b.value(x).elements);
+  const int64_t elements = b.value(x).elements;
   Step step;
   step.node = b.node(node_index).name;
   step.what = "DynamicQuantizeLinear float32->uint8";
-  step.run = [=](Pointers p) {
+  step.threads = b.ThreadsFor(static_cast<double>(elements) / 2e3);
+  step.run = [=, threads = step.threads](Pointers p) {
     const float* from = reinterpret_cast<const float*>(p[static_cast<size_t>(src)]);
-    float min, max;
-    kernels::MinMaxF32(from, elements, &min, &max);
+    float min = 0, max = 0;  // the range always holds 0
+    ParallelRanges(threads, elements, 4096, [&](int64_t begin, int64_t end) {
+      float low, high;
+      kernels::MinMaxF32(from + begin, static_cast<size_t>(end - begin), &low, &high);
+#pragma omp critical(quant_dynamic_range)
+      {
+        min = std::min(min, low);
+        max = std::max(max, high);
+      }
+    });
     const float s = max == min ? 1.0f : (max - min) / 255.0f;
     const float steps = 0.0f - min / s;  // NaN when x holds an infinity
     const float z = std::isnan(steps) ? 0.0f : std::nearbyint(std::clamp(steps, 0.0f, 255.0f));
     *reinterpret_cast<float*>(p[static_cast<size_t>(to_scale)]) = s;
     *reinterpret_cast<uint8_t*>(p[static_cast<size_t>(to_zero)]) = static_cast<uint8_t>(z);
-    kernels::QuantizeF32U8(from, elements, s, static_cast<int32_t>(z),
-                           reinterpret_cast<uint8_t*>(p[static_cast<size_t>(codes)]));
+    uint8_t* to = reinterpret_cast<uint8_t*>(p[static_cast<size_t>(codes)]);
+    ParallelRanges(threads, elements, 4096, [&](int64_t begin, int64_t end) {
+      kernels::QuantizeF32U8(from + begin, static_cast<size_t>(end - begin), s, static_cast<int32_t>(z), to + begin);
+    });
     return absl::OkStatus();
   };
   b.AddStep(std::move(step), {src}, {codes, to_scale, to_zero});

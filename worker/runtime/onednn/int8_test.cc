@@ -155,8 +155,31 @@ TEST(Int8, DynamicQuantizationIsOneProduct) {
   const std::string y = g.Op("Mul", {g.Op("Cast", {product}, {{"to", int64_t{1}}}), scale});
   g.Output(g.Op("Relu", {g.Op("Add", {y, g.Random({17})})}));
   const std::string plan = ExpectNear(g, 3, 1e-5);
-  if (HasExactInt8()) {
-    EXPECT_THAT(plan, HasSubstr("MatMul dynamic+"));
+  EXPECT_THAT(plan, HasSubstr(HasExactInt8() ? "MatMul dynamic+Add+Relu uint8->float32" : "MatMul dynamic+Add+Relu float32->float32"));
+}
+
+TEST(Int8, DynamicConvolutionIsOneProduct) {
+  for (const int64_t groups : {1, 8}) {
+    for (const int limit : {127, 64}) {
+      TestGraph g;
+      // Wide enough for several threads in every step; padding is the zero point of the run.
+      const std::string x = g.Input({1, 8, 96, 96});
+      const std::string q = g.Op("DynamicQuantizeLinear", {x}, {}, 3);
+      const std::string w = g.RandomCodes(DType::kUInt8, {16, 8 / groups, 3, 3}, 128 - limit, 128 + limit);
+      const std::string w_zero = g.Constant(Tensor::Of<uint8_t>({}, std::vector<uint8_t>{128}));
+      const std::string sum = g.Op("ConvInteger", {q, w, q + ".2", w_zero},
+                                   {{"pads", Ints{1, 1, 1, 1}}, {"strides", Ints{2, 2}}, {"group", groups}});
+      const std::string scale = g.Op("Mul", {q + ".1", g.Random({16, 1, 1}, 0.001f, 0.01f)});
+      const std::string y = g.Op("Mul", {g.Op("Cast", {sum}, {{"to", int64_t{1}}}), scale});
+      g.Output(g.Op("Relu", {g.Op("Add", {y, g.Random({16, 1, 1})})}));
+      const std::string plan = ExpectNear(g, 2, 1e-5);
+      if (HasExactInt8()) {
+        EXPECT_THAT(plan, HasSubstr("Conv dynamic+Add+Relu uint8->float32"));
+      } else if (limit > kSafeWeight) {
+        EXPECT_THAT(plan, HasSubstr("Conv dynamic+Add+Relu float32->float32")) << "would saturate";
+      }
+      EXPECT_THAT(plan, Not(HasSubstr("plain loops")));
+    }
   }
 }
 
