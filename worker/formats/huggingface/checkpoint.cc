@@ -1,0 +1,210 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "worker/formats/huggingface/checkpoint.h"
+
+#include <algorithm>
+#include <cmath>
+#include <set>
+#include <system_error>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "common/status_macros.h"
+#include "common/strings.h"
+#include "worker/formats/file/mapped_file.h"
+#include "worker/formats/safetensors/safetensors.h"
+
+namespace quant {
+namespace {
+
+namespace fs = std::filesystem;
+constexpr size_t kMaxConfigBytes = size_t{4} << 20;
+constexpr size_t kMaxIndexBytes = size_t{64} << 20;
+constexpr int kMaxDepth = 32;
+constexpr char kIndexFile[] = "model.safetensors.index.json";
+
+// An object read from an untrusted file.
+absl::StatusOr<nlohmann::json> ReadObject(const fs::path& file, size_t max_bytes) {
+  ASSIGN_OR_RETURN(const std::shared_ptr<const MappedFile> mapped, MappedFile::Open(file));
+  const std::string name = file.filename().string();
+  if (mapped->bytes().size() > max_bytes) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(name, " has ", mapped->bytes().size(), " bytes; at most ", max_bytes, " are read"));
+  }
+  bool too_deep = false;
+  const auto bound = [&](int depth, nlohmann::json::parse_event_t /*event*/, nlohmann::json& /*value*/) {
+    too_deep = too_deep || depth > kMaxDepth;
+    return !too_deep;
+  };
+  nlohmann::json parsed = nlohmann::json::parse(mapped->text(), bound, /*allow_exceptions=*/false);
+  if (too_deep) return absl::InvalidArgumentError(absl::StrCat(name, " is nested deeper than ", kMaxDepth));
+  if (parsed.is_discarded() || !parsed.is_object()) {
+    return absl::InvalidArgumentError(absl::StrCat(name, " is not a JSON object"));
+  }
+  return parsed;
+}
+
+bool IsWeights(const fs::path& file) {
+  static constexpr const char* kEndings[] = {".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".gguf",
+                                             ".onnx"};
+  const std::string ending = file.extension().string();
+  return file.filename() == kIndexFile || file.filename() == "pytorch_model.bin.index.json" ||
+         std::any_of(std::begin(kEndings), std::end(kEndings), [&](const char* e) { return ending == e; });
+}
+
+}  // namespace
+
+absl::StatusOr<std::shared_ptr<const Checkpoint>> Checkpoint::Open(const fs::path& folder) {
+  auto checkpoint = std::make_shared<Checkpoint>();
+  checkpoint->folder_ = folder;
+  RETURN_IF_ERROR(checkpoint->Load());
+  return checkpoint;
+}
+
+absl::Status Checkpoint::Load() {
+  std::vector<std::string> weights;
+  std::error_code error;
+  for (auto it = fs::directory_iterator(folder_, error); !error && it != fs::end(it); it.increment(error)) {
+    std::error_code ignored;
+    if (!it->is_regular_file(ignored)) continue;
+    (IsWeights(it->path()) ? weights : other_files_).push_back(it->path().filename().string());
+  }
+  if (error) return absl::NotFoundError(absl::StrCat("the checkpoint's folder cannot be read: ", error.message()));
+  std::sort(other_files_.begin(), other_files_.end());
+  std::sort(weights.begin(), weights.end());
+  if (!std::binary_search(other_files_.begin(), other_files_.end(), "config.json")) {
+    return absl::NotFoundError("a Hugging Face checkpoint has a config.json; this folder has none");
+  }
+  ASSIGN_OR_RETURN(config_, ReadObject(folder_ / "config.json", kMaxConfigBytes));
+
+  std::vector<std::string> files;
+  for (const std::string& file : weights) {
+    if (file.ends_with(".safetensors")) files.push_back(file);
+  }
+  if (std::find(weights.begin(), weights.end(), kIndexFile) != weights.end()) return LoadIndex(folder_ / kIndexFile);
+  if (files.size() == 1) return LoadFile(files[0]);
+  if (files.empty()) {
+    return absl::NotFoundError(absl::StrCat(
+        "the folder has no .safetensors file",
+        weights.empty() ? "" : absl::StrCat(", only ", absl::StrJoin(weights, ", "), ", which is not read"),
+        "; save the model with safe_serialization"));
+  }
+  return absl::InvalidArgumentError(absl::StrCat("the folder has ", files.size(), " .safetensors files (",
+                                                 absl::StrJoin(files, ", "), ") and no ", kIndexFile));
+}
+
+absl::Status Checkpoint::LoadIndex(const fs::path& index) {
+  ASSIGN_OR_RETURN(const nlohmann::json json, ReadObject(index, kMaxIndexBytes));
+  const auto map = json.find("weight_map");
+  if (map == json.end() || !map->is_object()) {
+    return absl::InvalidArgumentError(absl::StrCat(kIndexFile, " has no object weight_map"));
+  }
+  std::set<std::string> files;
+  for (const auto& [tensor, file] : map->items()) {
+    if (!file.is_string()) {
+      return absl::InvalidArgumentError(absl::StrCat(kIndexFile, ": the file of ", Quoted(tensor), " is not a string"));
+    }
+    files.insert(file.get<std::string>());
+  }
+  for (const std::string& file : files) {
+    if (!file.ends_with(".safetensors")) {
+      return absl::InvalidArgumentError(absl::StrCat(kIndexFile, " names ", Quoted(file), ", not a .safetensors file"));
+    }
+    RETURN_IF_ERROR(LoadFile(file));
+  }
+  for (const auto& [tensor, file] : map->items()) {
+    const auto found = file_of_.find(tensor);
+    if (found == file_of_.end() || found->second != file.get<std::string>()) {
+      return absl::InvalidArgumentError(absl::StrCat(kIndexFile, ": tensor ", Quoted(tensor), " is not in ",
+                                                     Quoted(file.get<std::string>())));
+    }
+  }
+  if (tensors_.size() != map->size()) {
+    for (const auto& [tensor, file] : file_of_) {
+      if (map->contains(tensor)) continue;
+      return absl::InvalidArgumentError(
+          absl::StrCat("tensor ", Quoted(tensor), " of ", file, " is not listed in ", kIndexFile));
+    }
+  }
+  return absl::OkStatus();
+}
+
+absl::Status Checkpoint::LoadFile(const std::string& file) {
+  ASSIGN_OR_RETURN(const std::shared_ptr<const MappedFile> mapped, MappedFile::OpenBeneath(folder_, file));
+  absl::StatusOr<SafetensorsFile> read = ParseSafetensors(mapped->bytes(), mapped);
+  if (!read.ok()) return absl::Status(read.status().code(), absl::StrCat(file, ": ", read.status().message()));
+  for (auto& [name, tensor] : read->tensors) {
+    const auto [it, is_new] = file_of_.emplace(name, file);
+    if (!is_new) {
+      return absl::InvalidArgumentError(absl::StrCat("tensor ", Quoted(name), " is in ", it->second, " and in ", file));
+    }
+    tensors_.emplace(name, std::move(tensor));
+  }
+  return absl::OkStatus();
+}
+
+const Tensor* Checkpoint::Find(std::string_view name) const {
+  const auto it = tensors_.find(name);
+  return it == tensors_.end() ? nullptr : &it->second;
+}
+
+const nlohmann::json* Checkpoint::Get(std::string_view path) const {
+  const nlohmann::json* at = &config_;
+  while (!path.empty()) {
+    const size_t slash = path.find('/');
+    const std::string key(path.substr(0, slash));
+    path = slash == std::string_view::npos ? std::string_view() : path.substr(slash + 1);
+    if (!at->is_object()) return nullptr;
+    const auto it = at->find(key);
+    if (it == at->end()) return nullptr;
+    at = &*it;
+  }
+  return at->is_null() ? nullptr : at;
+}
+
+bool Checkpoint::Has(std::string_view path) const { return Get(path) != nullptr; }
+
+absl::StatusOr<int64_t> Checkpoint::Int(std::string_view path, int64_t otherwise, int64_t least,
+                                        int64_t greatest) const {
+  const nlohmann::json* value = Get(path);
+  if (value == nullptr) return otherwise;
+  if (!value->is_number_integer() || (value->is_number_unsigned() && value->get<uint64_t>() > INT64_MAX)) {
+    return absl::InvalidArgumentError(absl::StrCat("config.json: ", AbslView(path), " is not an integer"));
+  }
+  const int64_t v = value->get<int64_t>();
+  if (v < least || v > greatest) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("config.json: ", AbslView(path), " is ", v, "; it must be from ", least, " to ", greatest));
+  }
+  return v;
+}
+
+absl::StatusOr<double> Checkpoint::Float(std::string_view path, double otherwise) const {
+  const nlohmann::json* value = Get(path);
+  if (value == nullptr) return otherwise;
+  if (!value->is_number() || !std::isfinite(value->get<double>())) {
+    return absl::InvalidArgumentError(absl::StrCat("config.json: ", AbslView(path), " is not a finite number"));
+  }
+  return value->get<double>();
+}
+
+absl::StatusOr<bool> Checkpoint::Bool(std::string_view path, bool otherwise) const {
+  const nlohmann::json* value = Get(path);
+  if (value == nullptr) return otherwise;
+  if (value->is_boolean()) return value->get<bool>();
+  return absl::InvalidArgumentError(absl::StrCat("config.json: ", AbslView(path), " is not true or false"));
+}
+
+absl::StatusOr<std::string> Checkpoint::String(std::string_view path, std::string_view otherwise) const {
+  const nlohmann::json* value = Get(path);
+  if (value == nullptr) return std::string(otherwise);
+  if (value->is_string()) return value->get<std::string>();
+  return absl::InvalidArgumentError(absl::StrCat("config.json: ", AbslView(path), " is not a string"));
+}
+
+std::string Checkpoint::QuantMethod() const {
+  const nlohmann::json* value = Get("quantization_config/quant_method");
+  return value != nullptr && value->is_string() ? value->get<std::string>() : std::string();
+}
+
+}  // namespace quant
