@@ -45,8 +45,8 @@ absl::StatusOr<nlohmann::json> ReadObject(const fs::path& file, size_t max_bytes
 }
 
 bool IsWeights(const fs::path& file) {
-  static constexpr const char* kEndings[] = {".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".gguf",
-                                             ".onnx"};
+  static constexpr const char* kEndings[] = {".safetensors", ".bin",     ".pt",   ".pth", ".ckpt",
+                                             ".h5",          ".msgpack", ".gguf", ".onnx"};
   const std::string ending = file.extension().string();
   return file.filename() == kIndexFile || file.filename() == "pytorch_model.bin.index.json" ||
          std::any_of(std::begin(kEndings), std::end(kEndings), [&](const char* e) { return ending == e; });
@@ -115,8 +115,8 @@ absl::Status Checkpoint::LoadIndex(const fs::path& index) {
   for (const auto& [tensor, file] : map->items()) {
     const auto found = file_of_.find(tensor);
     if (found == file_of_.end() || found->second != file.get<std::string>()) {
-      return absl::InvalidArgumentError(absl::StrCat(kIndexFile, ": tensor ", Quoted(tensor), " is not in ",
-                                                     Quoted(file.get<std::string>())));
+      return absl::InvalidArgumentError(
+          absl::StrCat(kIndexFile, ": tensor ", Quoted(tensor), " is not in ", Quoted(file.get<std::string>())));
     }
   }
   if (tensors_.size() != map->size()) {

@@ -24,10 +24,10 @@ namespace quant {
 class Checkpoint {
  public:
   // Opens `folder`. Tensors come from model.safetensors.index.json and the files it names, or from the one
-  // *.safetensors file there is. Every rule of the safetensors reader holds (safetensors.h), and besides: the index names
-  // plain files in this folder, every tensor it lists is in that file, none is in two.
-  // NOT_FOUND: no config.json or no safetensors file (pickled weights are refused by name). INVALID_ARGUMENT: malformed,
-  // naming file and tensor or key; config.json above 4 MiB, nested deeper than 32, or not an object.
+  // *.safetensors file there is. Every rule of the safetensors reader holds (safetensors.h), and besides: the index
+  // names plain files in this folder, every tensor it lists is in that file, none is in two. NOT_FOUND: no config.json
+  // or no safetensors file (pickled weights are refused by name). INVALID_ARGUMENT: malformed, naming file and tensor
+  // or key; config.json above 4 MiB, nested deeper than 32, or not an object.
   static absl::StatusOr<std::shared_ptr<const Checkpoint>> Open(const std::filesystem::path& folder);
 
   const std::filesystem::path& folder() const { return folder_; }

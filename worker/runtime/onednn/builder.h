@@ -139,8 +139,9 @@ class PlanBuilder {
   void AddPrimitive(std::string_view node_name, std::string_view what, const dnnl::primitive& primitive,
                     const dnnl::memory::desc& scratchpad, std::vector<Arg> args, int threads);
   // Threads for a step that takes `microseconds` on one: all, or one when handing out the work would gain little: a
-  // barrier costs 4 us when all cores are ours, and 10 times that when others want them too.
-  int ThreadsFor(double microseconds) const { return microseconds >= 30.0 ? threads_ : 1; }
+  // barrier costs about 4 us when all cores are ours (ResNet-20 at batch 1, whose layers take 12 to 43 us, is fastest
+  // with this limit: bench/README.md), and 10 times that when others want them too.
+  int ThreadsFor(double microseconds) const { return microseconds >= 10.0 ? threads_ : 1; }
   int threads() const { return threads_; }
   WeightCache& weights() { return weights_; }
 
@@ -152,7 +153,7 @@ class PlanBuilder {
   struct Buffer {
     int64_t bytes = 0;
     int first = -1, last = -1;
-    int values = 0;             // that share it
+    int values = 0;              // that share it
     std::byte* fixed = nullptr;  // constants and outputs
     int input = -1;
     int64_t offset = -1;
