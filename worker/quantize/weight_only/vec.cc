@@ -151,6 +151,35 @@ void EncodeTableImpl(const float* w, size_t n, float inverse, const float* limit
   }
 }
 
+void HalfQuadraticImpl(const float* w, size_t n, float scale, float zero, float qmax, float beta, float p, float* error,
+                       float* zero_sum) {
+  const DF d;
+  const size_t lanes = hn::Lanes(d);
+  const VF step = hn::Set(d, scale);
+  const VF inverse = hn::Set(d, 1.0f / scale);
+  const VF z = hn::Set(d, zero);
+  const VF top = hn::Set(d, qmax);
+  const VF tiny = hn::Set(d, 1e-30f);
+  const VF power = hn::Set(d, p - 1);
+  const VF strength = hn::Set(d, 1.0f / beta);
+  VF errors = hn::Zero(d);
+  VF zeros = hn::Zero(d);
+  for (size_t i = 0; i < n; i += lanes) {
+    const VF v = LoadSome(w + i, n - i);
+    const VF code = hn::Min(hn::Max(hn::Round(hn::MulAdd(v, inverse, z)), hn::Zero(d)), top);
+    const VF e = hn::Sub(v, hn::Mul(step, hn::Sub(code, z)));
+    const VF size = hn::Max(hn::Abs(e), tiny);
+    const VF pull = hn::Mul(strength, hn::Exp(d, hn::Mul(power, hn::Log(d, size))));
+    const VF shrunken = hn::CopySign(hn::Max(hn::Sub(size, pull), hn::Zero(d)), e);
+    const VF wanted = hn::Sub(code, hn::Mul(hn::Sub(v, shrunken), inverse));
+    const auto valid = hn::FirstN(d, n - i);
+    errors = hn::Add(errors, hn::IfThenElseZero(valid, hn::Abs(e)));
+    zeros = hn::Add(zeros, hn::IfThenElseZero(valid, wanted));
+  }
+  *error = hn::ReduceSum(d, errors);
+  *zero_sum = hn::ReduceSum(d, zeros);
+}
+
 // Lanes are taken in strips of two vectors, whose sums stand together in a small array: the panel's own stride would
 // put them into a few sets of the first-level cache.
 template <class Row>
@@ -275,6 +304,7 @@ HWY_EXPORT(GridErrorImpl);
 HWY_EXPORT(GridFitImpl);
 HWY_EXPORT(EncodeImpl);
 HWY_EXPORT(EncodeTableImpl);
+HWY_EXPORT(HalfQuadraticImpl);
 HWY_EXPORT(SweepImpl);
 HWY_EXPORT(DescendImpl);
 
@@ -291,6 +321,10 @@ void Encode(const float* w, size_t n, float scale, float zero, float qmax, uint8
 }
 void EncodeTable(const float* w, size_t n, float inverse, const float* limits, uint8_t* codes) {
   HWY_DYNAMIC_DISPATCH(EncodeTableImpl)(w, n, inverse, limits, codes);
+}
+void HalfQuadratic(const float* w, size_t n, float scale, float zero, float qmax, float beta, float p, float* error,
+                   float* zero_sum) {
+  HWY_DYNAMIC_DISPATCH(HalfQuadraticImpl)(w, n, scale, zero, qmax, beta, p, error, zero_sum);
 }
 void Sweep(const SweepBlock& block) { HWY_DYNAMIC_DISPATCH(SweepImpl)(block); }
 void Descend(const DescentBlock& block) { HWY_DYNAMIC_DISPATCH(DescendImpl)(block); }

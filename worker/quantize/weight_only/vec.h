@@ -30,6 +30,11 @@ void Encode(const float* w, size_t n, float scale, float zero, float qmax, uint8
 // codes[n] = how many of the 15 ascending limits are less than w[i] * inverse.
 void EncodeTable(const float* w, size_t n, float inverse, const float* limits, uint8_t* codes);
 
+// One half-quadratic step (hqq.h) for code = clamp(rint(w / scale + zero), 0, qmax), zero any float:
+// error = sum |w - scale (code - zero)|, zero_sum = sum code - (w - e) / scale with e the shrunken error.
+void HalfQuadratic(const float* w, size_t n, float scale, float zero, float qmax, float beta, float p, float* error,
+                   float* zero_sum);
+
 // ---- panels: [column][lane], lanes being rows of the matrix; `lanes` a multiple of kLanes, the stride of every array.
 
 inline constexpr int64_t kLanes = 32;
