@@ -12,6 +12,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "worker/formats/file/mapped_file.h"
 
 namespace quant {
 
@@ -70,12 +71,7 @@ absl::StatusOr<Tensor> HiddenStates::Read(size_t sample) const {
   const uint16_t* src = reinterpret_cast<const uint16_t*>(data_ + offsets_[sample]);
   for (int64_t i = 0; i < count; ++i) dst[static_cast<size_t>(i)] = BFloat16ToFloat(src[i]);
   // What was spilled stays on disk: its pages are not this process's memory.
-  if (mapped_) {
-    const uintptr_t page = static_cast<uintptr_t>(::sysconf(_SC_PAGESIZE));
-    const uintptr_t begin = (reinterpret_cast<uintptr_t>(src) + page - 1) / page * page;
-    const uintptr_t end = reinterpret_cast<uintptr_t>(src + count) / page * page;
-    if (begin < end) ::madvise(reinterpret_cast<void*>(begin), end - begin, MADV_DONTNEED);
-  }
+  if (mapped_) ReleasePages({data_ + offsets_[sample], static_cast<size_t>(count) * 2});
   return out;
 }
 

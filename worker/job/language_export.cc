@@ -76,16 +76,17 @@ absl::StatusOr<std::unique_ptr<LanguageExport>> LanguageExport::Create(Checkpoin
   return out;
 }
 
-const Tensor* LanguageExport::BiasOf(const std::string& module) const {
-  return checkpoint_->Find(absl::StrCat(module, ".bias"));
-}
-
 absl::Status LanguageExport::Add(const BlockResult& block) {
   for (const QuantizedLayer& layer : block.layers) {
     if (!layer.weights.has_value()) continue;
     const std::string& module = layer.outcome.name;
     digests_[module] = DigestOf(*layer.weights);
-    if (writer_ != nullptr) RETURN_IF_ERROR(writer_->AddLinear(module, *layer.weights, BiasOf(module)));
+    if (writer_ != nullptr) {
+      const std::string bias = absl::StrCat(module, ".bias");
+      const auto it = block.changed.find(bias);
+      RETURN_IF_ERROR(writer_->AddLinear(module, *layer.weights,
+                                         it != block.changed.end() ? &it->second : checkpoint_->Find(bias)));
+    }
     if (graph_ != nullptr) RETURN_IF_ERROR(ReplaceLinear(graph_.get(), module, *layer.weights));
   }
   for (const auto& [name, tensor] : block.changed) {

@@ -57,7 +57,6 @@ class LanguageExport {
   LanguageExport(CheckpointFormat format, const Checkpoint& checkpoint, const LanguageModel& model,
                  std::filesystem::path folder)
       : format_(format), checkpoint_(&checkpoint), model_(&model), folder_(std::move(folder)) {}
-  const Tensor* BiasOf(const std::string& module) const;
 
   CheckpointFormat format_;
   const Checkpoint* checkpoint_;

@@ -153,10 +153,10 @@ LinearMethod MethodOf(const Recipe& r, const WeightGrid& grid, CheckpointFormat 
       break;
     case Recipe::kNf4:
       m.kind = LinearMethod::Kind::kNf4;
-      m.nf4.block_size = r.nf4().block_size();
-      m.nf4.fp4 = r.nf4().fp4();
-      m.nf4.double_quantization = r.nf4().double_quantization();
-      m.nf4.absmax_search = r.nf4().absmax_search();
+      m.codebook.code = r.nf4().fp4() ? wo::FourBitCode::kFp4 : wo::FourBitCode::kNf4;
+      m.codebook.block_size = r.nf4().block_size();
+      m.codebook.double_quantization = r.nf4().double_quantization();
+      m.codebook.search = r.nf4().absmax_search();
       break;
     case Recipe::kHqq:
       m.kind = LinearMethod::Kind::kHqq;
@@ -171,7 +171,7 @@ LinearMethod MethodOf(const Recipe& r, const WeightGrid& grid, CheckpointFormat 
 }
 
 WeightSpec SpecOf(const LinearMethod& m) {
-  if (m.kind == LinearMethod::Kind::kNf4) return {.codebook = true, .bits = 4, .group_size = m.nf4.block_size};
+  if (m.kind == LinearMethod::Kind::kNf4) return {.codebook = true, .bits = 4, .group_size = m.codebook.block_size};
   return {.bits = m.Grid().bits,
           .group_size = m.Grid().group_size,
           .symmetric = m.Grid().symmetry != wo::Symmetry::kAsymmetric,

@@ -61,12 +61,6 @@ class MomentsBuilder {
   std::optional<Hessian> fit_, judge_;
 };
 
-bool NeedsData(const LinearMethod& method) {
-  return method.kind == LinearMethod::Kind::kGptq || method.scaled ||
-         (method.kind != LinearMethod::Kind::kKeep && method.kind != LinearMethod::Kind::kNf4 &&
-          method.Grid().search == weight_only::ScaleSearch::kWeightedMse);
-}
-
 // Works on one block; made anew for each.
 class BlockWork {
  public:
@@ -179,17 +173,7 @@ class BlockWork {
       return absl::Status(quantized.status().code(), absl::StrCat("layer '", linear.name, "': ", quantized.status().message()));
     }
     RETURN_IF_ERROR(ReplaceLinear(&block_.graph(), linear.name, quantized->weights));
-    layer.outcome.method = quantized->method;
-    layer.outcome.fallback = quantized->fallback;
-    if (const auto* grouped = std::get_if<GroupedMatrix>(&quantized->weights)) {
-      layer.outcome.bits = grouped->bits;
-      layer.outcome.group_size = static_cast<int>(grouped->group_size);
-    } else {
-      layer.outcome.bits = 4;
-      layer.outcome.group_size = static_cast<int>(std::get<CodebookMatrix>(quantized->weights).block_size);
-    }
-    layer.relative_error = quantized->relative_error;
-    layer.weights = std::move(quantized->weights);
+    Describe(*std::move(quantized), &layer);
     result_.layers.push_back(std::move(layer));
     return absl::OkStatus();
   }
@@ -206,6 +190,20 @@ class BlockWork {
 };
 
 }  // namespace
+
+void Describe(LinearResult result, QuantizedLayer* layer) {
+  layer->outcome.method = std::move(result.method);
+  layer->outcome.fallback = std::move(result.fallback);
+  if (const auto* grouped = std::get_if<GroupedMatrix>(&result.weights)) {
+    layer->outcome.bits = grouped->bits;
+    layer->outcome.group_size = static_cast<int>(grouped->group_size);
+  } else {
+    layer->outcome.bits = 4;
+    layer->outcome.group_size = static_cast<int>(std::get<CodebookMatrix>(result.weights).block_size);
+  }
+  layer->relative_error = result.relative_error;
+  layer->weights = std::move(result.weights);
+}
 
 BlockDriver::BlockDriver(const Graph& model, std::vector<std::string> cuts, TokenWindows windows, DriverOptions options,
                          HiddenStates hidden)

@@ -26,6 +26,7 @@
 #include <filesystem>
 #include <functional>
 #include <map>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -47,6 +48,9 @@ struct QuantizedLayer {
   std::optional<WeightMatrix> weights;
   double relative_error = 0;  // sqrt(tr(D H D^T) / tr(W H W^T)) on held-out samples (all, where none are held out)
 };
+
+// Fills method, bits, group size, fall-back, error and weights from a method's result.
+void Describe(LinearResult result, QuantizedLayer* layer);
 
 struct BlockResult {
   int64_t block = 0;

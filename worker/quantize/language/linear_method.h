@@ -23,7 +23,7 @@ struct LinearMethod {
   std::string name;                  // for the report: "rtn", "gptq", "awq", ...
   weight_only::GridOptions grid;     // of kRtn
   weight_only::GptqOptions gptq;     // of kGptq, with its own grid
-  weight_only::Nf4Options nf4;       // of kNf4
+  weight_only::CodebookOptions codebook;  // of kNf4
   weight_only::HqqOptions hqq;       // of kHqq, with its own grid
   bool scaled = false;               // AWQ: equivalent scales are searched first, on this method's grid
   weight_only::AwqOptions awq;       // then
@@ -31,6 +31,9 @@ struct LinearMethod {
   // The integer grid, for all but kNf4 and kKeep.
   const weight_only::GridOptions& Grid() const;
 };
+
+// Whether it learns from samples: GPTQ, AWQ, and whatever weighs errors with E[x^2].
+bool NeedsData(const LinearMethod& method);
 
 struct LinearResult {
   WeightMatrix weights;
