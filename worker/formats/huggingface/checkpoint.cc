@@ -11,6 +11,7 @@
 #include "absl/strings/str_join.h"
 #include "common/status_macros.h"
 #include "common/strings.h"
+#include "worker/formats/file/json_file.h"
 #include "worker/formats/file/mapped_file.h"
 #include "worker/formats/safetensors/safetensors.h"
 
@@ -20,33 +21,11 @@ namespace {
 namespace fs = std::filesystem;
 constexpr size_t kMaxConfigBytes = size_t{4} << 20;
 constexpr size_t kMaxIndexBytes = size_t{64} << 20;
-constexpr int kMaxDepth = 32;
 constexpr char kIndexFile[] = "model.safetensors.index.json";
 
-// An object read from an untrusted file.
-absl::StatusOr<nlohmann::json> ReadObject(const fs::path& file, size_t max_bytes) {
-  ASSIGN_OR_RETURN(const std::shared_ptr<const MappedFile> mapped, MappedFile::Open(file));
-  const std::string name = file.filename().string();
-  if (mapped->bytes().size() > max_bytes) {
-    return absl::InvalidArgumentError(
-        absl::StrCat(name, " has ", mapped->bytes().size(), " bytes; at most ", max_bytes, " are read"));
-  }
-  bool too_deep = false;
-  const auto bound = [&](int depth, nlohmann::json::parse_event_t /*event*/, nlohmann::json& /*value*/) {
-    too_deep = too_deep || depth > kMaxDepth;
-    return !too_deep;
-  };
-  nlohmann::json parsed = nlohmann::json::parse(mapped->text(), bound, /*allow_exceptions=*/false);
-  if (too_deep) return absl::InvalidArgumentError(absl::StrCat(name, " is nested deeper than ", kMaxDepth));
-  if (parsed.is_discarded() || !parsed.is_object()) {
-    return absl::InvalidArgumentError(absl::StrCat(name, " is not a JSON object"));
-  }
-  return parsed;
-}
-
 bool IsWeights(const fs::path& file) {
-  static constexpr const char* kEndings[] = {".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".gguf",
-                                             ".onnx"};
+  static constexpr const char* kEndings[] = {".safetensors", ".bin",     ".pt",   ".pth", ".ckpt",
+                                             ".h5",          ".msgpack", ".gguf", ".onnx"};
   const std::string ending = file.extension().string();
   return file.filename() == kIndexFile || file.filename() == "pytorch_model.bin.index.json" ||
          std::any_of(std::begin(kEndings), std::end(kEndings), [&](const char* e) { return ending == e; });
@@ -75,7 +54,7 @@ absl::Status Checkpoint::Load() {
   if (!std::binary_search(other_files_.begin(), other_files_.end(), "config.json")) {
     return absl::NotFoundError("a Hugging Face checkpoint has a config.json; this folder has none");
   }
-  ASSIGN_OR_RETURN(config_, ReadObject(folder_ / "config.json", kMaxConfigBytes));
+  ASSIGN_OR_RETURN(config_, ReadJsonObject(folder_ / "config.json", kMaxConfigBytes));
 
   std::vector<std::string> files;
   for (const std::string& file : weights) {
@@ -94,7 +73,7 @@ absl::Status Checkpoint::Load() {
 }
 
 absl::Status Checkpoint::LoadIndex(const fs::path& index) {
-  ASSIGN_OR_RETURN(const nlohmann::json json, ReadObject(index, kMaxIndexBytes));
+  ASSIGN_OR_RETURN(const nlohmann::json json, ReadJsonObject(index, kMaxIndexBytes));
   const auto map = json.find("weight_map");
   if (map == json.end() || !map->is_object()) {
     return absl::InvalidArgumentError(absl::StrCat(kIndexFile, " has no object weight_map"));
@@ -115,8 +94,8 @@ absl::Status Checkpoint::LoadIndex(const fs::path& index) {
   for (const auto& [tensor, file] : map->items()) {
     const auto found = file_of_.find(tensor);
     if (found == file_of_.end() || found->second != file.get<std::string>()) {
-      return absl::InvalidArgumentError(absl::StrCat(kIndexFile, ": tensor ", Quoted(tensor), " is not in ",
-                                                     Quoted(file.get<std::string>())));
+      return absl::InvalidArgumentError(
+          absl::StrCat(kIndexFile, ": tensor ", Quoted(tensor), " is not in ", Quoted(file.get<std::string>())));
     }
   }
   if (tensors_.size() != map->size()) {
