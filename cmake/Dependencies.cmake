@@ -32,6 +32,11 @@ find_library(CIVETWEB_LIBRARY civetweb REQUIRED)
 add_library(quant_civetweb_upstream INTERFACE)
 target_link_libraries(quant_civetweb_upstream INTERFACE ${CIVETWEB_LIBRARY})
 
+# Tokenizers; none of the three brings a CMake package.
+find_library(SENTENCEPIECE_LIBRARY sentencepiece REQUIRED)
+find_library(PCRE2_LIBRARY pcre2-8 REQUIRED)
+find_library(UTF8PROC_LIBRARY utf8proc REQUIRED)
+
 if(BUILD_TESTING)
   find_package(GTest CONFIG REQUIRED)
 endif()

@@ -11,6 +11,7 @@
 #include "absl/strings/str_join.h"
 #include "common/status_macros.h"
 #include "common/strings.h"
+#include "worker/formats/file/json_file.h"
 #include "worker/formats/file/mapped_file.h"
 #include "worker/formats/safetensors/safetensors.h"
 
@@ -20,29 +21,7 @@ namespace {
 namespace fs = std::filesystem;
 constexpr size_t kMaxConfigBytes = size_t{4} << 20;
 constexpr size_t kMaxIndexBytes = size_t{64} << 20;
-constexpr int kMaxDepth = 32;
 constexpr char kIndexFile[] = "model.safetensors.index.json";
-
-// An object read from an untrusted file.
-absl::StatusOr<nlohmann::json> ReadObject(const fs::path& folder, const std::string& name, size_t max_bytes) {
-  ASSIGN_OR_RETURN(const std::shared_ptr<const MappedFile> mapped, MappedFile::OpenBeneath(folder, name));
-  if (mapped->bytes().size() > max_bytes) {
-    return absl::InvalidArgumentError(
-        absl::StrCat(name, " has ", mapped->bytes().size(), " bytes; at most ", max_bytes, " are read"));
-  }
-  bool too_deep = false;
-  const auto bound = [&](int depth, nlohmann::json::parse_event_t /*event*/, nlohmann::json& /*value*/) {
-    too_deep = too_deep || depth > kMaxDepth;
-    return !too_deep;
-  };
-  nlohmann::json parsed = nlohmann::json::parse(mapped->text(), bound, /*allow_exceptions=*/false);
-  if (too_deep) return absl::InvalidArgumentError(absl::StrCat(name, " is nested deeper than ", kMaxDepth));
-  if (parsed.is_discarded()) {
-    return absl::InvalidArgumentError(absl::StrCat(name, " is not JSON, or holds a number that no double can"));
-  }
-  if (!parsed.is_object()) return absl::InvalidArgumentError(absl::StrCat(name, " is not a JSON object"));
-  return parsed;
-}
 
 // The first few names, quoted, for a message.
 std::string Listed(const std::vector<std::string>& names) {
@@ -87,7 +66,7 @@ absl::Status Checkpoint::Load() {
   if (!std::binary_search(other_files_.begin(), other_files_.end(), "config.json")) {
     return absl::NotFoundError("a Hugging Face checkpoint has a config.json; this folder has none");
   }
-  ASSIGN_OR_RETURN(config_, ReadObject(folder_, "config.json", kMaxConfigBytes));
+  ASSIGN_OR_RETURN(config_, ReadJsonObject(folder_ / "config.json", kMaxConfigBytes));
 
   std::vector<std::string> files;
   for (const std::string& file : weights) {
@@ -107,7 +86,7 @@ absl::Status Checkpoint::Load() {
 }
 
 absl::Status Checkpoint::LoadIndex() {
-  ASSIGN_OR_RETURN(const nlohmann::json json, ReadObject(folder_, kIndexFile, kMaxIndexBytes));
+  ASSIGN_OR_RETURN(const nlohmann::json json, ReadJsonObject(folder_ / kIndexFile, kMaxIndexBytes));
   const auto map = json.find("weight_map");
   if (map == json.end() || !map->is_object()) {
     return absl::InvalidArgumentError(absl::StrCat(kIndexFile, " has no object weight_map"));
