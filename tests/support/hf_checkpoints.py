@@ -138,7 +138,7 @@ def cases():
     yield Case("qwen2", c, llama_shapes(c, biases=("q_proj", "k_proj", "v_proj"), tied=False), dtype="BF16")
     c = config("qwen3", head_dim=32)
     yield Case("qwen3", c, llama_shapes(c, qk_norm=True))
-    c = config("gemma", head_dim=32, num_key_value_heads=1)
+    c = config("gemma", hidden_act="gelu", head_dim=32, num_key_value_heads=1)
     yield Case("gemma", c, llama_shapes(c), dtype="F16")
     c = config("gemma2", head_dim=32, sliding_window=5, query_pre_attn_scalar=20, attn_logit_softcapping=1.5,
                final_logit_softcapping=4.0)
