@@ -255,6 +255,98 @@ TEST(BuildLanguageModel, AbsurdSizesAreRefused) {
   }
 }
 
+// Every key that any family reads, with values no writer would write: an answer, never a crash.
+TEST(BuildLanguageModel, HostileValuesOfEveryKeyAreAnswered) {
+  nlohmann::json base = LlamaConfig();
+  base.update({{"n_embd", 8},
+               {"n_layer", 2},
+               {"n_head", 4},
+               {"n_positions", 16},
+               {"n_inner", 12},
+               {"layer_norm_epsilon", 1e-5},
+               {"activation_function", "relu"},
+               {"scale_attn_weights", true},
+               {"scale_attn_by_inverse_layer_idx", false},
+               {"ffn_dim", 12},
+               {"word_embed_proj_dim", 8},
+               {"do_layer_norm_before", true},
+               {"_remove_final_layer_norm", false},
+               {"enable_bias", true},
+               {"layer_norm_elementwise_affine", true},
+               {"head_dim", 2},
+               {"hidden_act", "silu"},
+               {"hidden_activation", "gelu"},
+               {"attention_bias", false},
+               {"mlp_bias", false},
+               {"rope_theta", 1e4},
+               {"rope_scaling", {{"type", "linear"}, {"factor", 2}}},
+               {"rope_parameters", nullptr},
+               {"partial_rotary_factor", 1},
+               {"original_max_position_embeddings", 64},
+               {"sliding_window", 4},
+               {"use_sliding_window", true},
+               {"max_window_layers", 1},
+               {"layer_types", {"full_attention", "sliding_attention"}},
+               {"query_pre_attn_scalar", 4},
+               {"attn_logit_softcapping", 5},
+               {"final_logit_softcapping", 5},
+               {"num_local_experts", 2},
+               {"num_experts", 2},
+               {"num_experts_per_tok", 1},
+               {"norm_topk_prob", true},
+               {"moe_intermediate_size", 4},
+               {"shared_expert_intermediate_size", 4},
+               {"decoder_sparse_step", 1},
+               {"mlp_only_layers", {0}},
+               {"qkv_bias", false},
+               {"quantization_config", nullptr},
+               {"use_bidirectional_attention", false}});
+  const nlohmann::json hostile[] = {nullptr,
+                                    true,
+                                    0,
+                                    -1,
+                                    1,
+                                    3,
+                                    INT64_MAX,
+                                    INT64_MIN,
+                                    UINT64_MAX,
+                                    1e308,
+                                    -1e308,
+                                    1e-320,
+                                    "",
+                                    "gelu",
+                                    std::string(1000, 'x'),
+                                    nlohmann::json::array(),
+                                    {1, "a", nullptr},
+                                    nlohmann::json::object(),
+                                    {{"type", "yarn"}, {"factor", 1e308}, {"beta_fast", 1e-308}},
+                                    {{"type", "longrope"}, {"short_factor", {1e-308}}, {"long_factor", {1e308}}},
+                                    {{"type", "dynamic"}, {"factor", 1e-308}},
+                                    {{"rope_theta", 1.0000001}},
+                                    {{"quant_method", nullptr}}};
+  TempDir dir;
+  WriteCheckpoint(dir.path(), base, LlamaShapes());
+  int built = 0;
+  size_t turn = 0;
+  for (const std::string& type : KnownModelTypes()) {
+    for (const auto& [key, usual] : base.items()) {
+      for (int i = 0; i < 3; ++i) {  // all values would take half a minute; three in turn reach most
+        const nlohmann::json& value = hostile[turn++ % std::size(hostile)];
+        nlohmann::json config = base;
+        config["model_type"] = type;
+        config[key] = value;
+        WriteFile(dir / "config.json", config.dump());
+        const auto c = Checkpoint::Open(dir.path());
+        ASSERT_TRUE(c.ok()) << c.status();
+        const auto m = BuildLanguageModel(**c, {});
+        if (m.ok()) ++built;
+        EXPECT_TRUE(m.ok() || !m.status().message().empty()) << type << " " << key << " " << value;
+      }
+    }
+  }
+  EXPECT_GT(built, 50);  // llama and mistral, where the value does not matter
+}
+
 TEST(BuildLanguageModel, LayerTypesAreOnePerLayerAndKnown) {
   nlohmann::json c = With("model_type", "mistral");
   c["sliding_window"] = 4;

@@ -13,7 +13,9 @@ absl::StatusOr<LanguageModel> BuildGemma(const Checkpoint& checkpoint, const Bui
   ASSIGN_OR_RETURN(const bool attention_bias, checkpoint.Bool("attention_bias", false));
   if (attention_bias) model.qkv_bias = model.o_bias = Bias::kNeeded;
   // The first checkpoints say hidden_act "gelu" and were trained with the tanh form.
-  ASSIGN_OR_RETURN(model.act, checkpoint.String("hidden_activation", "gelu_pytorch_tanh"));
+  ASSIGN_OR_RETURN(const std::string act, checkpoint.String("hidden_act", "gelu"));
+  ASSIGN_OR_RETURN(model.act, checkpoint.String("hidden_activation", act == "gelu" ? "gelu_pytorch_tanh" : act));
+  RETURN_IF_ERROR(RefuseBidirectional(checkpoint));
   model.norm = NormKind::kRmsPlusOne;
   model.embedding_scale = std::sqrt(static_cast<double>(model.sizes.hidden));
   return BuildPreNorm(checkpoint, options, model);

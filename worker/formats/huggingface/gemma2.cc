@@ -15,6 +15,7 @@ absl::StatusOr<LanguageModel> BuildGemma2(const Checkpoint& checkpoint, const Bu
   ASSIGN_OR_RETURN(const bool attention_bias, checkpoint.Bool("attention_bias", false));
   if (attention_bias) model.qkv_bias = model.o_bias = Bias::kNeeded;
   ASSIGN_OR_RETURN(model.act, checkpoint.String("hidden_activation", "gelu_pytorch_tanh"));
+  RETURN_IF_ERROR(RefuseBidirectional(checkpoint));
   ASSIGN_OR_RETURN(const double per_head, NonNegative(checkpoint, "query_pre_attn_scalar", 256));
   if (per_head == 0) return absl::InvalidArgumentError("config.json: query_pre_attn_scalar is 0");
   model.attention.scale = 1 / std::sqrt(per_head);

@@ -122,6 +122,12 @@ absl::StatusOr<std::vector<int64_t>> ReadQwenWindows(const Checkpoint& checkpoin
   return ReadWindows(checkpoint, layers, /*absent=*/4096, [first](int64_t layer) { return layer >= first; });
 }
 
+absl::Status RefuseBidirectional(const Checkpoint& checkpoint) {
+  ASSIGN_OR_RETURN(const bool is_on, checkpoint.Bool("use_bidirectional_attention", false));
+  if (!is_on) return absl::OkStatus();
+  return absl::UnimplementedError("config.json: use_bidirectional_attention is true; only causal models are built");
+}
+
 absl::StatusOr<std::string> GatedMlp(Decoder& d, const std::string& name, const std::string& x, int64_t intermediate,
                                      const std::string& act, Bias bias, const GatedNames& names) {
   const int64_t hidden = d.sizes().hidden;

@@ -14,6 +14,7 @@
 #include <string_view>
 #include <vector>
 
+#include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "worker/formats/huggingface/decoder.h"
 #include "worker/formats/huggingface/rope.h"
@@ -58,6 +59,9 @@ absl::StatusOr<std::vector<int64_t>> ReadWindows(const Checkpoint& checkpoint, i
                                                  const std::function<bool(int64_t layer)>& slides);
 // The same by Qwen's keys: use_sliding_window turns windows on, for blocks from max_window_layers up.
 absl::StatusOr<std::vector<int64_t>> ReadQwenWindows(const Checkpoint& checkpoint, int64_t layers);
+
+// UNIMPLEMENTED when use_bidirectional_attention is true (Gemma's embedding models).
+absl::Status RefuseBidirectional(const Checkpoint& checkpoint);
 
 // down(act(gate(x)) * up(x)) of module `name`, whose layers are called so.
 struct GatedNames {

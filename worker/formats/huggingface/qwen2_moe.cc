@@ -29,6 +29,11 @@ absl::StatusOr<std::string> SparseMlp(Decoder& d, const std::string& module, con
 absl::StatusOr<LanguageModel> BuildQwen2Moe(const Checkpoint& checkpoint, const BuildOptions& options) {
   ASSIGN_OR_RETURN(PreNorm model, ReadPreNorm(checkpoint, {.max_positions = 32768}));
   ASSIGN_OR_RETURN(model.windows, ReadQwenWindows(checkpoint, model.sizes.layers));
+  if (!model.windows.empty() && !checkpoint.Has("layer_types")) {
+    return absl::UnimplementedError(
+        "config.json: use_sliding_window is true without layer_types; which blocks slide has differed between versions "
+        "of Transformers, so layer_types must say it");
+  }
   ASSIGN_OR_RETURN(const bool qkv_bias, checkpoint.Bool("qkv_bias", true));
   if (qkv_bias) model.qkv_bias = Bias::kNeeded;
   Experts experts{.act = model.act};
