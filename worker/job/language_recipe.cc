@@ -130,7 +130,6 @@ LinearMethod MethodOf(const Recipe& r, const WeightGrid& grid, CheckpointFormat 
     case Recipe::kGptq: {
       const quant::v1::Gptq& g = r.gptq();
       m.kind = LinearMethod::Kind::kGptq;
-      m.gptq.grid = m.grid;
       m.gptq.act_order = g.act_order() == quant::v1::ACT_ORDER_OFF           ? wo::ActOrder::kOff
                          : g.act_order() == quant::v1::ACT_ORDER_DYNAMIC     ? wo::ActOrder::kDynamicGroups
                          : g.act_order() == quant::v1::ACT_ORDER_GROUP_AWARE ? wo::ActOrder::kGroupAware
@@ -145,9 +144,8 @@ LinearMethod MethodOf(const Recipe& r, const WeightGrid& grid, CheckpointFormat 
     case Recipe::kAwq:
       m.kind = r.awq().then_gptq() ? LinearMethod::Kind::kGptq : LinearMethod::Kind::kRtn;
       m.scaled = true;
-      m.gptq.grid = m.grid;
       m.gptq.threads = threads;
-      m.awq.grid_points = r.awq().grid_points();
+      m.awq.steps = r.awq().grid_points();
       m.awq.threads = threads;
       m.clip = r.awq().clip_search() && !r.awq().then_gptq();
       break;
@@ -160,7 +158,6 @@ LinearMethod MethodOf(const Recipe& r, const WeightGrid& grid, CheckpointFormat 
       break;
     case Recipe::kHqq:
       m.kind = LinearMethod::Kind::kHqq;
-      m.hqq.grid = m.grid;
       m.hqq.p = r.hqq().p();
       m.hqq.iterations = r.hqq().iterations();
       break;
@@ -172,9 +169,9 @@ LinearMethod MethodOf(const Recipe& r, const WeightGrid& grid, CheckpointFormat 
 
 WeightSpec SpecOf(const LinearMethod& m) {
   if (m.kind == LinearMethod::Kind::kNf4) return {.codebook = true, .bits = 4, .group_size = m.codebook.block_size};
-  return {.bits = m.Grid().bits,
-          .group_size = m.Grid().group_size,
-          .symmetric = m.Grid().symmetry != wo::Symmetry::kAsymmetric,
+  return {.bits = m.grid.bits,
+          .group_size = m.grid.group_size,
+          .symmetric = m.grid.symmetry != wo::Symmetry::kAsymmetric,
           .dynamic_order = m.kind == LinearMethod::Kind::kGptq && m.gptq.act_order == wo::ActOrder::kDynamicGroups};
 }
 
@@ -287,11 +284,10 @@ absl::StatusOr<std::map<std::string, LinearMethod>> PlanLayers(const Recipe& res
       if (!holds.ok()) {
         return absl::Status(holds.code(), absl::StrCat("layer '", linear.name, "': ", holds.message()));
       }
-      if (!has_calibration && m.kind != LinearMethod::Kind::kNf4 && m.Grid().search == wo::ScaleSearch::kWeightedMse) {
+      if (!has_calibration && NeedsData(m)) {
         return absl::InvalidArgumentError(absl::StrCat(
-            "layer '", linear.name,
-            "': scale search hessian_mse weighs errors with calibration data: submit with --calibration, or use "
-            "--scale-search mse"));
+            "layer '", linear.name, "': its errors are to be weighed with calibration data: submit with --calibration, or use "
+            "--scale-search mse and no --absmax-search"));
       }
     }
     plan[linear.name] = std::move(m);

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "worker/quantize/language/awq_block.h"
 
-#include <algorithm>
 #include <optional>
 #include <utility>
 #include <vector>
@@ -204,10 +203,12 @@ absl::StatusOr<std::string> ScaleGroup(Graph* graph, const InputGroup& group, co
   }
   for (size_t i = 0; i < weights.size(); ++i) views.push_back({weights[i], group.linears[i].rows, group.linears[i].cols});
   weight_only::AwqOptions options = method.awq;
+  options.grid = method.grid;
+  options.grid.search = weight_only::ScaleSearch::kMinMax;  // what is searched for here is the scale of columns
   options.threads = threads;
-  ASSIGN_OR_RETURN(weight_only::AwqScales found, weight_only::SearchAwqScales(views, hessian, method.Grid(), options));
+  ASSIGN_OR_RETURN(weight_only::AwqResult found, weight_only::SearchAwqScales(views, hessian, options));
+  if (found.identity()) return std::string();
   std::vector<float> s = std::move(found.scales);
-  if (std::all_of(s.begin(), s.end(), [](float v) { return v == 1; })) return std::string();
   RETURN_IF_ERROR(Divide(graph, *producer, &s, changed));
   for (size_t i = 0; i < weights.size(); ++i) {
     const Linear& l = group.linears[i];

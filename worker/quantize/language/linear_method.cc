@@ -27,12 +27,17 @@ absl::StatusOr<Attempt> Carry(const LinearMethod& method, const wo::MatrixView& 
   Attempt a;
   switch (method.kind) {
     case LinearMethod::Kind::kRtn: {
+      if (method.clip && fit != nullptr) {
+        ASSIGN_OR_RETURN(a.weights, wo::QuantizeClipped(weights, method.grid, *fit, threads));
+        return a;
+      }
       ASSIGN_OR_RETURN(a.weights, wo::QuantizeRtn(weights, method.grid, importance, threads));
       return a;
     }
     case LinearMethod::Kind::kGptq: {
       if (fit == nullptr) return absl::InvalidArgumentError("GPTQ needs the Hessian of the layer's inputs");
       wo::GptqOptions options = method.gptq;
+      options.grid = method.grid;
       options.threads = threads;
       ASSIGN_OR_RETURN(wo::GptqResult result, wo::QuantizeGptq(weights, *fit, options));
       a.weights = std::move(result.weights);
@@ -45,8 +50,11 @@ absl::StatusOr<Attempt> Carry(const LinearMethod& method, const wo::MatrixView& 
     }
     case LinearMethod::Kind::kHqq: {
       wo::HqqOptions options = method.hqq;
-      options.threads = threads;
-      ASSIGN_OR_RETURN(a.weights, wo::QuantizeHqq(weights, options));
+      options.bits = method.grid.bits;
+      options.group_size = method.grid.group_size;
+      options.scale_type = method.grid.scale_type;
+      options.zero_min = method.grid.zero_min;
+      ASSIGN_OR_RETURN(a.weights, wo::QuantizeHqq(weights, options, threads));
       return a;
     }
     case LinearMethod::Kind::kKeep:
@@ -57,15 +65,11 @@ absl::StatusOr<Attempt> Carry(const LinearMethod& method, const wo::MatrixView& 
 
 }  // namespace
 
-const wo::GridOptions& LinearMethod::Grid() const {
-  return kind == Kind::kGptq ? gptq.grid : kind == Kind::kHqq ? hqq.grid : grid;
-}
-
 bool NeedsData(const LinearMethod& method) {
   if (method.kind == LinearMethod::Kind::kKeep) return false;
   if (method.kind == LinearMethod::Kind::kNf4) return method.codebook.search;
   return method.kind == LinearMethod::Kind::kGptq || method.scaled ||
-         method.Grid().search == wo::ScaleSearch::kWeightedMse;
+         (method.kind == LinearMethod::Kind::kRtn && method.grid.search == wo::ScaleSearch::kWeightedMse);
 }
 
 absl::StatusOr<LinearResult> QuantizeLinear(const LinearMethod& method, const wo::MatrixView& weights,
@@ -76,9 +80,9 @@ absl::StatusOr<LinearResult> QuantizeLinear(const LinearMethod& method, const wo
   if (judge == nullptr) return result;
   ASSIGN_OR_RETURN(wo::QuadraticError error, wo::QuadraticLoss(weights, result.weights, *judge, threads));
   // The baseline on the same grid, unless the method is that itself or its files hold no grid.
-  const bool baseline = method.kind == LinearMethod::Kind::kGptq || method.kind == LinearMethod::Kind::kHqq;
+  const bool baseline = method.kind == LinearMethod::Kind::kGptq || method.kind == LinearMethod::Kind::kHqq || method.clip;
   if (baseline) {
-    ASSIGN_OR_RETURN(GroupedMatrix nearest, wo::QuantizeRtn(weights, method.Grid(), importance, threads));
+    ASSIGN_OR_RETURN(GroupedMatrix nearest, wo::QuantizeRtn(weights, method.grid, importance, threads));
     WeightMatrix plain = std::move(nearest);
     ASSIGN_OR_RETURN(const wo::QuadraticError other, wo::QuadraticLoss(weights, plain, *judge, threads));
     if (!(error.loss < other.loss)) {

@@ -21,15 +21,13 @@ struct LinearMethod {
   Kind kind = Kind::kKeep;
   std::string reason;                // kKeep: why
   std::string name;                  // for the report: "rtn", "gptq", "awq", ...
-  weight_only::GridOptions grid;     // of kRtn
-  weight_only::GptqOptions gptq;     // of kGptq, with its own grid
+  weight_only::GridOptions grid;     // the integer grid of all but kNf4
+  weight_only::GptqOptions gptq;     // of kGptq; its grid is the one above
   weight_only::CodebookOptions codebook;  // of kNf4
-  weight_only::HqqOptions hqq;       // of kHqq, with its own grid
-  bool scaled = false;               // AWQ: equivalent scales are searched first, on this method's grid
+  weight_only::HqqOptions hqq;       // of kHqq
+  bool scaled = false;               // AWQ: equivalent scales are searched first, on the same grid
   weight_only::AwqOptions awq;       // then
-
-  // The integer grid, for all but kNf4 and kKeep.
-  const weight_only::GridOptions& Grid() const;
+  bool clip = false;                 // kRtn: AWQ's clip search; needs the Hessian
 };
 
 // Whether it learns from samples: GPTQ, AWQ, and whatever weighs errors with E[x^2].

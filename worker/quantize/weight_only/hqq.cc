@@ -5,6 +5,7 @@
 #include <cmath>
 #include <span>
 
+#include "absl/strings/str_cat.h"
 #include "common/status_macros.h"
 #include "worker/quantize/weight_only/threads.h"
 #include "worker/quantize/weight_only/vec.h"
@@ -12,11 +13,8 @@
 namespace quant::weight_only {
 namespace {
 
-constexpr float kPower = 0.7f;
-constexpr int kSteps = 20;
-
 // value = scale * (code - zero) with a zero point that need not be an integer; code = clamp(rint(w / scale + zero)).
-Grid Optimise(std::span<const float> w, const GridOptions& options, float qmax) {
+Grid Optimise(std::span<const float> w, const GridOptions& options, const HqqOptions& hqq, float qmax) {
   float lo = 0;
   float hi = 0;
   vec::MinMax(w.data(), w.size(), &lo, &hi);
@@ -29,10 +27,10 @@ Grid Optimise(std::span<const float> w, const GridOptions& options, float qmax) 
   Grid best = grid;
   float least = INFINITY;
   float beta = 10;
-  for (int i = 0; i < kSteps; ++i) {
+  for (int i = 0; i < hqq.iterations; ++i) {
     float error = 0;
     float zero_sum = 0;
-    vec::HalfQuadratic(w.data(), w.size(), grid.scale, grid.zero, qmax, beta, kPower, &error, &zero_sum);
+    vec::HalfQuadratic(w.data(), w.size(), grid.scale, grid.zero, qmax, beta, hqq.p, &error, &zero_sum);
     if (!(error < least)) break;
     least = error;
     best = grid;
@@ -48,9 +46,9 @@ float RoundZero(float zero, ScaleType type) {
 }
 
 // The best integer grid near `start` by sum |r|^p.
-Grid Integer(std::span<const float> w, const Grid& start, const GridOptions& options, float qmax) {
+Grid Integer(std::span<const float> w, const Grid& start, const GridOptions& options, float p, float qmax) {
   const auto error = [&](const Grid& g) {
-    return vec::GridError(w.data(), nullptr, w.size(), g.scale, g.zero, qmax, kPower);
+    return vec::GridError(w.data(), nullptr, w.size(), g.scale, g.zero, qmax, p);
   };
   Grid best = FindGrid(w, {}, options);
   float least = error(best);
@@ -93,6 +91,10 @@ absl::StatusOr<GroupedMatrix> QuantizeHqq(const MatrixView& weights, const HqqOp
                                  .zero_min = options.zero_min};
   RETURN_IF_ERROR(CheckOptions(grid_options));
   RETURN_IF_ERROR(CheckWeights(weights));
+  if (!(options.p > 0 && options.p <= 1) || options.iterations < 1 || options.iterations > 1000) {
+    return absl::InvalidArgumentError(absl::StrCat("p is ", options.p, " and iterations ", options.iterations,
+                                                   "; p is above 0 and at most 1, iterations from 1 to 1000"));
+  }
   GroupedMatrix out;
   out.rows = weights.rows;
   out.cols = weights.cols;
@@ -111,9 +113,9 @@ absl::StatusOr<GroupedMatrix> QuantizeHqq(const MatrixView& weights, const HqqOp
       const std::span<const float> w(weights.row(r) + begin,
                                      static_cast<size_t>(std::min(out.group_size, out.cols - begin)));
       uint8_t* const codes = out.codes.data() + r * out.cols + begin;
-      Grid grid = Optimise(w, grid_options, qmax);
+      Grid grid = Optimise(w, grid_options, options, qmax);
       if (options.zero_points == ZeroPoints::kInteger) {
-        grid = Integer(w, grid, grid_options, qmax);
+        grid = Integer(w, grid, grid_options, options.p, qmax);
         vec::Encode(w.data(), w.size(), grid.scale, grid.zero, qmax, codes);
       } else {
         grid.zero = RoundZero(grid.zero, options.scale_type);

@@ -26,6 +26,8 @@ struct HqqOptions {
   ScaleType scale_type = ScaleType::kFloat16;  // of float zero points too
   ZeroPoints zero_points = ZeroPoints::kInteger;
   int zero_min = 0;  // as GridOptions
+  float p = 0.7f;       // norm of the error, above 0 and at most 1
+  int iterations = 20;  // at most, 1 to 1000; it ends when the error rises
 };
 
 // Asymmetric always. INVALID_ARGUMENT as CheckOptions and CheckWeights. Uses `threads` (0: OpenMP's); the bits do not
