@@ -178,7 +178,9 @@ absl::StatusOr<WeightMatrix> GroupedOf(const Graph& graph, const Node& node) {
   const int64_t bits = node.Int("bits", 4), block = node.Int("block_size", 0);
   if (bits != 2 && bits != 4 && bits != 8)
     return BadNode(node, absl::StrCat("bits is ", bits, "; there are 2, 4 and 8"));
-  if (w.rows <= 0 || w.cols <= 0 || block <= 0 || !ElementCount(std::vector<int64_t>{w.rows, w.cols}).ok()) {
+  constexpr int64_t kMaxBlock = int64_t{1} << 30;
+  if (w.rows <= 0 || w.cols <= 0 || block <= 0 || block > kMaxBlock || w.cols > kMaxElements ||
+      !ElementCount(std::vector<int64_t>{w.rows, (w.cols + block - 1) / block * block}).ok()) {
     return BadNode(node, absl::StrCat("N ", w.rows, ", K ", w.cols, ", block_size ", block, " make no matrix"));
   }
   if (!node.input(4).empty()) return BadNode(node, "g_idx is not supported; a Gather in front does the same");
