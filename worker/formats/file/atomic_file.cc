@@ -52,6 +52,29 @@ absl::Status AtomicFile::Write(std::string_view bytes) {
   return absl::OkStatus();
 }
 
+absl::Status AtomicFile::WriteAt(int64_t offset, std::string_view bytes) {
+  if (offset < 0 || offset > size_ || static_cast<int64_t>(bytes.size()) > size_ - offset) {
+    return absl::InvalidArgumentError(absl::StrCat("bytes ", offset, " to ",
+                                                   offset + static_cast<int64_t>(bytes.size()), " are not among the ",
+                                                   size_, " written"));
+  }
+  while (!bytes.empty()) {
+    const ssize_t n = ::pwrite(fd_.get(), bytes.data(), bytes.size(), offset);
+    if (n < 0) {
+      if (errno == EINTR) continue;
+      return IoError(errno, "cannot write", path_);
+    }
+    bytes.remove_prefix(static_cast<size_t>(n));
+    offset += n;
+  }
+  return absl::OkStatus();
+}
+
+absl::Status AtomicFile::CommitAs(std::filesystem::path path) {
+  path_ = std::move(path);
+  return Commit();
+}
+
 absl::Status AtomicFile::Pad(int64_t alignment) {
   const int64_t rest = (alignment - size_ % alignment) % alignment;
   return Write(std::string(static_cast<size_t>(rest), '\0'));

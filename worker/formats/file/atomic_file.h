@@ -33,10 +33,15 @@ class AtomicFile {
   absl::Status Write(std::string_view bytes);
   // Appends zeros until the size is a multiple of `alignment`.
   absl::Status Pad(int64_t alignment);
+  // Overwrites bytes written before: [offset, offset + bytes.size()) must lie within size(), or INVALID_ARGUMENT. For a
+  // header whose content is known only at the end.
+  absl::Status WriteAt(int64_t offset, std::string_view bytes);
   // Bytes written so far.
   int64_t size() const { return size_; }
   // Makes the file visible and durable; nothing may be written afterwards.
   absl::Status Commit();
+  // The same under another name in the same folder, for a name that is known only at the end.
+  absl::Status CommitAs(std::filesystem::path path);
 
  private:
   AtomicFile(UniqueFd fd, std::filesystem::path temporary, std::filesystem::path path)

@@ -142,12 +142,14 @@ class HeaderHandler : public nlohmann::json_sax<nlohmann::json> {
   std::set<std::string> names_;
 };
 
+// In the order of the reference implementation's enumeration.
+constexpr std::pair<std::string_view, DType> kTypes[] = {
+    {"BOOL", DType::kBool},  {"U8", DType::kUInt8},    {"I8", DType::kInt8},       {"I16", DType::kInt16},
+    {"U16", DType::kUInt16}, {"F16", DType::kFloat16}, {"BF16", DType::kBFloat16}, {"I32", DType::kInt32},
+    {"U32", DType::kUInt32}, {"F32", DType::kFloat32}, {"F64", DType::kFloat64},   {"I64", DType::kInt64},
+    {"U64", DType::kUInt64}};
+
 absl::StatusOr<DType> DTypeOfName(std::string_view name) {
-  constexpr std::pair<std::string_view, DType> kTypes[] = {
-      {"BOOL", DType::kBool},  {"U8", DType::kUInt8},    {"I8", DType::kInt8},       {"I16", DType::kInt16},
-      {"U16", DType::kUInt16}, {"F16", DType::kFloat16}, {"BF16", DType::kBFloat16}, {"I32", DType::kInt32},
-      {"U32", DType::kUInt32}, {"F32", DType::kFloat32}, {"F64", DType::kFloat64},   {"I64", DType::kInt64},
-      {"U64", DType::kUInt64}};
   for (const auto& [known, dtype] : kTypes) {
     if (name == known) return dtype;
   }
@@ -164,6 +166,18 @@ absl::Status Named(const Entry& e, const absl::Status& s) {
 }
 
 }  // namespace
+
+int SafetensorsTypeRank(DType dtype) {
+  for (size_t i = 0; i < std::size(kTypes); ++i) {
+    if (kTypes[i].second == dtype) return static_cast<int>(i);
+  }
+  return -1;
+}
+
+const char* SafetensorsTypeName(DType dtype) {
+  const int rank = SafetensorsTypeRank(dtype);
+  return rank < 0 ? nullptr : kTypes[static_cast<size_t>(rank)].first.data();
+}
 
 absl::StatusOr<SafetensorsFile> ParseSafetensors(std::span<const std::byte> bytes, std::shared_ptr<const void> owner) {
   if (bytes.size() < 8) return absl::InvalidArgumentError("not a safetensors file: shorter than 8 bytes");

@@ -25,6 +25,12 @@ struct SafetensorsFile {
   std::map<std::string, std::string> metadata;
 };
 
+// "F32", "BF16", ...; null for the 4-bit types, which the format does not have in this form.
+const char* SafetensorsTypeName(DType dtype);
+
+// Place of the type in the order by which the reference writer sorts tensors (later ones come first in the file).
+int SafetensorsTypeRank(DType dtype);
+
 // INVALID_ARGUMENT: malformed, naming the tensor where there is one: header size, UTF-8 or JSON, an entry without its
 // three fields, shape and offsets that disagree, holes, overlaps or bytes left over. UNIMPLEMENTED: float4, float6,
 // float8 and complex tensors.
