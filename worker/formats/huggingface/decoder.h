@@ -10,7 +10,6 @@
 #define QUANT_WORKER_FORMATS_HUGGINGFACE_DECODER_H_
 
 #include <cstdint>
-#include <functional>
 #include <map>
 #include <set>
 #include <string>
@@ -27,7 +26,7 @@
 namespace quant::huggingface {
 
 // Caps on what config.json may claim, several times what published models have; every size is also checked against the
-// tensors before anything is made from it.
+// tensors before anything is made from it. rope.h has the cap on positions.
 inline constexpr int64_t kMaxVocab = int64_t{1} << 22;
 inline constexpr int64_t kMaxHidden = int64_t{1} << 16;  // also heads * head_dim
 inline constexpr int64_t kMaxIntermediate = int64_t{1} << 20;
@@ -35,7 +34,6 @@ inline constexpr int64_t kMaxLayers = 1024;
 inline constexpr int64_t kMaxHeads = 4096;
 inline constexpr int64_t kMaxHeadDim = 4096;
 inline constexpr int64_t kMaxExperts = 1024;
-inline constexpr int64_t kMaxPositions = int64_t{1} << 31;
 
 struct Sizes {
   int64_t vocab = 0;
@@ -115,8 +113,6 @@ class Decoder {
 
   // ---- positions
 
-  // int64 [sequence]: the positions of the new tokens.
-  const std::string& positions();
   // Rows of a table of positions: float32 [sequence, hidden], to be added to a [batch, sequence, hidden].
   absl::StatusOr<std::string> LearnedPositions(const std::string& module, int64_t rows, int64_t offset);
   // Turns x [.., heads * head_dim]; a decoder has one rope.

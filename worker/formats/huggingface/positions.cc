@@ -19,6 +19,7 @@ Tensor Row(const std::vector<float>& values) {
 
 }  // namespace
 
+// positions_: int64 [sequence], those of the new tokens; total_: the number of tokens, past ones among them.
 void Decoder::MakePositions() {
   if (!positions_.empty()) return;
   const std::string zero = Constant("positions.zero", Tensor::Scalar(int64_t{0}));
@@ -33,11 +34,6 @@ void Decoder::MakePositions() {
     total_ = Add("positions.total", "Add", {past, length});
   }
   positions_ = Add("positions", "Range", {past, total_, one});
-}
-
-const std::string& Decoder::positions() {
-  MakePositions();
-  return positions_;
 }
 
 absl::StatusOr<std::string> Decoder::LearnedPositions(const std::string& module, int64_t rows, int64_t offset) {

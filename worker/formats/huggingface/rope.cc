@@ -14,8 +14,6 @@
 namespace quant::huggingface {
 namespace {
 
-constexpr int64_t kMaxPositions = int64_t{1} << 31;
-
 // config.json's scaling block: numbers that must be positive, under its own name for messages.
 struct Scaling {
   const Checkpoint& checkpoint;

@@ -16,6 +16,8 @@
 
 namespace quant::huggingface {
 
+inline constexpr int64_t kMaxPositions = int64_t{1} << 31;  // that config.json may claim
+
 struct Rope {
   int64_t rotary_dim = 0;       // even; the first rotary_dim of head_dim turn, the rest passes
   std::vector<float> inv_freq;  // [rotary_dim / 2]
