@@ -93,18 +93,9 @@ class Replace : public Decoder {
   Replace(Pattern pattern, std::string content) : pattern_(std::move(pattern)), content_(std::move(content)) {}
   absl::Status Apply(std::vector<std::string>& tokens) const override {
     PatternBudget budget;
+    constexpr size_t kMax = 4 * static_cast<size_t>(Tokenizer::kMaxTextBytes);
     for (std::string& token : tokens) {
-      ASSIGN_OR_RETURN(const std::vector<Span> spans, pattern_.FindAll(token, budget));
-      if (token.size() + spans.size() * content_.size() > 4 * static_cast<size_t>(Tokenizer::kMaxTextBytes)) {
-        return absl::ResourceExhaustedError("decoding makes the text too long; decode fewer tokens");
-      }
-      std::string out;
-      size_t done = 0;
-      for (const Span& span : spans) {
-        out.append(token, done, span.begin - done).append(content_);
-        done = span.end;
-      }
-      token = out.append(token, done);
+      ASSIGN_OR_RETURN(token, pattern_.ReplaceAll(token, content_, kMax, budget));
     }
     return absl::OkStatus();
   }

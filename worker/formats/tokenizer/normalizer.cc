@@ -95,17 +95,7 @@ class Replace : public Normalizer {
  public:
   Replace(Pattern pattern, std::string content) : pattern_(std::move(pattern)), content_(std::move(content)) {}
   absl::Status Apply(std::string& text, PatternBudget& budget) const override {
-    ASSIGN_OR_RETURN(const std::vector<Span> spans, pattern_.FindAll(text, budget));
-    if (spans.empty()) return absl::OkStatus();
-    RETURN_IF_ERROR(CheckSize(text.size() + spans.size() * content_.size()));
-    std::string out;
-    size_t done = 0;
-    for (const Span& span : spans) {
-      out.append(text, done, span.begin - done).append(content_);
-      done = span.end;
-    }
-    out.append(text, done);
-    text = std::move(out);
+    ASSIGN_OR_RETURN(text, pattern_.ReplaceAll(text, content_, kMaxNormalized, budget));
     return absl::OkStatus();
   }
 

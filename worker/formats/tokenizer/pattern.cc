@@ -15,13 +15,33 @@ namespace quant::tokenizer {
 namespace {
 
 constexpr uint32_t kFirstLimit = 1000;  // steps of an ordinary match: a few per character of a word
-constexpr uint32_t kLastLimit = 100'000'000;
+constexpr uint32_t kLastLimit = 10'000'000;
 constexpr uint32_t kHeapKibibytes = 256 * 1024;  // a run of n spaces backtracks n deep, about 130 bytes each
 
 std::string Message(int error) {
   PCRE2_UCHAR buffer[256] = {};
   pcre2_get_error_message(error, buffer, sizeof(buffer));
   return reinterpret_cast<const char*>(buffer);
+}
+
+// Whether a class holds another class or an intersection: [^(\s|[.,])], [\p{L}&&[^\p{Han}]].
+bool HasNestedClass(std::string_view expression) {
+  bool in_class = false;
+  for (size_t i = 0; i < expression.size(); ++i) {
+    const char c = expression[i];
+    if (c == '\\') {
+      ++i;
+    } else if (!in_class) {
+      in_class = c == '[';
+      if (in_class && i + 1 < expression.size() && expression[i + 1] == '^') ++i;
+      if (in_class && i + 1 < expression.size() && expression[i + 1] == ']') ++i;
+    } else if (c == ']') {
+      in_class = false;
+    } else if ((c == '[' && expression.substr(i, 2) != "[:") || expression.substr(i, 2) == "&&") {
+      return true;
+    }
+  }
+  return false;
 }
 
 }  // namespace
@@ -35,11 +55,12 @@ absl::StatusOr<Pattern> Pattern::Literal(std::string text) {
 
 absl::StatusOr<Pattern> Pattern::Regex(const std::string& expression) {
   uint32_t options = PCRE2_UTF | PCRE2_UCP;
-  if (expression.find("&&") != std::string::npos) {  // [\p{L}&&[^\p{Han}]], as Oniguruma has it
+  if (HasNestedClass(expression)) {
 #ifdef PCRE2_ALT_EXTENDED_CLASS
     options |= PCRE2_ALT_EXTENDED_CLASS;
 #else
-    return absl::UnimplementedError(absl::StrCat("set operations in ", Quoted(expression), " need PCRE2 10.45"));
+    return absl::UnimplementedError(
+        absl::StrCat("classes inside classes in ", Quoted(expression), " need PCRE2 10.45"));
 #endif
   }
   int error = 0;
@@ -129,6 +150,22 @@ absl::StatusOr<std::vector<Span>> Pattern::FindAll(std::string_view text, Patter
     found.push_back({span[0], span[1]});
   }
   return found;
+}
+
+absl::StatusOr<std::string> Pattern::ReplaceAll(std::string_view text, std::string_view content, size_t max_bytes,
+                                                PatternBudget& budget) const {
+  ASSIGN_OR_RETURN(const std::vector<Span> spans, FindAll(text, budget));
+  if (text.size() + spans.size() * content.size() > max_bytes) {
+    return absl::ResourceExhaustedError(
+        absl::StrCat("replacing makes the text longer than ", max_bytes, " bytes; use shorter texts"));
+  }
+  std::string out;
+  size_t done = 0;
+  for (const Span& span : spans) {
+    out.append(text, done, span.begin - done).append(content);
+    done = span.end;
+  }
+  return out.append(text, done);
 }
 
 }  // namespace quant::tokenizer

@@ -26,7 +26,7 @@ namespace quant::tokenizer {
 
 // Steps of PCRE2's match limit that one text may still spend on attempts beyond the first, cheap one.
 struct PatternBudget {
-  int64_t steps = 1'000'000'000;  // some ten seconds
+  int64_t steps = 300'000'000;  // some ten seconds
 };
 
 struct Span {
@@ -38,8 +38,8 @@ struct Span {
 class Pattern {
  public:
   // `fields`' `key` is {"String": s} or {"Regex": r}; or a plain string. INVALID_ARGUMENT: neither, an empty string, or
-  // PCRE2 does not compile it (its message is passed on). UNIMPLEMENTED: class set operations (&&) that this PCRE2
-  // does not have.
+  // PCRE2 does not compile it (its message is passed on). UNIMPLEMENTED: classes inside classes and their intersection
+  // (&&), which upstream's Oniguruma knows, with a PCRE2 before 10.45.
   static absl::StatusOr<Pattern> Read(const Fields& fields, std::string_view key);
   static absl::StatusOr<Pattern> Literal(std::string text);
   static absl::StatusOr<Pattern> Regex(const std::string& expression);
@@ -47,6 +47,10 @@ class Pattern {
   // The matches in well-formed UTF-8 `text` from left to right, none overlapping; an empty match moves the search on by
   // one character. RESOURCE_EXHAUSTED when `budget` is spent.
   absl::StatusOr<std::vector<Span>> FindAll(std::string_view text, PatternBudget& budget) const;
+
+  // `text` with each match replaced by `content`. RESOURCE_EXHAUSTED besides when that is longer than `max_bytes`.
+  absl::StatusOr<std::string> ReplaceAll(std::string_view text, std::string_view content, size_t max_bytes,
+                                         PatternBudget& budget) const;
 
  private:
   Pattern() = default;

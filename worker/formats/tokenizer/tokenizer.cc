@@ -10,12 +10,16 @@
 namespace quant {
 
 absl::StatusOr<std::unique_ptr<Tokenizer>> Tokenizer::Load(const std::filesystem::path& folder) {
-  std::error_code ignored;
-  if (std::filesystem::exists(folder / "tokenizer.json", ignored)) return tokenizer::LoadTokenizerJson(folder);
-  if (std::filesystem::exists(folder / "tokenizer.model", ignored)) return tokenizer::LoadSentencePiece(folder);
+  const auto has = [&](const char* name) {
+    std::error_code ignored;
+    return std::filesystem::exists(folder / name, ignored);
+  };
+  if (has("tokenizer.json")) return tokenizer::LoadTokenizerJson(folder);
+  if (has("tokenizer.model")) return tokenizer::LoadSentencePiece(folder);
+  if (has("vocab.json") && has("merges.txt")) return tokenizer::LoadVocabAndMerges(folder);
   return absl::NotFoundError(
-      "the folder has no tokenizer: neither tokenizer.json (Hugging Face tokenizers) nor tokenizer.model "
-      "(SentencePiece); add one, or give token ids instead of text");
+      "the folder has no tokenizer: neither tokenizer.json (Hugging Face tokenizers), nor tokenizer.model "
+      "(SentencePiece), nor vocab.json with merges.txt (GPT-2); add one, or give token ids instead of text");
 }
 
 }  // namespace quant

@@ -27,10 +27,10 @@ class Tokenizer {
  public:
   virtual ~Tokenizer() = default;
 
-  // Reads `folder`'s tokenizer.json, or its tokenizer.model when there is no tokenizer.json. Which tokens begin and end
-  // a text is read from tokenizer_config.json and special_tokens_map.json, else from the post-processor or the
+  // Reads `folder`'s tokenizer.json, else its tokenizer.model, else its vocab.json and merges.txt. Which tokens begin
+  // and end a text is read from tokenizer_config.json and special_tokens_map.json, else from the post-processor or the
   // SentencePiece model.
-  // NOT_FOUND: neither file. INVALID_ARGUMENT naming the key: malformed, tokens or merges that are not in the
+  // NOT_FOUND: none of them. INVALID_ARGUMENT naming the key: malformed, tokens or merges that are not in the
   // vocabulary, over the limits below. UNIMPLEMENTED naming component and type: one that is not known here.
   static absl::StatusOr<std::unique_ptr<Tokenizer>> Load(const std::filesystem::path& folder);
 

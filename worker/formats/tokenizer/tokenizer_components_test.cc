@@ -273,6 +273,20 @@ TEST(EndsTest, ComeFromTheConfigurationFiles) {
   EXPECT_THAT(Tokenizer::Load(folder.path()).status().message(), ::testing::HasSubstr("\"<none>\", which is not in"));
 }
 
+TEST(VocabAndMergesTest, AreAByteLevelBpe) {
+  const testing::TempDir folder;
+  testing::WriteFile(folder / "vocab.json",
+                     Json({{"</s>", 0}, {"a", 1}, {"b", 2}, {"\u0120", 3}, {"ab", 4}, {"\u0120ab", 5}}).dump());
+  testing::WriteFile(folder / "merges.txt", "#version: 0.2\na b\n\u0120 ab\n");
+  testing::WriteFile(folder / "special_tokens_map.json", R"({"bos_token": "</s>"})");
+  testing::WriteFile(folder / "added_tokens.json", R"({"<new>": 7})");
+  const auto tokenizer = Tokenizer::Load(folder.path());
+  ASSERT_TRUE(tokenizer.ok()) << tokenizer.status();
+  EXPECT_THAT(Ids(**tokenizer, "ab ab</s><new>a"), ElementsAre(4, 5, 0, 7, 1));
+  EXPECT_EQ((*tokenizer)->bos(), 0);
+  EXPECT_THAT((*tokenizer)->Decode(std::vector<int32_t>{0, 5, 7}), IsOkAndHolds(" ab<new>"));
+}
+
 std::string Decoded(const Json& decoder, const Words& tokens) {
   Json json = Bpe(Json::object(), Json::array());
   std::vector<int32_t> ids;

@@ -93,6 +93,15 @@ TEST(HostileTest, PatternsThatDoNotCompileOrNeverEnd) {
   ASSERT_TRUE(tokenizer.ok()) << tokenizer.status();
   EXPECT_THAT((*tokenizer)->Encode(std::string(100, 'a'), false),
               StatusIs(absl::StatusCode::kResourceExhausted, HasSubstr("backtracks too much at byte 0")));
+  // Oniguruma's classes inside classes, as BLOOM's pattern has them.
+  Json bloom = WithSplit(" ?[^(\\s|[.,!?])]+");
+  bloom["model"] = {{"type", "WordLevel"},
+                    {"unk_token", "?"},
+                    {"vocab", {{"?", 0}, {"a", 1}, {" b", 2}, {"c", 3}, {".", 4}, {"(", 5}}}};
+  const auto nested = LoadJson(bloom);
+  ASSERT_TRUE(nested.ok()) << nested.status();
+  EXPECT_EQ(testing::Ids(**nested, "a b.c("), (std::vector<int32_t>{1, 2, 4, 3, 5}));
+  EXPECT_EQ(testing::Ids(**LoadJson(WithSplit("[\\p{L}&&[^a]]")), "ab"), (std::vector<int32_t>{0, 1}));
   // An empty match moves on.
   const auto empty = LoadJson(WithSplit("x*"));
   ASSERT_TRUE(empty.ok()) << empty.status();

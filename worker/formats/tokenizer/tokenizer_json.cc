@@ -50,9 +50,7 @@ class PieceCache {
 
 class JsonTokenizer : public Tokenizer {
  public:
-  absl::Status Read(const fs::path& folder) {
-    ASSIGN_OR_RETURN(const nlohmann::json json,
-                     ReadJsonObject(folder / "tokenizer.json", static_cast<size_t>(kMaxTokenizerBytes)));
+  absl::Status Read(const nlohmann::json& json, const fs::path& folder) {
     ASSIGN_OR_RETURN(const Fields file, Fields::Of(json, ""));
     if (file.Find("normalizer") != nullptr) {
       ASSIGN_OR_RETURN(const Fields fields, file.Object("normalizer"));
@@ -144,32 +142,24 @@ class JsonTokenizer : public Tokenizer {
  private:
   // The first and the last token of a text.
   absl::Status ReadEnds(const fs::path& folder) {
-    RETURN_IF_ERROR(ReadNamed(folder, "bos_token", bos_));
-    RETURN_IF_ERROR(ReadNamed(folder, "eos_token", eos_));
+    ASSIGN_OR_RETURN(const std::vector<nlohmann::json> configs, ReadTokenizerConfigs(folder));
+    RETURN_IF_ERROR(FindNamed(configs, "bos_token", bos_));
+    RETURN_IF_ERROR(FindNamed(configs, "eos_token", eos_));
     if (!bos_.has_value() && !post_.before.empty()) bos_ = post_.before.front();
     if (!eos_.has_value() && !post_.after.empty()) eos_ = post_.after.back();
     return absl::OkStatus();
   }
 
-  absl::Status ReadNamed(const fs::path& folder, const char* key, std::optional<int32_t>& id) const {
-    for (const char* name : {"tokenizer_config.json", "special_tokens_map.json"}) {
-      absl::StatusOr<nlohmann::json> json = ReadJsonObject(folder / name, kMaxSmallJson);
-      if (absl::IsNotFound(json.status())) continue;
-      RETURN_IF_ERROR(json.status());
-      auto value = json->find(key);
-      if (value == json->end() || value->is_null()) continue;
-      const nlohmann::json* content = &*value;
-      if (value->is_object() && value->contains("content")) content = &(*value)["content"];
-      if (!content->is_string()) {
-        return absl::InvalidArgumentError(absl::StrCat(name, ": ", key, " is neither a string nor an added token"));
-      }
-      const auto& text = content->get_ref<const std::string&>();
-      if (text.empty()) continue;
-      id = model_->vocabulary().Find(text);
-      if (!id.has_value()) id = extra_.Find(text);
+  absl::Status FindNamed(const std::vector<nlohmann::json>& configs, const char* key,
+                         std::optional<int32_t>& id) const {
+    for (const nlohmann::json& config : configs) {
+      ASSIGN_OR_RETURN(const std::string token, NamedToken(config, key));
+      if (token.empty()) continue;
+      id = model_->vocabulary().Find(token);
+      if (!id.has_value()) id = extra_.Find(token);
       if (id.has_value()) return absl::OkStatus();
-      return absl::InvalidArgumentError(
-          absl::StrCat(name, ": ", key, " is ", Quoted(text), ", which is not in the vocabulary of tokenizer.json"));
+      return absl::InvalidArgumentError(absl::StrCat("tokenizer_config.json or special_tokens_map.json: ", key, " is ",
+                                                     Quoted(token), ", which is not in the vocabulary"));
     }
     return absl::OkStatus();
   }
@@ -187,10 +177,37 @@ class JsonTokenizer : public Tokenizer {
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<Tokenizer>> LoadTokenizerJson(const fs::path& folder) {
+absl::StatusOr<std::vector<nlohmann::json>> ReadTokenizerConfigs(const fs::path& folder) {
+  std::vector<nlohmann::json> configs;
+  for (const char* name : {"tokenizer_config.json", "special_tokens_map.json"}) {
+    absl::StatusOr<nlohmann::json> json = ReadJsonObject(folder / name, kMaxSmallJson);
+    if (absl::IsNotFound(json.status())) continue;
+    RETURN_IF_ERROR(json.status());
+    configs.push_back(*std::move(json));
+  }
+  return configs;
+}
+
+absl::StatusOr<std::string> NamedToken(const nlohmann::json& config, const char* key) {
+  const auto value = config.find(key);
+  if (value == config.end() || value->is_null()) return std::string();
+  if (value->is_string()) return value->get<std::string>();
+  const auto content = value->is_object() ? value->find("content") : value->end();
+  if (content != value->end() && content->is_string()) return content->get<std::string>();
+  return absl::InvalidArgumentError(absl::StrCat("tokenizer_config.json or special_tokens_map.json: ", key,
+                                                 " is neither a string nor an object with content"));
+}
+
+absl::StatusOr<std::unique_ptr<Tokenizer>> MakeTokenizer(const nlohmann::json& json, const fs::path& folder) {
   auto tokenizer = std::make_unique<JsonTokenizer>();
-  RETURN_IF_ERROR(tokenizer->Read(folder));
+  RETURN_IF_ERROR(tokenizer->Read(json, folder));
   return tokenizer;
+}
+
+absl::StatusOr<std::unique_ptr<Tokenizer>> LoadTokenizerJson(const fs::path& folder) {
+  ASSIGN_OR_RETURN(const nlohmann::json json,
+                   ReadJsonObject(folder / "tokenizer.json", static_cast<size_t>(kMaxTokenizerBytes)));
+  return MakeTokenizer(json, folder);
 }
 
 }  // namespace quant::tokenizer
