@@ -134,6 +134,8 @@ LinearMethod MethodOf(const Recipe& r, const WeightGrid& grid, CheckpointFormat 
                          : g.act_order() == quant::v1::ACT_ORDER_DYNAMIC     ? wo::ActOrder::kDynamicGroups
                          : g.act_order() == quant::v1::ACT_ORDER_GROUP_AWARE ? wo::ActOrder::kGroupAware
                                                                              : wo::ActOrder::kStaticGroups;
+      // The reference algorithm, when nothing is reordered: grids from weights as the sweep has changed them.
+      if (m.gptq.act_order == wo::ActOrder::kOff) m.gptq.grid_source = wo::GridSource::kUpdated;
       m.gptq.damping = g.damping();
       m.gptq.block_size = g.block_size();
       m.gptq.descent_passes = g.descent_passes();
