@@ -169,6 +169,17 @@ absl::StatusOr<NBitsShape> GetNBitsShape(const Node& node, Descs in) {
   return s;
 }
 
+std::vector<float> UnpackZeros(const NBitsShape& s, const Tensor& zeros) {
+  std::vector<float> all(static_cast<size_t>(s.rows * s.blocks));
+  const uint8_t* bytes = Ptr<uint8_t>(zeros);
+  for (int64_t n = 0; n < s.rows; ++n) {
+    for (int64_t g = 0; g < s.blocks; ++g) {
+      all[static_cast<size_t>(n * s.blocks + g)] = static_cast<float>(CodeAt(bytes + n * s.zero_bytes, g, s.bits));
+    }
+  }
+  return all;
+}
+
 absl::StatusOr<CodebookShape> GetCodebookShape(const Node& node, Descs in) {
   CodebookShape s;
   s.rows = node.Int("N", 0);

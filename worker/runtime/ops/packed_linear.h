@@ -6,6 +6,7 @@
 #define QUANT_WORKER_RUNTIME_OPS_PACKED_LINEAR_H_
 
 #include <cstdint>
+#include <vector>
 
 #include "worker/runtime/ops/util.h"
 
@@ -25,6 +26,9 @@ struct NBitsShape {
 
 // INVALID_ARGUMENT: attributes make no matrix or a constant's size does not fit them. UNIMPLEMENTED: g_idx.
 absl::StatusOr<NBitsShape> GetNBitsShape(const Node& node, Descs in);
+
+// Packed zero points [rows, zero_bytes] as floats [rows, blocks].
+std::vector<float> UnpackZeros(const NBitsShape& shape, const Tensor& zeros);
 
 // Sizes of MatMulCodebook(x, codes, absmax, codebook).
 struct CodebookShape {
