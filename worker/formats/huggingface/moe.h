@@ -5,7 +5,7 @@
 //
 // where w is the softmax over all experts of the router's products, kept for the `per_token` greatest (renormalised to
 // sum 1 with `normalize`) and 0 for the others. The graph says that every expert sees every token; which tokens an
-// expert serves is where its weight is not 0.
+// expert serves is where its weight is not 0: value "`module`.gate.expert.e", float32 [batch, sequence, 1].
 #ifndef QUANT_WORKER_FORMATS_HUGGINGFACE_MOE_H_
 #define QUANT_WORKER_FORMATS_HUGGINGFACE_MOE_H_
 

@@ -146,11 +146,19 @@ HWY_INLINE hn::Vec<DI> LowBits(VU v, int bits) {
   return hn::BitCast(DI(), hn::And(v, hn::Set(DU(), (1u << bits) - 1)));
 }
 
+// Whether lookups ignore the bits of an index above the table: AVX-512's vpermps does. Highway checks indices in debug
+// builds.
+#if HWY_TARGET <= HWY_AVX3 && HWY_ARCH_X86 && !HWY_IS_DEBUG_BUILD
+constexpr bool kIgnoresHighBits = true;
+#else
+constexpr bool kIgnoresHighBits = false;
+#endif
+
 // table[v & 15]
 HWY_INLINE VF Lookup16(VF low, VF high, VU v) {
   const DF df;
   if constexpr (kTableLanes == 16) {
-    return hn::TableLookupLanes(low, hn::IndicesFromVec(df, LowBits(v, 4)));
+    return hn::TableLookupLanes(low, hn::IndicesFromVec(df, kIgnoresHighBits ? hn::BitCast(DI(), v) : LowBits(v, 4)));
   } else if constexpr (kTableLanes == 8) {
     return hn::TwoTablesLookupLanes(df, low, high, hn::IndicesFromVec(df, LowBits(v, 4)));
   } else {

@@ -60,7 +60,6 @@ Emitter FindEmitter(std::string_view domain, std::string_view op_type) {
       {"Attention", EmitAttention},
       {"RotaryEmbedding", EmitRotaryEmbedding},
       {"RMSNormalization", EmitNormalization},
-      {"SimplifiedLayerNormalization", EmitNormalization},
       {"LayerNormalization", EmitNormalization},
   };
   if (domain == kMicrosoftDomain && op_type == "MatMulNBits") return EmitMatMulNBits;

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// BatchNormalization (inference), InstanceNormalization, LayerNormalization, RMSNormalization (and ONNX Runtime's name
-// for it, SimplifiedLayerNormalization), GroupNormalization, LRN, LpNormalization, Softmax, LogSoftmax, Hardmax. Means
-// and variances are biased (divided by the count) and in double.
+// BatchNormalization (inference), InstanceNormalization, LayerNormalization, RMSNormalization, GroupNormalization, LRN,
+// LpNormalization, Softmax, LogSoftmax, Hardmax. Means and variances are biased (divided by the count) and in double.
 #include <algorithm>
 #include <cmath>
 #include <limits>
@@ -181,7 +180,7 @@ absl::Status ComputeLayerNorm(const Node& node, Inputs in, Outputs out) {
 
 // RMSNormalization: y = x / sqrt(mean(x^2) + epsilon) * scale over the dimensions from `axis` on.
 absl::Status InferRmsNorm(const Node& node, Descs in, OutDescs out) {
-  RETURN_IF_ERROR(CheckArity(node, in, 2, 2, node.op_type == "RMSNormalization" ? 1 : 2));
+  RETURN_IF_ERROR(CheckArity(node, in, 2, 2));
   return InferLayerNorm(node, in, out);
 }
 
@@ -195,7 +194,7 @@ absl::Status ComputeRmsNorm(const Node& node, Inputs in, Outputs out) {
   float* y = MutablePtr<float>(out[0]);
   const std::vector<int64_t> strides = BroadcastStrides(in[1]->shape(), normalized);
   const double epsilon = static_cast<double>(node.Float("epsilon", 1e-5f));
-  for (int64_t r = 0; r < rows; ++r, x += size, y += size) {
+  for (int64_t row = 0; row < rows; ++row, x += size, y += size) {
     double squares = 0;
     for (int64_t i = 0; i < size; ++i) squares += static_cast<double>(x[i]) * static_cast<double>(x[i]);
     const double inverse = 1 / std::sqrt(squares / static_cast<double>(size) + epsilon);
@@ -203,7 +202,6 @@ absl::Status ComputeRmsNorm(const Node& node, Inputs in, Outputs out) {
     for (int64_t i = 0; i < size; ++i, at.Next()) {
       y[i] = static_cast<float>(static_cast<double>(x[i]) * inverse * static_cast<double>(scale[at.offset(0)]));
     }
-    if (Wanted(out, 1)) MutablePtr<float>(out[1])[r] = static_cast<float>(inverse);
   }
   return absl::OkStatus();
 }
@@ -312,7 +310,6 @@ constexpr OpEntry kOps[] = {
     {"LogSoftmax", {InferAlongAxis, ViaFloat<ComputeSoftmax>}},
     {"LpNormalization", {InferAlongAxis, ViaFloat<ComputeLpNorm>}},
     {"RMSNormalization", {InferRmsNorm, ViaFloat<ComputeRmsNorm>}},
-    {"SimplifiedLayerNormalization", {InferRmsNorm, ViaFloat<ComputeRmsNorm>}},
     {"Softmax", {InferAlongAxis, ViaFloat<ComputeSoftmax>}},
 };
 

@@ -89,6 +89,10 @@ absl::Status Describe(const std::string& name, const Tensor& got, const Tensor& 
 absl::Status RunCase(const std::filesystem::path& model, const std::filesystem::path& npz, const MakeExecutable& make,
                      double tolerance, int integer_slack) {
   ASSIGN_OR_RETURN(Graph imported, ImportOnnx(model));
+  for (Node& node : imported.nodes) {
+    // ONNX of this opset does not have it yet; the script made it of ONNX Runtime's SimplifiedLayerNormalization.
+    if (node.op_type == "RMSNormalization") node.domain.clear();
+  }
   const auto graph = std::make_shared<const Graph>(std::move(imported));
   ASSIGN_OR_RETURN(const auto arrays, ReadNpz(npz));
   ASSIGN_OR_RETURN(const std::unique_ptr<Executable> executable, make(graph));

@@ -403,7 +403,37 @@ def recurrent(m):
                    linear_before_reset=r.randint(0, 1) if op == "GRU" else None)
 
 
-FAMILIES = [convolutions, pools, matrices, norms, unary, binary, reductions, shapes, casts, resizes, quantization, recurrent]
+def decoders(m):
+    r = m.r
+    for block in (16, 32, 64, 128):
+        k, n = r.choice([1, 15, 40, 64, 172, 173, 300]), r.choice([1, 5, 64, 173])
+        rows = r.choice([[1], [3, 2], [11]])
+        blocks = -(-k // block)
+        codes = m.n.integers(0, 256, [n, blocks, block // 2]).astype(U8)
+        zero_bytes = (blocks + 1) // 2
+        zeros = r.choice([None, ("const", m.n.integers(0, 256, [n, zero_bytes]).astype(U8)),
+                          ("const", m.n.uniform(0, 15, [n, blocks]).astype(F32))])
+        bias = r.choice([None, ("const", m.data([n]))])
+        scales = ("const", m.n.uniform(-0.2, 0.2, [n, blocks]).astype(F32))
+        m.case("MatMulNBits", [m.data(rows + [k]), ("const", codes), scales, zeros] + ([None, bias] if bias else []),
+               domain="com.microsoft", K=k, N=n, bits=4, block_size=block)
+    for flat in (False, True):
+        batch, heads, length, half = r.randint(1, 3), r.randint(1, 4), r.randint(1, 6), r.choice([2, 8, 20])
+        partial = r.random() < 0.5
+        size = 2 * half + (4 if partial else 0)
+        x = m.data([batch, length, heads * size] if flat else [batch, heads, length, size])
+        positions = m.n.integers(0, 9, [batch, length]).astype(I64)
+        angles = m.n.uniform(-3, 3, [9, half]).astype(F32)
+        m.case("RotaryEmbedding", [x, positions, ("const", np.cos(angles)), ("const", np.sin(angles))],
+               domain="com.microsoft", interleaved=r.randint(0, 1), num_heads=heads,
+               rotary_embedding_dim=2 * half if partial else None)
+    x = m.data([2, 3, r.choice([5, 64, 173])])
+    m.case("SimplifiedLayerNormalization", [x, m.data(x.shape[-1:])], axis=-1)
+    m.case("LayerNormalization", [x, m.data(x.shape[-1:]), m.data(x.shape[-1:])], axis=-1)
+    m.case("Gather", [("const", m.data([7, 20])), m.n.integers(-7, 7, [2, 3]).astype(I64)])
+
+
+FAMILIES = [decoders, convolutions, pools, matrices, norms, unary, binary, reductions, shapes, casts, resizes, quantization, recurrent]
 
 
 def open_session(path):
@@ -466,6 +496,10 @@ def declare_outputs(folder):
                 value = arrays[output.name]
                 kind = onnx.helper.np_dtype_to_tensor_dtype(value.dtype)
                 model.graph.output[i].CopyFrom(onnx.helper.make_tensor_value_info(output.name, kind, value.shape))
+        for node in model.graph.node:
+            if node.op_type == "SimplifiedLayerNormalization":  # ONNX Runtime's name before opset 23; see RunCase
+                node.op_type, node.domain = "RMSNormalization", "com.microsoft"
+                model.opset_import.append(onnx.helper.make_opsetid("com.microsoft", 1))
         onnx.save(model, path)
 
 
