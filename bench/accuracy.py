@@ -22,7 +22,7 @@ PEER = TOP / "bench" / "peers" / "onnxruntime_run.py"
 def peer(*args):
     done = subprocess.run([sys.executable, str(PEER), *map(str, args)], capture_output=True, text=True)
     if done.returncode != 0:
-        sys.exit(f"onnxruntime_run.py {args[0]}: {done.stderr}")
+        raise RuntimeError(f"onnxruntime_run.py {args[0]}: {done.stderr.strip().splitlines()[-1]}")
     return json.loads(done.stdout)
 
 
@@ -48,8 +48,12 @@ def measure(service, case, work):
     original = peer("accuracy", case.model, judged, "--skip", skip)["top1"]
     for method in ("minmax", "entropy", "percentile"):
         out = f"{work}/{case.name}-ort-{method}.onnx"
-        peer("quantize", case.model, out, "--calibration", folder, "--samples", case.samples, "--per-channel",
-             "--method", method)
+        try:
+            peer("quantize", case.model, out, "--calibration", folder, "--samples", case.samples, "--per-channel",
+                 "--method", method)
+        except RuntimeError as error:  # its quantizer fails on some models (mnist-8: a bias of rank 2)
+            print(f"{case.name}: onnxruntime.quantization {method} failed: {error}", file=sys.stderr)
+            continue
         top1 = peer("accuracy", out, judged, "--skip", skip)
         ratio = os.path.getsize(out) / os.path.getsize(case.model)
         print(f"| {case.name} | onnxruntime {method} | {original:.2f} | {top1['top1']:.2f} | {top1['top1'] - original:+.2f} | "

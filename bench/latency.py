@@ -26,7 +26,7 @@ THREADS = 2
 def run(args):
     done = subprocess.run([str(a) for a in args], capture_output=True, text=True)
     if done.returncode != 0:
-        sys.exit(f"{args}: {done.stderr}")
+        raise RuntimeError(f"{args[1] if len(args) > 1 else args[0]}: {done.stderr.strip().splitlines()[-1]}")
     return json.loads(done.stdout)
 
 
@@ -49,14 +49,18 @@ def measure(service, case, work):
     service.ok("model", "download", job["result_model_id"], f"{work}/{case.name}")
     int8 = f"{work}/{case.name}/{case.model.name}"
     ort_int8 = f"{work}/{case.name}-ort.onnx"
-    run([sys.executable, PEER, "quantize", case.model, ort_int8, "--calibration", folder, "--samples", 32, "--per-channel"])
+    try:
+        run([sys.executable, PEER, "quantize", case.model, ort_int8, "--calibration", folder, "--samples", 32, "--per-channel"])
+    except RuntimeError as error:  # its quantizer fails on some models (mnist-8: a bias of rank 2)
+        print(f"{case.name}: onnxruntime.quantization failed: {error}", file=sys.stderr)
+        ort_int8 = None
     table = {"quantd fp32": [], "quantd int8": [], "ort fp32": [], "ort int8": [], "ort on our int8": []}
     for _ in range(ROUNDS):
         fp32, quantized = ours(case.model, int8)
         table["quantd fp32"].append(fp32)
         table["quantd int8"].append(quantized)
         table["ort fp32"].append(onnxruntime(case.model))
-        table["ort int8"].append(onnxruntime(ort_int8))
+        table["ort int8"].append(onnxruntime(ort_int8) if ort_int8 else float("nan"))
         table["ort on our int8"].append(onnxruntime(int8))
     m = {k: statistics.median(v) for k, v in table.items()}
     print(f"| {case.name} | " + " | ".join(f"{m[k]:.3f}" for k in table) +

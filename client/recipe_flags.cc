@@ -81,7 +81,7 @@ constexpr Row kRows[] = {
     {"true-sequential", "", Group::kMethod, "gptq", "$.true_sequential",
      "Run a block again between its groups of layers; on by default.", Type::kBool},
     {"descent-passes", "N", Group::kMethod, "gptq", "$.descent_passes",
-     "Coordinate-descent passes afterwards; default 3."},
+     "Coordinate-descent passes afterwards; default 1."},
     {"min-token-fraction", "X", Group::kMethod, "gptq", "$.min_token_fraction",
      "A module that saw fewer tokens than this fraction of those expected falls back to rtn; default 0.005."},
     {"grid-points", "N", Group::kMethod, "awq", "$.grid_points", "Points of the scale search; default 20."},

@@ -21,9 +21,21 @@ add_library(quant_onnx_upstream INTERFACE)
 target_compile_definitions(quant_onnx_upstream INTERFACE ONNX_ML=1 ONNX_NAMESPACE=onnx)
 target_link_libraries(quant_onnx_upstream INTERFACE ${ONNX_LIBRARY} ${ONNX_PROTO_LIBRARY} protobuf::libprotobuf)
 
+# OpenBLAS on OpenMP: CBLAS and LAPACK's factorizations in one library, threads shared with oneDNN.
+find_package(PkgConfig REQUIRED)
+pkg_check_modules(OPENBLAS REQUIRED openblas)
+add_library(quant_openblas INTERFACE)
+target_include_directories(quant_openblas SYSTEM INTERFACE ${OPENBLAS_INCLUDE_DIRS})
+target_link_libraries(quant_openblas INTERFACE ${OPENBLAS_LINK_LIBRARIES} OpenMP::OpenMP_CXX)
+
 find_library(CIVETWEB_LIBRARY civetweb REQUIRED)
 add_library(quant_civetweb_upstream INTERFACE)
 target_link_libraries(quant_civetweb_upstream INTERFACE ${CIVETWEB_LIBRARY})
+
+# Tokenizers; none of the three brings a CMake package.
+find_library(SENTENCEPIECE_LIBRARY sentencepiece REQUIRED)
+find_library(PCRE2_LIBRARY pcre2-8 REQUIRED)
+find_library(UTF8PROC_LIBRARY utf8proc REQUIRED)
 
 if(BUILD_TESTING)
   find_package(GTest CONFIG REQUIRED)

@@ -230,7 +230,7 @@ TEST_F(JobServicesTest, ErrorsCarryCodeMessageReasonAndRetryTime) {
   request.mutable_spec()->set_priority(8);
   EXPECT_THAT(Submit(request), StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("priority is 8")));
   request = Request();
-  request.mutable_spec()->mutable_quantize()->mutable_recipe()->mutable_gptq();
+  request.mutable_spec()->mutable_quantize()->mutable_recipe()->mutable_smoothquant();
   EXPECT_EQ(ReasonOf(Submit(request).status()), "NOT_BUILT");
   request = Request();
   request.set_request_id("one");

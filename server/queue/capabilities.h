@@ -11,16 +11,16 @@ namespace quant {
 inline constexpr std::string_view kBuiltKinds[] = {"quantize", "benchmark"};
 
 // Names of MethodName.
-inline constexpr std::string_view kBuiltMethods[] = {"dynamic", "static"};
+inline constexpr std::string_view kBuiltMethods[] = {"dynamic", "static", "rtn", "gptq", "awq", "nf4", "hqq"};
 
 // Export formats, by the ends of their enum names in lower case.
-inline constexpr std::string_view kBuiltFormats[] = {"onnx"};
+inline constexpr std::string_view kBuiltFormats[] = {"onnx", "gptq", "awq", "bitsandbytes", "compressed_tensors", "gguf"};
 
 // Kinds of checkpoint that jobs can read, by the ends of the names of quant.v1.ModelFormat in lower case.
-inline constexpr std::string_view kBuiltModelFormats[] = {"onnx"};
+inline constexpr std::string_view kBuiltModelFormats[] = {"onnx", "hugging_face"};
 
 // Actions of a LayerRule, by field name.
-inline constexpr std::string_view kBuiltRuleActions[] = {"skip"};
+inline constexpr std::string_view kBuiltRuleActions[] = {"skip", "grid", "recipe"};
 
 }  // namespace quant
 

@@ -4,10 +4,10 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
-#include <limits>
 #include <regex>
 #include <span>
 
+#include "absl/status/statusor.h"
 #include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
@@ -16,7 +16,9 @@
 #include "common/status_macros.h"
 #include "common/strings.h"
 #include "server/queue/capabilities.h"
+#include "server/queue/field_check.h"
 #include "server/queue/live_jobs.h"
+#include "server/queue/weight_only_check.h"
 
 namespace quant {
 namespace {
@@ -33,7 +35,6 @@ constexpr int64_t kMaxBatch = 65'536;
 constexpr int64_t kMaxSequence = 1 << 20;
 constexpr int64_t kMaxLatencyRuns = 1'000'000;
 constexpr int64_t kMaxThreads = 1024;
-constexpr int64_t kMaxCount = std::numeric_limits<int64_t>::max();
 
 absl::Status NotBuilt(std::string_view what, std::string_view value, std::span<const std::string_view> built) {
   const std::vector<std::string> names(built.begin(), built.end());
@@ -51,38 +52,10 @@ absl::Status CheckBuilt(std::string_view what, std::string_view value, std::span
   return Contains(built, value) ? absl::OkStatus() : NotBuilt(what, value, built);
 }
 
-absl::Status InRange(const std::string& field, int64_t value, int64_t low, int64_t high) {
-  if (value >= low && value <= high) return absl::OkStatus();
-  if (high == kMaxCount) {
-    return absl::InvalidArgumentError(absl::StrCat(field, " is ", value, "; it must be at least ", low));
-  }
-  return absl::InvalidArgumentError(absl::StrCat(field, " is ", value, "; it must be from ", low, " to ", high));
-}
-
-// 0 stands for the default; above it up to `high`. NaN is out of range.
-absl::Status DefaultOrUpTo(const std::string& field, double value, double high) {
-  if (value >= 0 && value <= high) return absl::OkStatus();
-  return absl::InvalidArgumentError(
-      absl::StrCat(field, " is ", value, "; it must be above 0 and at most ", high, ", or 0 for the default"));
-}
-
 // The enum's value without its type's prefix, in lower case: "onnx" for EXPORT_FORMAT_ONNX.
 std::string ShortName(std::string_view enum_name, std::string_view prefix) {
   enum_name.remove_prefix(std::min(prefix.size(), enum_name.size()));
   return absl::AsciiStrToLower(AbslView(enum_name));
-}
-
-absl::Status UnknownEnum(const std::string& field, int value) {
-  return absl::InvalidArgumentError(absl::StrCat(field, " is ", value, ", which this server's contract does not have"));
-}
-
-absl::Status BadText(const std::string& field, std::string_view value, size_t max, std::string_view rule) {
-  return absl::InvalidArgumentError(absl::StrCat(field, " is ", Quoted(value), " (", value.size(), " bytes); ",
-                                                 std::string(rule), " and at most ", max, " bytes are wanted"));
-}
-
-bool HasControl(std::string_view s) {
-  return std::any_of(s.begin(), s.end(), [](unsigned char c) { return c < 0x20 || c == 0x7f; });
 }
 
 absl::Status CheckGranularity(const std::string& field, v1::Granularity value) {
@@ -140,6 +113,7 @@ absl::Status CheckMethod(const std::string& at, const v1::Recipe& recipe) {
   RETURN_IF_ERROR(CheckBuilt("method", method, kBuiltMethods));
   if (recipe.has_dynamic()) return CheckDynamic(at + ".dynamic", recipe.dynamic());
   if (recipe.has_static_int8()) return CheckStatic(at + ".static_int8", recipe.static_int8());
+  RETURN_IF_ERROR(CheckWeightOnly(at, recipe));
   if (recipe.has_half() && !v1::HalfType_IsValid(recipe.half().type())) {
     return UnknownEnum(at + ".half.type", recipe.half().type());
   }
@@ -168,13 +142,18 @@ absl::Status CheckRule(const std::string& at, const v1::LayerRule& rule) {
     case v1::LayerRule::kSkip:
       return CheckBuilt("rule action", "skip", kBuiltRuleActions);
     case v1::LayerRule::kRecipe:
-      return CheckBuilt("rule action", "recipe", kBuiltRuleActions);
+      RETURN_IF_ERROR(CheckBuilt("rule action", "recipe", kBuiltRuleActions));
+      if (rule.recipe().rules_size() > 0) {
+        return absl::InvalidArgumentError(absl::StrCat(at, ".recipe has rules of its own, which is one level too many"));
+      }
+      return CheckMethod(at + ".recipe", rule.recipe());
     case v1::LayerRule::kGrid:
-      return CheckBuilt("rule action", "grid", kBuiltRuleActions);
+      RETURN_IF_ERROR(CheckBuilt("rule action", "grid", kBuiltRuleActions));
+      return CheckGrid(at + ".grid", rule.grid());
     case v1::LayerRule::ACTION_NOT_SET:
       break;
   }
-  return absl::InvalidArgumentError(absl::StrCat(at, " has no action; set skip"));
+  return absl::InvalidArgumentError(absl::StrCat(at, " has no action; set skip, grid or recipe"));
 }
 
 absl::Status CheckCalibration(const std::string& at, const v1::Calibration& calibration) {
@@ -226,10 +205,12 @@ absl::Status CheckId(const std::string& field, const std::string& id, bool requi
 absl::Status CheckQuantize(const v1::QuantizeSpec& spec) {
   RETURN_IF_ERROR(CheckId("quantize.model_id", spec.model_id(), true));
   RETURN_IF_ERROR(CheckRecipe("quantize.recipe", spec.recipe()));
-  const bool calibrates = spec.recipe().has_static_int8();
+  const v1::Recipe& recipe = spec.recipe();
+  const bool calibrates = recipe.has_static_int8() || recipe.has_gptq() || recipe.has_awq();
   if (calibrates && spec.calibration_dataset_id().empty()) {
-    return absl::InvalidArgumentError(
-        "quantize.calibration_dataset_id is empty; method static needs calibration data (dynamic needs none)");
+    return absl::InvalidArgumentError(absl::StrCat(
+        "quantize.calibration_dataset_id is empty; method ", std::string(MethodName(recipe)),
+        " needs calibration data (", recipe.has_static_int8() ? "dynamic needs" : "rtn, nf4 and hqq need", " none)"));
   }
   RETURN_IF_ERROR(CheckId("quantize.calibration_dataset_id", spec.calibration_dataset_id(), false));
   RETURN_IF_ERROR(CheckId("quantize.evaluation_dataset_id", spec.evaluation_dataset_id(), false));
@@ -264,10 +245,28 @@ absl::Status CheckTimeout(const v1::JobSpec& spec) {
                                                  absl::FormatDuration(kMaxAttemptTimeout)));
 }
 
-absl::Status CheckModel(const std::string& id, ArtifactCatalog* catalog) {
+absl::StatusOr<v1::ModelFormat> CheckModel(const std::string& id, ArtifactCatalog* catalog) {
   ASSIGN_OR_RETURN(const v1::Model model, catalog->GetModel(id));
-  return CheckBuilt("model format", ShortName(v1::ModelFormat_Name(model.format()), "MODEL_FORMAT_"),
-                    kBuiltModelFormats);
+  RETURN_IF_ERROR(CheckBuilt("model format", ShortName(v1::ModelFormat_Name(model.format()), "MODEL_FORMAT_"),
+                             kBuiltModelFormats));
+  return model.format();
+}
+
+// Whether the method is for this kind of model, and can be written so.
+absl::Status CheckMethodFits(const v1::Recipe& recipe, v1::ModelFormat model) {
+  const bool language = model == v1::MODEL_FORMAT_HUGGING_FACE;
+  const bool weight_only = !recipe.has_dynamic() && !recipe.has_static_int8();
+  if (language != weight_only) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "method ", std::string(MethodName(recipe)), " is for ", weight_only ? "Hugging Face checkpoints" : "ONNX models",
+        ", and the model is ", language ? "a Hugging Face checkpoint: use rtn, gptq, awq, nf4 or hqq"
+                                        : "an ONNX file: use static or dynamic"));
+  }
+  if (!language && recipe.format() != v1::EXPORT_FORMAT_UNSPECIFIED && recipe.format() != v1::EXPORT_FORMAT_ONNX) {
+    return absl::InvalidArgumentError(absl::StrCat("format ", ShortName(v1::ExportFormat_Name(recipe.format()), "EXPORT_FORMAT_"),
+                                                   " is for Hugging Face checkpoints; an ONNX model is written as onnx"));
+  }
+  return absl::OkStatus();
 }
 
 absl::Status CheckDataset(const std::string& id, ArtifactCatalog* catalog) {
@@ -337,13 +336,14 @@ absl::Status CheckSpec(v1::JobSpec* spec) {
 
 absl::Status CheckInputs(const v1::JobSpec& spec, ArtifactCatalog* catalog) {
   if (spec.has_quantize()) {
-    RETURN_IF_ERROR(CheckModel(spec.quantize().model_id(), catalog));
+    ASSIGN_OR_RETURN(const v1::ModelFormat format, CheckModel(spec.quantize().model_id(), catalog));
+    RETURN_IF_ERROR(CheckMethodFits(spec.quantize().recipe(), format));
     RETURN_IF_ERROR(CheckDataset(spec.quantize().calibration_dataset_id(), catalog));
     return CheckDataset(spec.quantize().evaluation_dataset_id(), catalog);
   }
-  RETURN_IF_ERROR(CheckModel(spec.benchmark().model_id(), catalog));
+  RETURN_IF_ERROR(CheckModel(spec.benchmark().model_id(), catalog).status());
   if (!spec.benchmark().baseline_model_id().empty()) {
-    RETURN_IF_ERROR(CheckModel(spec.benchmark().baseline_model_id(), catalog));
+    RETURN_IF_ERROR(CheckModel(spec.benchmark().baseline_model_id(), catalog).status());
   }
   return CheckDataset(spec.benchmark().dataset_id(), catalog);
 }

@@ -97,10 +97,29 @@ INSTANTIATE_TEST_SUITE_P(
         BadCase{"KindCalibrate", [](v1::JobSpec* s) { s->mutable_calibrate(); }, kLacking, "\"calibrate\"", "quantize"},
         BadCase{"NoMethod", [](v1::JobSpec* s) { RecipeOf(s)->clear_method(); }, kInvalid, "quantize.recipe",
                 "dynamic, static"},
-        BadCase{"MethodGptq", [](v1::JobSpec* s) { RecipeOf(s)->mutable_gptq(); }, kLacking, "\"gptq\"",
-                "dynamic, static"},
-        BadCase{"FormatGguf", [](v1::JobSpec* s) { RecipeOf(s)->set_format(v1::EXPORT_FORMAT_GGUF); }, kLacking,
-                "\"gguf\"", "onnx"},
+        BadCase{"MethodSmoothQuant", [](v1::JobSpec* s) { RecipeOf(s)->mutable_smoothquant(); }, kLacking,
+                "\"smoothquant\"", "dynamic, static, rtn"},
+        BadCase{"GptqBits", [](v1::JobSpec* s) { RecipeOf(s)->mutable_gptq()->mutable_grid()->set_bits(5); }, kInvalid,
+                "gptq.grid.bits is 5", "2, 3, 4 or 8"},
+        BadCase{"GptqGroup", [](v1::JobSpec* s) { RecipeOf(s)->mutable_gptq()->mutable_grid()->set_group_size(8); },
+                kInvalid, "gptq.grid.group_size is 8", "16 to 256"},
+        BadCase{"GptqDamping", [](v1::JobSpec* s) { RecipeOf(s)->mutable_gptq()->set_damping(-1); }, kInvalid,
+                "gptq.damping", "at most 1"},
+        BadCase{"GptqWithoutData",
+                [](v1::JobSpec* s) {
+                  RecipeOf(s)->mutable_gptq();
+                  s->mutable_quantize()->clear_calibration_dataset_id();
+                },
+                kInvalid, "calibration_dataset_id", "gptq needs calibration data"},
+        BadCase{"Nf4Block", [](v1::JobSpec* s) { RecipeOf(s)->mutable_nf4()->set_block_size(48); }, kInvalid,
+                "nf4.block_size is 48", "power of two"},
+        BadCase{"HqqNorm", [](v1::JobSpec* s) { RecipeOf(s)->mutable_hqq()->set_p(1.5f); }, kInvalid, "hqq.p", "at most 1"},
+        BadCase{"RuleGrid",
+                [](v1::JobSpec* s) {
+                  RecipeOf(s)->add_rules()->set_name("*");
+                  RecipeOf(s)->mutable_rules(0)->mutable_grid()->set_bits(7);
+                },
+                kInvalid, "rules[0].grid.bits is 7", "2, 3, 4 or 8"},
         BadCase{"FormatUnknown", [](v1::JobSpec* s) { RecipeOf(s)->set_format(static_cast<v1::ExportFormat>(99)); },
                 kInvalid, "recipe.format", "99"},
         BadCase{"TimeoutZero", [](v1::JobSpec* s) { s->mutable_attempt_timeout(); }, kInvalid, "attempt_timeout",
@@ -200,7 +219,7 @@ INSTANTIATE_TEST_SUITE_P(
 
 TEST(CheckSpec, WhatIsNotBuiltHasAReason) {
   v1::JobSpec spec = StaticSpec();
-  RecipeOf(&spec)->mutable_awq();
+  RecipeOf(&spec)->mutable_smoothquant();
   EXPECT_EQ(ReasonOf(CheckSpec(&spec)), "NOT_BUILT");
 }
 
@@ -227,12 +246,30 @@ TEST(CheckInputs, TheBaselineOfABenchmarkMustExist) {
   EXPECT_THAT(CheckInputs(spec, &catalog), StatusIs(absl::StatusCode::kNotFound, HasSubstr("m-2")));
 }
 
-TEST(CheckInputs, ACheckpointThatCannotBeReadYetIsUnimplemented) {
+TEST(CheckInputs, ACheckpointThatCannotBeReadIsUnimplemented) {
+  FakeArtifactCatalog catalog;
+  catalog.AddModel("m-1", v1::MODEL_FORMAT_GGUF);
+  catalog.AddDataset("d-1");
+  EXPECT_THAT(CheckInputs(StaticSpec(), &catalog),
+              StatusIs(absl::StatusCode::kUnimplemented, AllOf(HasSubstr("gguf"), HasSubstr("onnx"))));
+}
+
+TEST(CheckInputs, MethodsAreForTheirKindOfModel) {
   FakeArtifactCatalog catalog;
   catalog.AddModel("m-1", v1::MODEL_FORMAT_HUGGING_FACE);
   catalog.AddDataset("d-1");
-  EXPECT_THAT(CheckInputs(StaticSpec(), &catalog),
-              StatusIs(absl::StatusCode::kUnimplemented, AllOf(HasSubstr("hugging_face"), HasSubstr("onnx"))));
+  v1::JobSpec spec = StaticSpec();
+  EXPECT_THAT(CheckInputs(spec, &catalog),
+              StatusIs(absl::StatusCode::kInvalidArgument, AllOf(HasSubstr("method static"), HasSubstr("rtn, gptq"))));
+  RecipeOf(&spec)->mutable_gptq();
+  EXPECT_THAT(CheckInputs(spec, &catalog), IsOk());
+  catalog.AddModel("m-1", v1::MODEL_FORMAT_ONNX);
+  EXPECT_THAT(CheckInputs(spec, &catalog),
+              StatusIs(absl::StatusCode::kInvalidArgument, AllOf(HasSubstr("method gptq"), HasSubstr("static or dynamic"))));
+  spec = StaticSpec();
+  RecipeOf(&spec)->set_format(v1::EXPORT_FORMAT_GGUF);
+  EXPECT_THAT(CheckInputs(spec, &catalog),
+              StatusIs(absl::StatusCode::kInvalidArgument, AllOf(HasSubstr("format gguf"), HasSubstr("onnx"))));
 }
 
 TEST(MethodName, FollowsTheCommandLine) {

@@ -8,6 +8,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <chrono>
 #include <set>
 #include <system_error>
 #include <utility>
@@ -35,6 +36,21 @@ absl::Status MakeEmptyFolder(const fs::path& path) {
   fs::create_directories(path, error);
   if (error) return FileError(error, "make", path);
   return absl::OkStatus();
+}
+
+// Removes what has lain there for a week: its job ended elsewhere, or its server is gone.
+void SweepOld(const fs::path& folder) {
+  std::error_code error;
+  const auto limit = fs::file_time_type::clock::now() - std::chrono::hours(7 * 24);
+  std::vector<fs::path> old;
+  for (auto it = fs::directory_iterator(folder, error); !error && it != fs::end(it); it.increment(error)) {
+    std::error_code ignored;
+    if (it->last_write_time(ignored) < limit) old.push_back(it->path());
+  }
+  for (const fs::path& path : old) {
+    LOG(WARNING) << "removing " << path.string() << ": nobody went on from it for a week";
+    fs::remove_all(path, error);
+  }
 }
 
 absl::StatusOr<UniqueFd> LockFolder(const fs::path& root) {
@@ -95,6 +111,7 @@ absl::StatusOr<std::unique_ptr<BlobCache>> BlobCache::Open(const fs::path& root,
 absl::Status BlobCache::Sweep() {
   RETURN_IF_ERROR(MakeEmptyFolder(root_ / "tmp"));
   RETURN_IF_ERROR(MakeEmptyFolder(root_ / "jobs"));
+  SweepOld(resume_folder());
   struct Found {
     int64_t mtime_ns;
     int64_t size;

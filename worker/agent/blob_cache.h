@@ -78,6 +78,8 @@ class BlobCache {
   Stats stats() const;
   int64_t max_bytes() const { return max_bytes_; }
   std::filesystem::path jobs_folder() const { return root_ / "jobs"; }
+  // Where jobs keep what later attempts can go on from (job_folder.h). What nobody touched for a week goes at start.
+  std::filesystem::path resume_folder() const { return root_ / "resume"; }
 
  private:
   struct Entry {

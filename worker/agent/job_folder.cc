@@ -41,7 +41,8 @@ absl::Status WriteFile(const fs::path& path, std::string_view bytes) {
 
 }  // namespace
 
-absl::StatusOr<JobFolder> JobFolder::Create(const fs::path& jobs, std::string_view job_id, int64_t token) {
+absl::StatusOr<JobFolder> JobFolder::Create(const fs::path& jobs, const fs::path& resume, std::string_view job_id,
+                                            int64_t token) {
   const bool plain = !job_id.empty() && job_id.size() <= 64 && std::all_of(job_id.begin(), job_id.end(), [](char c) {
     return std::isalnum(static_cast<unsigned char>(c)) != 0 || c == '-';
   });
@@ -51,11 +52,14 @@ absl::StatusOr<JobFolder> JobFolder::Create(const fs::path& jobs, std::string_vi
   const fs::path path = jobs / absl::StrCat(AbslView(job_id), "-", token);
   std::error_code error;
   fs::remove_all(path, error);
-  JobFolder folder(path);  // from here on removed on any way out
+  JobFolder folder(path, resume / job_id);  // from here on removed on any way out
   for (const char* part : {"model", "baseline", "calibration", "evaluation", "output"}) {
     fs::create_directories(path / part, error);
     if (error) return FileError(error.value(), "make", path / part);
   }
+  fs::create_directories(folder.resume_, error);
+  if (!error) fs::create_directory_symlink(fs::absolute(folder.resume_), path / "resume", error);
+  if (error) return FileError(error.value(), "make", folder.resume_);
   return folder;
 }
 
@@ -64,6 +68,12 @@ JobFolder::~JobFolder() {
   std::error_code error;
   fs::remove_all(path_, error);  // does not follow links
   if (error) LOG(ERROR) << "cannot remove the job folder " << path_.string() << ": " << error.message();
+}
+
+void JobFolder::DiscardResume() {
+  std::error_code error;
+  fs::remove_all(resume_, error);
+  if (error) LOG(ERROR) << "cannot remove " << resume_.string() << ": " << error.message();
 }
 
 absl::Status JobFolder::Link(std::string_view part, std::string_view manifest_path, const fs::path& cached) {

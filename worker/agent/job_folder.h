@@ -5,6 +5,8 @@
 //     lease.pb                              binary quant.v1.Lease
 //     model/ baseline/ calibration/ evaluation/   the input files at their manifest paths, links into the blob cache
 //     output/                               empty; the child puts the files of its result here
+//     resume/                               link to RESUME/<job_id>, where the child may keep what a later attempt of
+//                                           the same job on this machine can go on from; it outlives this folder
 //     outcome.pb                            the child's last word: binary quant.v1.CompleteJobRequest, outcome only
 //
 // What the child leaves is hostile: sizes, counts and paths are checked, and links are not followed.
@@ -40,11 +42,14 @@ class JobFolder {
   static constexpr int64_t kMaxOutcomeBytes = int64_t{64} << 20;
   static constexpr size_t kMaxOutputFiles = 10'000;
 
-  // Makes the folder with its sub-folders, replacing one that is there.
+  // Makes the folder with its sub-folders, replacing one that is there, and the job's folder in `resume` unless it is
+  // there.
   //   INVALID_ARGUMENT: the job id is not 1 to 64 of [A-Za-z0-9-].  Others: the disk's answer.
-  static absl::StatusOr<JobFolder> Create(const std::filesystem::path& jobs, std::string_view job_id, int64_t token);
+  static absl::StatusOr<JobFolder> Create(const std::filesystem::path& jobs, const std::filesystem::path& resume,
+                                          std::string_view job_id, int64_t token);
   ~JobFolder();
-  JobFolder(JobFolder&& other) noexcept : path_(std::exchange(other.path_, {})) {}
+  JobFolder(JobFolder&& other) noexcept
+      : path_(std::exchange(other.path_, {})), resume_(std::exchange(other.resume_, {})) {}
   JobFolder& operator=(JobFolder&&) = delete;
 
   const std::filesystem::path& path() const { return path_; }
@@ -54,6 +59,8 @@ class JobFolder {
   //   INVALID_ARGUMENT: not a manifest path, or it collides with another one of the part.  Others: the disk's answer.
   absl::Status Link(std::string_view part, std::string_view manifest_path, const std::filesystem::path& cached);
   absl::Status WriteLease(const v1::Lease& lease);
+  // Removes what the job kept for later attempts: there will be none.
+  void DiscardResume();
 
   // Reads outcome.pb.
   //   NOT_FOUND: there is none.  INVALID_ARGUMENT: no regular file, too large, not a message, or without an outcome.
@@ -63,8 +70,10 @@ class JobFolder {
   absl::StatusOr<std::vector<OutputFile>> ListOutput() const;
 
  private:
-  explicit JobFolder(std::filesystem::path path) : path_(std::move(path)) {}
+  JobFolder(std::filesystem::path path, std::filesystem::path resume)
+      : path_(std::move(path)), resume_(std::move(resume)) {}
   std::filesystem::path path_;
+  std::filesystem::path resume_;
 };
 
 }  // namespace quant

@@ -30,7 +30,7 @@ class JobFolderTest : public ::testing::Test {
   }
   ~JobFolderTest() override { fs::remove_all(root_); }
   JobFolder Make() {
-    auto folder = JobFolder::Create(root_, "j-1", 7);
+    auto folder = JobFolder::Create(root_, root_ / "resume", "j-1", 7);
     EXPECT_THAT(folder, IsOk());
     return *std::move(folder);
   }
@@ -54,9 +54,22 @@ TEST_F(JobFolderTest, IsMadeFreshAndRemovedAtItsEnd) {
   EXPECT_FALSE(fs::exists(root_ / "j-1-7"));
 }
 
+TEST_F(JobFolderTest, WhatAnAttemptKeptIsThereForTheNextUntilItIsDiscarded) {
+  {
+    JobFolder first = Make();
+    Write(first, "resume/block", "done");
+  }
+  JobFolder second = Make();
+  EXPECT_EQ(fs::file_size(second.path() / "resume/block"), 4u);
+  second.DiscardResume();
+  EXPECT_FALSE(fs::exists(root_ / "resume/j-1"));
+  JobFolder third = Make();
+  EXPECT_TRUE(fs::is_empty(third.path() / "resume"));
+}
+
 TEST_F(JobFolderTest, RefusesAJobIdThatIsAPath) {
   for (const char* id : {"", "..", "a/b", "../../x", "a b"}) {
-    EXPECT_THAT(JobFolder::Create(root_, id, 1), StatusIs(kInvalid)) << id;
+    EXPECT_THAT(JobFolder::Create(root_, root_ / "resume", id, 1), StatusIs(kInvalid)) << id;
   }
 }
 

@@ -113,7 +113,8 @@ void JobRunner::Run(const v1::Lease& lease, ActiveLease& active) {
 }
 
 void JobRunner::Attempt(Work& work) {
-  absl::StatusOr<JobFolder> folder = JobFolder::Create(cache_.jobs_folder(), work.active.job_id(), work.active.token());
+  absl::StatusOr<JobFolder> folder = JobFolder::Create(cache_.jobs_folder(), cache_.resume_folder(),
+                                                         work.active.job_id(), work.active.token());
   if (!folder.ok()) {
     work.Fail(folder.status(), Blame::kEnvironment, "INTERNAL", "fetch");
     return Complete(work, nullptr);
@@ -140,6 +141,10 @@ void JobRunner::Attempt(Work& work) {
     work.Fail(fetched, Blame::kEnvironment, "INTERNAL", "fetch");
   }
   Complete(work, &*folder);
+  const v1::CompleteJobRequest& done = work.done;
+  const bool final = done.has_success() || done.has_cancelled() ||
+                     (done.has_failure() && done.failure().error_class() == v1::ERROR_CLASS_FINAL);
+  if (final && work.active.order() != LeaseOrder::kLost) folder->DiscardResume();
 }
 
 absl::Status JobRunner::Fetch(Work& work, JobFolder& folder) {

@@ -41,7 +41,7 @@ class SupervisorTest : public ::testing::Test {
   SupervisorTest() : root_(fs::path(::testing::TempDir()) / absl::StrCat("supervisor_test.", ::getpid())) {
     fs::remove_all(root_);
     fs::create_directories(root_);
-    folder_.emplace(*JobFolder::Create(root_, "j-1", 7));
+    folder_.emplace(*JobFolder::Create(root_, root_ / "resume", "j-1", 7));
     limits_.cancel_grace = absl::Milliseconds(200);
     limits_.release_grace = absl::Milliseconds(200);
     limits_.memory_poll = absl::Milliseconds(5);

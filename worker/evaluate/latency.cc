@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Latency, throughput and memory: both models in turn in one process, so that a change of the machine's speed reaches
 // both.
+#include "worker/evaluate/latency.h"
+
 #include <algorithm>
 #include <cmath>
 #include <fstream>
@@ -52,7 +54,9 @@ double Median(std::vector<double> v) {
   return *middle;
 }
 
-LatencyResult Summarize(std::vector<double> ms) {
+}  // namespace
+
+LatencyResult SummarizeLatency(std::vector<double> ms) {
   std::sort(ms.begin(), ms.end());
   const double n = static_cast<double>(ms.size());
   LatencyResult r;
@@ -66,8 +70,6 @@ LatencyResult Summarize(std::vector<double> ms) {
   r.p99_ms = rank(0.99);
   return r;
 }
-
-}  // namespace
 
 absl::StatusOr<LatencyPairResult> MeasureLatency(std::shared_ptr<const Graph> original,
                                                  std::shared_ptr<const Graph> quantized, Dataset* data, int runs,
@@ -114,8 +116,8 @@ absl::StatusOr<LatencyPairResult> MeasureLatency(std::shared_ptr<const Graph> or
   LatencyPairResult r;
   r.runs = static_cast<int>(a.size());
   r.batch = batch;
-  r.original = Summarize(std::move(a));
-  r.quantized = Summarize(std::move(b));
+  r.original = SummarizeLatency(std::move(a));
+  r.quantized = SummarizeLatency(std::move(b));
   return r;
 }
 

@@ -2,6 +2,7 @@
 #include "worker/graph/graph.h"
 
 #include "gtest/gtest.h"
+#include "worker/graph/subgraph.h"
 
 namespace quant {
 namespace {
@@ -69,6 +70,44 @@ TEST(GraphIndex, KnowsProducersAndEveryReadingInput) {
   EXPECT_EQ(index.Producer("x"), -1);
   EXPECT_EQ(index.Consumers("a").size(), 4u);
   EXPECT_TRUE(index.Consumers("nothing").empty());
+}
+
+// x -> a -> b -> y; positions p join at the end.
+Graph Chain() {
+  Graph g;
+  g.inputs = {{.name = "x"}, {.name = "p", .dtype = DType::kInt64}, {.name = "q"}};
+  g.outputs = {{.name = "y"}};
+  g.initializers["w"] = Tensor::Scalar(2.0f);
+  g.initializers["v"] = Tensor::Scalar(3.0f);
+  g.nodes = {MakeNode("n1", "Mul", {"x", "w"}, {"a"}), MakeNode("n2", "Mul", {"a", "v"}, {"b"}),
+             MakeNode("n3", "Gather", {"b", "p"}, {"y"}), MakeNode("n4", "Add", {"b", "q"}, {"z"})};
+  return g;
+}
+
+TEST(Subgraph, HoldsWhatLiesBetweenAndTheInputsItStillNeeds) {
+  const Graph g = Chain();
+  const std::vector<ValueInfo> from = {{.name = "a"}};
+  const std::vector<std::string> to = {"y"};
+  const absl::StatusOr<Graph> part = Subgraph(g, from, to);
+  ASSERT_TRUE(part.ok()) << part.status();
+  ASSERT_TRUE(part->Validate().ok()) << part->Validate();
+  ASSERT_EQ(part->nodes.size(), 2u);
+  EXPECT_EQ(part->nodes[0].name, "n2");
+  EXPECT_EQ(part->nodes[1].name, "n3");
+  ASSERT_EQ(part->inputs.size(), 2u);
+  EXPECT_EQ(part->inputs[0].name, "a");
+  EXPECT_EQ(part->inputs[1].name, "p");
+  EXPECT_EQ(part->inputs[1].dtype, DType::kInt64);
+  EXPECT_EQ(part->initializers.count("w"), 0u);
+  EXPECT_EQ(part->initializers.count("v"), 1u);
+}
+
+TEST(Subgraph, NamesAValueThatTheGraphLacks) {
+  const Graph g = Chain();
+  const std::vector<std::string> to = {"nowhere"};
+  const absl::StatusOr<Graph> part = Subgraph(g, {}, to);
+  EXPECT_EQ(part.status().code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_NE(part.status().message().find("'nowhere'"), std::string::npos) << part.status();
 }
 
 }  // namespace

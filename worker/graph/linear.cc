@@ -49,7 +49,8 @@ std::string AddBias(Graph* graph, const std::string& name, std::string y, const 
   std::string b = bias;
   if (graph->Initializer(bias)->dtype() != DType::kFloat32) {
     b = absl::StrCat(name, ".bias.f32");
-    AddNode(graph, {.name = b, .op_type = "Cast", .inputs = {bias}, .outputs = {b}, .attributes = {{"to", int64_t{1}}}});
+    AddNode(graph,
+            {.name = b, .op_type = "Cast", .inputs = {bias}, .outputs = {b}, .attributes = {{"to", int64_t{1}}}});
   }
   const std::string out = absl::StrCat(name, ".biased");
   AddNode(graph, {.name = out, .op_type = "Add", .inputs = {std::move(y), b}, .outputs = {out}});
@@ -83,8 +84,8 @@ absl::StatusOr<Form> GroupedForm(const std::string& name, const std::string& x, 
     // After the permutation group g must be columns [g * group_size, (g + 1) * group_size).
     for (size_t c = 0; c < order.size(); ++c) {
       if (w.group(order[c]) != static_cast<int64_t>(c) / w.group_size) {
-        return absl::InvalidArgumentError(absl::StrCat("layer '", name, "': g_idx does not put ", w.group_size,
-                                                       " columns into each group"));
+        return absl::InvalidArgumentError(
+            absl::StrCat("layer '", name, "': g_idx does not put ", w.group_size, " columns into each group"));
       }
     }
     const std::string perm = absl::StrCat(name, ".order");
@@ -175,8 +176,11 @@ absl::StatusOr<WeightMatrix> GroupedOf(const Graph& graph, const Node& node) {
   w.rows = node.Int("N", 0);
   w.cols = node.Int("K", 0);
   const int64_t bits = node.Int("bits", 4), block = node.Int("block_size", 0);
-  if (bits != 2 && bits != 4 && bits != 8) return BadNode(node, absl::StrCat("bits is ", bits, "; there are 2, 4 and 8"));
-  if (w.rows <= 0 || w.cols <= 0 || block <= 0 || !ElementCount(std::vector<int64_t>{w.rows, w.cols}).ok()) {
+  if (bits != 2 && bits != 4 && bits != 8)
+    return BadNode(node, absl::StrCat("bits is ", bits, "; there are 2, 4 and 8"));
+  constexpr int64_t kMaxBlock = int64_t{1} << 30;
+  if (w.rows <= 0 || w.cols <= 0 || block <= 0 || block > kMaxBlock || w.cols > kMaxElements ||
+      !ElementCount(std::vector<int64_t>{w.rows, (w.cols + block - 1) / block * block}).ok()) {
     return BadNode(node, absl::StrCat("N ", w.rows, ", K ", w.cols, ", block_size ", block, " make no matrix"));
   }
   if (!node.input(4).empty()) return BadNode(node, "g_idx is not supported; a Gather in front does the same");
@@ -187,7 +191,8 @@ absl::StatusOr<WeightMatrix> GroupedOf(const Graph& graph, const Node& node) {
   const Tensor* codes = graph.Initializer(node.input(1));
   const Tensor* scales = graph.Initializer(node.input(2));
   if (codes == nullptr || codes->dtype() != DType::kUInt8 || codes->elements() != w.rows * groups * block_bytes) {
-    return BadNode(node, absl::StrCat("its codes are not a constant uint8 [", w.rows, ", ", groups, ", ", block_bytes, "]"));
+    return BadNode(node,
+                   absl::StrCat("its codes are not a constant uint8 [", w.rows, ", ", groups, ", ", block_bytes, "]"));
   }
   if (scales == nullptr || !IsFloat(scales->dtype()) || scales->elements() != w.rows * groups) {
     return BadNode(node, absl::StrCat("its scales are not a constant float [", w.rows, ", ", groups, "]"));
@@ -219,7 +224,8 @@ absl::StatusOr<WeightMatrix> GroupedOf(const Graph& graph, const Node& node) {
       if (zeros->dtype() != DType::kUInt8 || zeros->bytes().size() != static_cast<size_t>(w.rows) * row_bytes) {
         return BadNode(node, absl::StrCat("its zero points are not uint8 [", w.rows, ", ", row_bytes, "]"));
       }
-      const std::span<const uint8_t> packed(reinterpret_cast<const uint8_t*>(zeros->bytes().data()), zeros->bytes().size());
+      const std::span<const uint8_t> packed(reinterpret_cast<const uint8_t*>(zeros->bytes().data()),
+                                            zeros->bytes().size());
       std::vector<uint8_t> row(static_cast<size_t>(groups));
       for (int64_t r = 0; r < w.rows; ++r) {
         UnpackBits(packed.subspan(static_cast<size_t>(r) * row_bytes, row_bytes), static_cast<int>(bits), row);
@@ -297,9 +303,9 @@ absl::StatusOr<std::vector<float>> LinearWeights(const Graph& graph, const Linea
   const size_t item = static_cast<size_t>(DTypeBits(w.dtype())) / 8;
   const std::byte* from = w.bytes().data();
   if (linear.transposed) {
-    absl::StatusOr<Tensor> rows = Tensor::Borrow(
-        w.dtype(), {end - begin, linear.cols},
-        w.bytes().subspan(static_cast<size_t>(begin * linear.cols) * item, out.size() * item), nullptr);
+    absl::StatusOr<Tensor> rows =
+        Tensor::Borrow(w.dtype(), {end - begin, linear.cols},
+                       w.bytes().subspan(static_cast<size_t>(begin * linear.cols) * item, out.size() * item), nullptr);
     if (!rows.ok()) return rows.status();
     absl::StatusOr<std::vector<float>> values = ToFloat(*rows);
     if (!values.ok()) return values.status();
@@ -338,10 +344,12 @@ std::string AppendLinear(Graph* graph, const std::string& name, const std::strin
   std::string w = weight;
   if (graph->Initializer(weight)->dtype() != DType::kFloat32) {
     w = absl::StrCat(name, ".f32");
-    AddNode(graph, {.name = w, .op_type = "Cast", .inputs = {weight}, .outputs = {w}, .attributes = {{"to", int64_t{1}}}});
+    AddNode(graph,
+            {.name = w, .op_type = "Cast", .inputs = {weight}, .outputs = {w}, .attributes = {{"to", int64_t{1}}}});
   }
   const std::string t = absl::StrCat(name, ".t");
-  AddNode(graph, {.name = t, .op_type = "Transpose", .inputs = {w}, .outputs = {t}, .attributes = {{"perm", Perm{1, 0}}}});
+  AddNode(graph,
+          {.name = t, .op_type = "Transpose", .inputs = {w}, .outputs = {t}, .attributes = {{"perm", Perm{1, 0}}}});
   const std::string y = absl::StrCat(name, ".out");
   AddNode(graph, {.name = name, .op_type = "MatMul", .inputs = {x, t}, .outputs = {y}});
   return AddBias(graph, name, y, bias);

@@ -17,8 +17,8 @@
 //   whole bytes, or float32 [N, blocks]; absent: 2^(bits - 1). bits 2, 4 or 8; W[n, k] = scale * (code - zero)
 //
 // of which ONNX Runtime runs block sizes 16, 32, 64, 128 and 256; ours takes any. 3-bit codes stand in 4 bits, with the
-// attribute quant_bits = 3. A dynamic act-order (GroupedMatrix::group_of) is a Gather of x's last axis in front, so that
-// groups are runs of columns again.
+// attribute quant_bits = 3. A dynamic act-order (GroupedMatrix::group_of) is a Gather of x's last axis in front, so
+// that groups are runs of columns again.
 //
 // Codebooks (NF4, FP4), domain "quantd":
 //
@@ -43,14 +43,14 @@ inline constexpr char kMicrosoftDomain[] = "com.microsoft";
 
 // A linear layer in floating point.
 struct Linear {
-  std::string name;    // of its MatMul node; for checkpoints the module's, such as "model.layers.0.mlp.up_proj"
-  int node = -1;       // the MatMul's index in graph.nodes
-  std::string input;   // x
-  std::string output;  // of the MatMul, before a bias
-  std::string weight;  // the initializer
+  std::string name;         // of its MatMul node; for checkpoints the module's, such as "model.layers.0.mlp.up_proj"
+  int node = -1;            // the MatMul's index in graph.nodes
+  std::string input;        // x
+  std::string output;       // of the MatMul, before a bias
+  std::string weight;       // the initializer
   bool transposed = false;  // the initializer is [N, K] and is read through a Transpose
-  int64_t rows = 0;    // N, outputs
-  int64_t cols = 0;    // K, inputs
+  int64_t rows = 0;         // N, outputs
+  int64_t cols = 0;         // K, inputs
 };
 
 // All of them, in graph order: MatMul nodes whose second input is a rank-2 floating-point initializer as above.
@@ -73,8 +73,8 @@ std::string AppendLinear(Graph* graph, const std::string& name, const std::strin
 absl::StatusOr<std::string> AppendQuantizedLinear(Graph* graph, const std::string& name, const std::string& x,
                                                   const WeightMatrix& weights, const std::string& bias = "");
 
-// Puts quantized weights in place of a float layer's: its MatMul node becomes the quantized form, with the same name and
-// output; the float weights leave the graph where nobody else reads them. The node's index may change.
+// Puts quantized weights in place of a float layer's: its MatMul node becomes the quantized form, with the same name
+// and output; the float weights leave the graph where nobody else reads them. The node's index may change.
 absl::Status ReplaceLinear(Graph* graph, std::string_view name, const WeightMatrix& weights);
 
 // The weights of a MatMulNBits or MatMulCodebook node. INVALID_ARGUMENT: not such a node, or its constants do not fit

@@ -27,19 +27,13 @@ constexpr double kPassTolerance = 1e-3;
 
 absl::StatusOr<fs::path> FindOnnxFile(const fs::path& folder) {
   std::vector<std::string> found;
-  bool hugging_face = false;
   std::error_code error;
   for (auto it = fs::recursive_directory_iterator(folder, error); !error && it != fs::end(it); it.increment(error)) {
     if (it->path().extension() == ".onnx") found.push_back(fs::relative(it->path(), folder, error).string());
-    hugging_face = hugging_face || it->path().extension() == ".safetensors";
   }
   if (error) return absl::InternalError(absl::StrCat("reading the model's folder: ", error.message()));
   std::sort(found.begin(), found.end());
   if (found.size() == 1) return fs::path(found[0]);
-  if (found.empty() && hugging_face) {
-    return WithJobReason(absl::UnimplementedError("Hugging Face checkpoints are not built yet: upload an ONNX file"),
-                         "MODEL_INVALID");
-  }
   return WithJobReason(
       absl::InvalidArgumentError(absl::StrCat("a model has exactly one .onnx file; this one has ", found.size(),
                                               found.empty() ? "" : ": ", absl::StrJoin(found, ", "))),

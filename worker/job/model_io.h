@@ -23,7 +23,7 @@ struct LoadedModel {
 
 // Reads the one .onnx file in `folder` and prepares it. That the passes kept the function is checked on random data: if
 // not, `prepared` is the imported graph and a note says so.
-// Reasons: MODEL_INVALID, OPERATOR_UNSUPPORTED; a Hugging Face checkpoint is UNIMPLEMENTED in this build.
+// Reasons: MODEL_INVALID, OPERATOR_UNSUPPORTED.
 absl::StatusOr<LoadedModel> LoadModel(const std::filesystem::path& folder, int threads);
 
 // Opens a dataset folder for the model. Reason: DATA_MISMATCH.

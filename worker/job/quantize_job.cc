@@ -14,6 +14,7 @@
 #include "worker/formats/onnx/onnx.h"
 #include "worker/job/compare.h"
 #include "worker/job/job_error.h"
+#include "worker/job/language_job.h"
 #include "worker/job/measure.h"
 #include "worker/job/model_io.h"
 #include "worker/job/random_dataset.h"
@@ -128,6 +129,7 @@ absl::StatusOr<std::shared_ptr<const Graph>> ExportAndVerify(const Graph& graph,
 
 absl::StatusOr<quant::v1::Report> RunQuantizeJob(const quant::v1::Lease& lease, const fs::path& folder,
                                                  const JobLimits& limits, Reporter& reporter) {
+  if (IsLanguageModel(folder / "model")) return RunLanguageQuantizeJob(lease, folder, limits, reporter);
   reporter.BeginPhase("load");
   const quant::v1::QuantizeSpec& spec = lease.job().spec().quantize();
   ASSIGN_OR_RETURN(quant::v1::Recipe recipe, ResolveRecipe(spec.recipe()));
@@ -167,6 +169,7 @@ absl::StatusOr<quant::v1::Report> RunQuantizeJob(const quant::v1::Lease& lease, 
 
 absl::StatusOr<quant::v1::Report> RunBenchmarkJob(const quant::v1::Lease& lease, const fs::path& folder,
                                                   const JobLimits& limits, Reporter& reporter) {
+  if (IsLanguageModel(folder / "model")) return RunLanguageBenchmarkJob(lease, folder, limits, reporter);
   reporter.BeginPhase("load");
   const quant::v1::BenchmarkSpec& spec = lease.job().spec().benchmark();
   ASSIGN_OR_RETURN(LoadedModel model, LoadModel(folder / "model", limits.threads));

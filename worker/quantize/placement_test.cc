@@ -5,6 +5,7 @@
 
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "worker/quantize/layer_pattern.h"
 #include "worker/quantize/selection.h"
 #include "worker/quantize/testing_graphs.h"
 

@@ -1,72 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "worker/quantize/selection.h"
 
-#include <regex>
-
 #include "absl/strings/str_cat.h"
-#include "absl/strings/str_join.h"
+#include "worker/quantize/layer_pattern.h"
 
 namespace quant {
 namespace {
-
-constexpr size_t kMaxPattern = 512;
-
-struct Matcher {
-  const LayerRule* rule;
-  std::regex regex;
-  bool is_regex = false;
-  bool used = false;
-
-  bool Matches(const Node& node) const {
-    if (!rule->op_type.empty() && rule->op_type != node.op_type) return false;
-    if (rule->name.empty()) return !rule->op_type.empty();
-    return is_regex ? std::regex_search(node.name, regex) : GlobMatches(rule->name, node.name);
-  }
-};
-
-absl::StatusOr<Matcher> MakeMatcher(const LayerRule& rule) {
-  if (rule.name.size() > kMaxPattern) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("a layer rule's name has ", rule.name.size(), " bytes; at most ", kMaxPattern));
-  }
-  Matcher m{.rule = &rule, .regex = {}};
-  if (rule.name.starts_with("re:")) {
-    m.is_regex = true;
-    try {
-      m.regex = std::regex(rule.name.substr(3), std::regex::ECMAScript | std::regex::optimize);
-    } catch (const std::regex_error& e) {
-      return absl::InvalidArgumentError(
-          absl::StrCat("layer rule '", rule.name, "' is no regular expression: ", e.what()));
-    }
-  }
-  return m;
-}
 
 bool IsLayerOp(const std::string& op) {
   return op == "Conv" || op == "ConvTranspose" || op == "Gemm" || op == "MatMul";
 }
 
 }  // namespace
-
-bool GlobMatches(std::string_view glob, std::string_view name) {
-  size_t g = 0, n = 0;
-  size_t star = std::string_view::npos, resume = 0;
-  while (n < name.size()) {
-    if (g < glob.size() && (glob[g] == '?' || (glob[g] != '*' && glob[g] == name[n]))) {
-      ++g, ++n;
-    } else if (g < glob.size() && glob[g] == '*') {
-      star = g++;
-      resume = n;
-    } else if (star != std::string_view::npos) {
-      g = star + 1;
-      n = ++resume;
-    } else {
-      return false;
-    }
-  }
-  while (g < glob.size() && glob[g] == '*') ++g;
-  return g == glob.size();
-}
 
 std::vector<WeightedLayer> FindWeightedLayers(const Graph& graph) {
   std::vector<WeightedLayer> layers;
@@ -101,12 +46,13 @@ absl::StatusOr<std::map<std::string, std::string>> SelectLayers(const Graph& gra
           absl::StrCat("op_types has '", op, "'; layers that can be quantized are Conv, ConvTranspose, Gemm, MatMul"));
     }
   }
-  std::vector<Matcher> matchers;
+  std::vector<LayerPattern> patterns;
   for (const LayerRule& rule : selection.rules) {
-    absl::StatusOr<Matcher> m = MakeMatcher(rule);
-    if (!m.ok()) return m.status();
-    matchers.push_back(*std::move(m));
+    absl::StatusOr<LayerPattern> p = LayerPattern::Create(rule.name, rule.op_type);
+    if (!p.ok()) return p.status();
+    patterns.push_back(*std::move(p));
   }
+  std::vector<bool> used(patterns.size(), false);
   const std::vector<WeightedLayer> layers = FindWeightedLayers(graph);
   std::map<std::string, std::string> reasons;
   for (size_t i = 0; i < layers.size(); ++i) {
@@ -119,19 +65,16 @@ absl::StatusOr<std::map<std::string, std::string>> SelectLayers(const Graph& gra
     } else if (selection.skip_last && i + 1 == layers.size()) {
       reason = "last layer (skip_last)";
     }
-    for (Matcher& m : matchers) {
-      if (!m.Matches(node)) continue;
-      m.used = true;
-      reason = m.rule->skip
-                   ? absl::StrCat("rule '", m.rule->name, m.rule->op_type.empty() ? "" : ":", m.rule->op_type, "'")
-                   : "";
+    for (size_t r = 0; r < patterns.size(); ++r) {
+      if (!patterns[r].Matches(node.name, node.op_type)) continue;
+      used[r] = true;
+      reason = selection.rules[r].skip ? absl::StrCat("rule '", patterns[r].Text(), "'") : "";
     }
     reasons[node.name] = reason;
   }
-  for (const Matcher& m : matchers) {
-    if (m.used) continue;
-    notes->push_back(absl::StrCat("rule '", m.rule->name, m.rule->op_type.empty() ? "" : ":", m.rule->op_type,
-                                  "' matches no layer with weights"));
+  for (size_t r = 0; r < patterns.size(); ++r) {
+    if (used[r]) continue;
+    notes->push_back(absl::StrCat("rule '", patterns[r].Text(), "' matches no layer with weights"));
   }
   return reasons;
 }

@@ -5,7 +5,6 @@
 
 #include <map>
 #include <string>
-#include <string_view>
 #include <vector>
 
 #include "absl/status/statusor.h"
@@ -30,9 +29,6 @@ std::vector<WeightedLayer> FindWeightedLayers(const Graph& graph);
 // INVALID_ARGUMENT: a regular expression that does not compile, or an op_type that is not one of the four.
 absl::StatusOr<std::map<std::string, std::string>> SelectLayers(const Graph& graph, const LayerSelection& selection,
                                                                 std::vector<std::string>* notes);
-
-// Whether `name` matches a glob: "*" any run of characters, "?" one character, all else itself.
-bool GlobMatches(std::string_view glob, std::string_view name);
 
 }  // namespace quant
 

@@ -86,7 +86,17 @@ bool ReadsShapeOnly(const Node& node) {
   return node.domain.empty() && (node.op_type == "Shape" || node.op_type == "Size");
 }
 
-bool MayFold(const Node& node) { return node.op_type != "QuantizeLinear" && node.op_type != "DequantizeLinear"; }
+// Cast and Transpose of a floating-point matrix stand before a linear layer's weights (worker/graph/linear.h), which
+// may be mapped from a file: backends see through them, and a folded copy would take memory again.
+bool IsWeightView(const Node& node, const TensorDesc& in, const TensorDesc& out) {
+  return node.domain.empty() && (node.op_type == "Cast" || node.op_type == "Transpose") && in.shape.size() == 2 &&
+         IsFloat(in.dtype) && IsFloat(out.dtype);
+}
+
+bool MayFold(const Node& node, std::span<const TensorDesc* const> in, std::span<const TensorDesc> out) {
+  if (node.op_type == "QuantizeLinear" || node.op_type == "DequantizeLinear") return false;
+  return in.empty() || in[0] == nullptr || out.empty() || !IsWeightView(node, *in[0], out[0]);
+}
 
 // What Shape or Size gives for an input of this shape.
 absl::StatusOr<Tensor> EvaluateShapeOnly(const Node& node, const Shape& shape) {
@@ -106,7 +116,7 @@ absl::StatusOr<bool> AddNode(const Node& node, InferredPlan& plan) {
   if (ReadsShapeOnly(node)) {
     ASSIGN_OR_RETURN(Tensor value, EvaluateShapeOnly(node, in[0]->shape));
     folded.push_back(std::move(value));
-  } else if (MayFold(node) && inferred.bytes <= kMaxFoldedBytes &&
+  } else if (MayFold(node, in, inferred.out) && inferred.bytes <= kMaxFoldedBytes &&
              std::all_of(in.begin(), in.end(),
                          [](const TensorDesc* d) { return d == nullptr || d->constant != nullptr; })) {
     std::vector<const Tensor*> content;

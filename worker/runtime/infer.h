@@ -49,7 +49,8 @@ struct InferredPlan {
 absl::Status CheckInputs(const Graph& graph, std::span<const TensorDesc> inputs);
 
 // Walks a valid graph in order with inputs of these shapes (checked as above). QuantizeLinear and DequantizeLinear are
-// never folded: backends fuse them with their neighbours. `graph` must outlive the plan.
+// never folded: backends fuse them with their neighbours; nor are Cast and Transpose of floating-point matrices, which
+// may be weights mapped from a file. `graph` must outlive the plan.
 // INVALID_ARGUMENT (shapes do not fit an operator, or a folded value cannot be computed), UNIMPLEMENTED (no such
 // operator or mode, a shape that depends on data): the message names the node and its operator.
 absl::StatusOr<InferredPlan> InferShapes(const Graph& graph, std::span<const TensorDesc> inputs);

@@ -22,9 +22,10 @@ std::string Key(std::string_view domain, std::string_view op_type) {
 const std::unordered_map<std::string, Op>& Table() {
   static const auto& table = *[] {
     auto* t = new std::unordered_map<std::string, Op>();
-    for (const auto family : {ops::ConvOps, ops::PoolOps, ops::MatMulOps, ops::NormOps, ops::UnaryOps, ops::BinaryOps,
-                              ops::ReduceOps, ops::ShapeOps, ops::MoveOps, ops::CastOps, ops::QuantizeOps,
-                              ops::GatherOps, ops::ResizeOps, ops::RecurrentOps, ops::EinsumOps}) {
+    for (const auto family :
+         {ops::ConvOps, ops::PoolOps, ops::MatMulOps, ops::NormOps, ops::UnaryOps, ops::BinaryOps, ops::ReduceOps,
+          ops::ShapeOps, ops::MoveOps, ops::CastOps, ops::QuantizeOps, ops::GatherOps, ops::ResizeOps,
+          ops::RecurrentOps, ops::EinsumOps, ops::AttentionOps, ops::PackedLinearOps}) {
       for (const ops::OpEntry& entry : family()) t->emplace(Key(entry.domain, entry.op_type), entry.op);
     }
     return t;

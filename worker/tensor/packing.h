@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Packing of small unsigned codes into bytes, the one layout that all formats are made of: a bit stream, least
 // significant bit first. Code i occupies bits [i * bits, (i + 1) * bits) of the stream, bit b of which is bit b % 8 of
-// byte b / 8. Read as little-endian words it is also "first code in the lowest bits of the word", 3-bit codes straddling
-// words included (AutoGPTQ).
+// byte b / 8. Read as little-endian words it is also "first code in the lowest bits of the word", 3-bit codes
+// straddling words included (AutoGPTQ).
 #ifndef QUANT_WORKER_TENSOR_PACKING_H_
 #define QUANT_WORKER_TENSOR_PACKING_H_
 

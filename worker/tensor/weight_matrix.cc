@@ -10,7 +10,8 @@ namespace quant {
 namespace {
 
 absl::Status Wrong(const char* field, int64_t have, int64_t want) {
-  return absl::InvalidArgumentError(absl::StrCat("quantized weights: ", field, " has ", have, " entries, needs ", want));
+  return absl::InvalidArgumentError(
+      absl::StrCat("quantized weights: ", field, " has ", have, " entries, needs ", want));
 }
 
 bool AllFinite(std::span<const float> values) {
@@ -35,8 +36,8 @@ absl::Status CheckGrouped(const GroupedMatrix& w) {
     return absl::InvalidArgumentError(absl::StrCat("quantized weights: ", w.bits, " bits; there are 2, 3, 4 and 8"));
   }
   if (w.rows <= 0 || w.cols <= 0 || w.group_size <= 0 || w.group_size > w.cols) {
-    return absl::InvalidArgumentError(absl::StrCat("quantized weights: group size ", w.group_size, " in a matrix of ",
-                                                   w.rows, " x ", w.cols));
+    return absl::InvalidArgumentError(
+        absl::StrCat("quantized weights: group size ", w.group_size, " in a matrix of ", w.rows, " x ", w.cols));
   }
   if (absl::Status s = CheckCodes(w.codes, w.rows * w.cols, 1 << w.bits); !s.ok()) return s;
   const int64_t groups = w.rows * w.groups();
@@ -65,8 +66,8 @@ absl::Status CheckGrouped(const GroupedMatrix& w) {
 absl::Status CheckCodebook(const CodebookMatrix& w) {
   const bool power_of_two = w.block_size > 0 && (w.block_size & (w.block_size - 1)) == 0;
   if (w.rows <= 0 || w.cols <= 0 || !power_of_two || w.nested_block <= 0) {
-    return absl::InvalidArgumentError(absl::StrCat("quantized weights: block size ", w.block_size, " in a matrix of ",
-                                                   w.rows, " x ", w.cols));
+    return absl::InvalidArgumentError(
+        absl::StrCat("quantized weights: block size ", w.block_size, " in a matrix of ", w.rows, " x ", w.cols));
   }
   if (absl::Status s = CheckCodes(w.codes, w.rows * w.cols, 16); !s.ok()) return s;
   if (w.codebook.size() != 16) return Wrong("codebook", static_cast<int64_t>(w.codebook.size()), 16);
@@ -137,8 +138,7 @@ double BitsPerWeight(const WeightMatrix& w, int scale_bits) {
     return grouped->bits + groups * (scale_bits + zero_bits) / static_cast<double>(grouped->codes.size());
   }
   const CodebookMatrix& m = std::get<CodebookMatrix>(w);
-  const double per_block =
-      m.nested_codes.empty() ? 32 : 8 + 32.0 / static_cast<double>(m.nested_block);
+  const double per_block = m.nested_codes.empty() ? 32 : 8 + 32.0 / static_cast<double>(m.nested_block);
   return 4 + per_block / static_cast<double>(m.block_size);
 }
 

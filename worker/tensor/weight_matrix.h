@@ -27,12 +27,12 @@ namespace quant {
 struct GroupedMatrix {
   int64_t rows = 0;
   int64_t cols = 0;
-  int bits = 4;            // 2, 3, 4 or 8
-  int64_t group_size = 0;  // 1 to cols
-  std::vector<uint8_t> codes;    // [rows, cols], each 0 to 2^bits - 1
-  std::vector<float> scales;     // [rows, groups()], finite; negative ones are legal (full-range symmetric grids)
-  std::vector<float> zeros;      // [rows, groups()], or empty: 2^(bits-1) everywhere (symmetric). Integers 0 to
-                                 // 2^bits - 1 but for HQQ with float zero points
+  int bits = 4;                   // 2, 3, 4 or 8
+  int64_t group_size = 0;         // 1 to cols
+  std::vector<uint8_t> codes;     // [rows, cols], each 0 to 2^bits - 1
+  std::vector<float> scales;      // [rows, groups()], finite; negative ones are legal (full-range symmetric grids)
+  std::vector<float> zeros;       // [rows, groups()], or empty: 2^(bits-1) everywhere (symmetric). Integers 0 to
+                                  // 2^bits - 1 but for HQQ with float zero points
   std::vector<int32_t> group_of;  // [cols], or empty: dynamic act-order's g_idx
 
   int64_t groups() const { return group_size > 0 ? (cols + group_size - 1) / group_size : 0; }
@@ -43,17 +43,18 @@ struct GroupedMatrix {
   int64_t group(int64_t col) const { return group_of.empty() ? col / group_size : group_of[static_cast<size_t>(col)]; }
 };
 
-// A codebook per tensor and a magnitude per block of the flattened matrix, which may cross rows (bitsandbytes NF4, FP4):
+// A codebook per tensor and a magnitude per block of the flattened matrix, which may cross rows (bitsandbytes NF4,
+// FP4):
 //
 //   W[i] = codebook[codes[i]] * absmax[i / block_size],   i = r * cols + c
 struct CodebookMatrix {
   int64_t rows = 0;
   int64_t cols = 0;
-  int64_t block_size = 64;         // a power of two, 32 to 4096
-  bool fp4 = false;                // which of the two tables `codebook` is: NF4 or FP4
-  std::vector<uint8_t> codes;      // [rows * cols], 0 to 15
-  std::vector<float> codebook;     // 16
-  std::vector<float> absmax;       // [blocks()]: as used, that is after double quantization where there is one
+  int64_t block_size = 64;      // a power of two, 32 to 4096
+  bool fp4 = false;             // which of the two tables `codebook` is: NF4 or FP4
+  std::vector<uint8_t> codes;   // [rows * cols], 0 to 15
+  std::vector<float> codebook;  // 16
+  std::vector<float> absmax;    // [blocks()]: as used, that is after double quantization where there is one
   // Double quantization (QLoRA, Dettmers et al. 2023, section 3): absmax[b] = nested_map[nested_codes[b]] *
   // nested_absmax[b / nested_block] + nested_offset. Empty: absmax is stored as float.
   std::vector<uint8_t> nested_codes;
@@ -74,8 +75,8 @@ int64_t Cols(const WeightMatrix& w);
 // the field. Readers of files call it before anyone uses what they made.
 absl::Status Validate(const WeightMatrix& w);
 
-// The real weights of rows [begin, end) as float32, row-major into dst[(end - begin) * cols], computed in float32 as the
-// formulas above read from left to right: scale * (code - zero), table entry * absmax.
+// The real weights of rows [begin, end) as float32, row-major into dst[(end - begin) * cols], computed in float32 as
+// the formulas above read from left to right: scale * (code - zero), table entry * absmax.
 void DequantizeRows(const WeightMatrix& w, int64_t begin, int64_t end, std::span<float> dst);
 
 // Stored bits per weight: codes, scales of `scale_bits` and zero points of `bits` bits (float zero points: scale_bits);

@@ -2,7 +2,6 @@
 #include "worker/formats/dataset/dataset.h"
 
 #include <algorithm>
-#include <map>
 #include <string>
 #include <utility>
 
@@ -10,11 +9,9 @@
 #include "absl/strings/str_join.h"
 #include "common/status_macros.h"
 #include "common/strings.h"
+#include "worker/formats/dataset/arrays.h"
 #include "worker/formats/dataset/preprocess.h"
 #include "worker/formats/dataset/source.h"
-#include "worker/formats/npy/npy.h"
-#include "worker/formats/npy/npz.h"
-#include "worker/formats/safetensors/safetensors.h"
 
 namespace quant {
 namespace {
@@ -22,48 +19,6 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr char kLabels[] = "labels";
-
-// The arrays of a folder's files by name.
-using Arrays = std::map<std::string, Tensor>;
-
-absl::Status AddArray(const std::string& file, std::string name, Tensor array, Arrays& arrays) {
-  if (arrays.emplace(name, std::move(array)).second) return absl::OkStatus();
-  return absl::InvalidArgumentError(
-      absl::StrCat("array ", Quoted(name), " of ", Quoted(file), " is in another file too"));
-}
-
-absl::StatusOr<Arrays> ReadArrays(const fs::path& folder) {
-  std::error_code error;
-  std::vector<fs::path> files;
-  for (fs::directory_iterator it(folder, error), end; !error && it != end; it.increment(error)) {
-    if (it->is_regular_file(error)) files.push_back(it->path());
-  }
-  if (error) return absl::ErrnoToStatus(error.value(), "cannot list the dataset");
-  std::sort(files.begin(), files.end());
-  Arrays arrays;
-  for (const fs::path& file : files) {
-    const std::string label = file.filename().string();
-    if (file.extension() == ".npy") {
-      ASSIGN_OR_RETURN(Tensor array, ReadNpy(file));
-      RETURN_IF_ERROR(AddArray(label, file.stem().string(), std::move(array), arrays));
-    } else if (file.extension() == ".npz") {
-      ASSIGN_OR_RETURN(Arrays members, ReadNpz(file));
-      for (auto& [name, array] : members) RETURN_IF_ERROR(AddArray(label, name, std::move(array), arrays));
-    } else if (file.extension() == ".safetensors") {
-      ASSIGN_OR_RETURN(SafetensorsFile members, ReadSafetensors(file));
-      for (auto& [name, array] : members.tensors) RETURN_IF_ERROR(AddArray(label, name, std::move(array), arrays));
-    }
-  }
-  return arrays;
-}
-
-std::string Names(const Arrays& arrays) {
-  std::vector<std::string> names;
-  for (const auto& [name, array] : arrays) {
-    if (names.size() < 20) names.push_back(Quoted(name));
-  }
-  return names.empty() ? "none" : absl::StrJoin(names, ", ");
-}
 
 absl::StatusOr<std::vector<int64_t>> ReadLabels(const Tensor& array) {
   const bool column = array.rank() == 2 && array.dim(1) == 1;
@@ -125,8 +80,8 @@ absl::StatusOr<std::unique_ptr<Dataset>> Finish(std::vector<std::unique_ptr<Sour
 absl::StatusOr<Arrays::iterator> OnlyArray(Arrays& arrays, const std::string& name) {
   if (const auto it = arrays.find(name); it != arrays.end()) return it;
   if (arrays.size() == 1) return arrays.begin();
-  return absl::InvalidArgumentError(absl::StrCat("no array called ", Quoted(name),
-                                                 " as the model's input, and not just one: there are ", Names(arrays)));
+  return absl::InvalidArgumentError(absl::StrCat(
+      "no array called ", Quoted(name), " as the model's input, and not just one: there are ", ArrayNames(arrays)));
 }
 
 absl::StatusOr<std::unique_ptr<Dataset>> OpenImages(const fs::path& folder, const fs::path& preprocess, Arrays arrays,
@@ -149,7 +104,7 @@ absl::StatusOr<std::unique_ptr<Dataset>> OpenImages(const fs::path& folder, cons
     const auto named = arrays.find(wanted);
     if (named == arrays.end() && !spec.array.empty()) {
       return absl::InvalidArgumentError(
-          absl::StrCat("preprocess.json names array ", Quoted(spec.array), "; there are ", Names(arrays)));
+          absl::StrCat("preprocess.json names array ", Quoted(spec.array), "; there are ", ArrayNames(arrays)));
     }
     ASSIGN_OR_RETURN(const Arrays::iterator it, OnlyArray(arrays, wanted));
     ASSIGN_OR_RETURN(sources[0], MakeImageArraySource(it->first, it->second, spec, inputs[0]));
@@ -173,7 +128,7 @@ absl::StatusOr<std::unique_ptr<Dataset>> OpenArrays(Arrays arrays, std::vector<i
   if (!missing.empty()) {
     return absl::InvalidArgumentError(absl::StrCat("no array for input ", absl::StrJoin(missing, ", "),
                                                    "; arrays are named after the model's inputs, there are ",
-                                                   Names(arrays)));
+                                                   ArrayNames(arrays)));
   }
   for (const ValueInfo& input : inputs) {
     ASSIGN_OR_RETURN(std::unique_ptr<Source> source, MakeArraySource(input.name, arrays.at(input.name), input));
@@ -184,7 +139,8 @@ absl::StatusOr<std::unique_ptr<Dataset>> OpenArrays(Arrays arrays, std::vector<i
 
 absl::StatusOr<std::unique_ptr<Dataset>> Open(const fs::path& folder, std::span<const ValueInfo> inputs) {
   if (inputs.empty()) return absl::InvalidArgumentError("the model has no inputs");
-  ASSIGN_OR_RETURN(Arrays arrays, ReadArrays(folder));
+  ASSIGN_OR_RETURN(const std::vector<fs::path> files, ListFiles(folder));
+  ASSIGN_OR_RETURN(Arrays arrays, ReadArrays(files));
   std::vector<int64_t> labels;
   const bool input_is_labels =
       std::any_of(inputs.begin(), inputs.end(), [](const ValueInfo& v) { return v.name == kLabels; });

@@ -11,6 +11,7 @@
 #include "absl/strings/str_join.h"
 #include "common/status_macros.h"
 #include "common/strings.h"
+#include "worker/formats/file/json_file.h"
 #include "worker/formats/file/mapped_file.h"
 #include "worker/formats/safetensors/safetensors.h"
 
@@ -20,33 +21,20 @@ namespace {
 namespace fs = std::filesystem;
 constexpr size_t kMaxConfigBytes = size_t{4} << 20;
 constexpr size_t kMaxIndexBytes = size_t{64} << 20;
-constexpr int kMaxDepth = 32;
 constexpr char kIndexFile[] = "model.safetensors.index.json";
 
-// An object read from an untrusted file.
-absl::StatusOr<nlohmann::json> ReadObject(const fs::path& file, size_t max_bytes) {
-  ASSIGN_OR_RETURN(const std::shared_ptr<const MappedFile> mapped, MappedFile::Open(file));
-  const std::string name = file.filename().string();
-  if (mapped->bytes().size() > max_bytes) {
-    return absl::InvalidArgumentError(
-        absl::StrCat(name, " has ", mapped->bytes().size(), " bytes; at most ", max_bytes, " are read"));
-  }
-  bool too_deep = false;
-  const auto bound = [&](int depth, nlohmann::json::parse_event_t /*event*/, nlohmann::json& /*value*/) {
-    too_deep = too_deep || depth > kMaxDepth;
-    return !too_deep;
-  };
-  nlohmann::json parsed = nlohmann::json::parse(mapped->text(), bound, /*allow_exceptions=*/false);
-  if (too_deep) return absl::InvalidArgumentError(absl::StrCat(name, " is nested deeper than ", kMaxDepth));
-  if (parsed.is_discarded() || !parsed.is_object()) {
-    return absl::InvalidArgumentError(absl::StrCat(name, " is not a JSON object"));
-  }
-  return parsed;
+// The first few names, quoted, for a message.
+std::string Listed(const std::vector<std::string>& names) {
+  constexpr size_t kShown = 4;
+  const std::vector<std::string> shown(names.begin(), names.begin() + std::min(names.size(), kShown));
+  return absl::StrCat(
+      absl::StrJoin(shown, ", ", [](std::string* out, const std::string& n) { out->append(Quoted(n)); }),
+      names.size() > kShown ? absl::StrCat(" and ", names.size() - kShown, " more") : "");
 }
 
 bool IsWeights(const fs::path& file) {
-  static constexpr const char* kEndings[] = {".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".gguf",
-                                             ".onnx"};
+  static constexpr const char* kEndings[] = {".safetensors", ".bin",     ".pt",   ".pth", ".ckpt",
+                                             ".h5",          ".msgpack", ".gguf", ".onnx"};
   const std::string ending = file.extension().string();
   return file.filename() == kIndexFile || file.filename() == "pytorch_model.bin.index.json" ||
          std::any_of(std::begin(kEndings), std::end(kEndings), [&](const char* e) { return ending == e; });
@@ -66,8 +54,11 @@ absl::Status Checkpoint::Load() {
   std::error_code error;
   for (auto it = fs::directory_iterator(folder_, error); !error && it != fs::end(it); it.increment(error)) {
     std::error_code ignored;
-    if (!it->is_regular_file(ignored)) continue;
-    (IsWeights(it->path()) ? weights : other_files_).push_back(it->path().filename().string());
+    const bool is_weights = IsWeights(it->path());
+    // Links that matter are refused when they are opened; others are not the checkpoint's.
+    const bool is_link = it->is_symlink(ignored) && (is_weights || it->path().filename() == "config.json");
+    if (!is_link && it->symlink_status(ignored).type() != fs::file_type::regular) continue;
+    (is_weights ? weights : other_files_).push_back(it->path().filename().string());
   }
   if (error) return absl::NotFoundError(absl::StrCat("the checkpoint's folder cannot be read: ", error.message()));
   std::sort(other_files_.begin(), other_files_.end());
@@ -75,26 +66,27 @@ absl::Status Checkpoint::Load() {
   if (!std::binary_search(other_files_.begin(), other_files_.end(), "config.json")) {
     return absl::NotFoundError("a Hugging Face checkpoint has a config.json; this folder has none");
   }
-  ASSIGN_OR_RETURN(config_, ReadObject(folder_ / "config.json", kMaxConfigBytes));
+  ASSIGN_OR_RETURN(config_, ReadJsonObject(folder_ / "config.json", kMaxConfigBytes));
 
   std::vector<std::string> files;
   for (const std::string& file : weights) {
     if (file.ends_with(".safetensors")) files.push_back(file);
   }
-  if (std::find(weights.begin(), weights.end(), kIndexFile) != weights.end()) return LoadIndex(folder_ / kIndexFile);
+  if (std::binary_search(weights.begin(), weights.end(), kIndexFile)) return LoadIndex();
+  if (std::binary_search(files.begin(), files.end(), "model.safetensors")) return LoadFile("model.safetensors");
   if (files.size() == 1) return LoadFile(files[0]);
   if (files.empty()) {
-    return absl::NotFoundError(absl::StrCat(
-        "the folder has no .safetensors file",
-        weights.empty() ? "" : absl::StrCat(", only ", absl::StrJoin(weights, ", "), ", which is not read"),
-        "; save the model with safe_serialization"));
+    return absl::NotFoundError(
+        absl::StrCat("the folder has no .safetensors file",
+                     weights.empty() ? "" : absl::StrCat(", only ", Listed(weights), ", which is not read"),
+                     "; save the model with safe_serialization"));
   }
   return absl::InvalidArgumentError(absl::StrCat("the folder has ", files.size(), " .safetensors files (",
-                                                 absl::StrJoin(files, ", "), ") and no ", kIndexFile));
+                                                 Listed(files), "), no model.safetensors and no ", kIndexFile));
 }
 
-absl::Status Checkpoint::LoadIndex(const fs::path& index) {
-  ASSIGN_OR_RETURN(const nlohmann::json json, ReadObject(index, kMaxIndexBytes));
+absl::Status Checkpoint::LoadIndex() {
+  ASSIGN_OR_RETURN(const nlohmann::json json, ReadJsonObject(folder_ / kIndexFile, kMaxIndexBytes));
   const auto map = json.find("weight_map");
   if (map == json.end() || !map->is_object()) {
     return absl::InvalidArgumentError(absl::StrCat(kIndexFile, " has no object weight_map"));
@@ -107,23 +99,24 @@ absl::Status Checkpoint::LoadIndex(const fs::path& index) {
     files.insert(file.get<std::string>());
   }
   for (const std::string& file : files) {
-    if (!file.ends_with(".safetensors")) {
-      return absl::InvalidArgumentError(absl::StrCat(kIndexFile, " names ", Quoted(file), ", not a .safetensors file"));
+    if (!file.ends_with(".safetensors") || file.find('/') != std::string::npos) {
+      return absl::InvalidArgumentError(
+          absl::StrCat(kIndexFile, " names ", Quoted(file), ", not a .safetensors file of this folder"));
     }
     RETURN_IF_ERROR(LoadFile(file));
   }
   for (const auto& [tensor, file] : map->items()) {
     const auto found = file_of_.find(tensor);
     if (found == file_of_.end() || found->second != file.get<std::string>()) {
-      return absl::InvalidArgumentError(absl::StrCat(kIndexFile, ": tensor ", Quoted(tensor), " is not in ",
-                                                     Quoted(file.get<std::string>())));
+      return absl::InvalidArgumentError(
+          absl::StrCat(kIndexFile, ": tensor ", Quoted(tensor), " is not in ", Quoted(file.get<std::string>())));
     }
   }
   if (tensors_.size() != map->size()) {
     for (const auto& [tensor, file] : file_of_) {
       if (map->contains(tensor)) continue;
       return absl::InvalidArgumentError(
-          absl::StrCat("tensor ", Quoted(tensor), " of ", file, " is not listed in ", kIndexFile));
+          absl::StrCat("tensor ", Quoted(tensor), " of ", Quoted(file), " is not listed in ", kIndexFile));
     }
   }
   return absl::OkStatus();
@@ -132,11 +125,12 @@ absl::Status Checkpoint::LoadIndex(const fs::path& index) {
 absl::Status Checkpoint::LoadFile(const std::string& file) {
   ASSIGN_OR_RETURN(const std::shared_ptr<const MappedFile> mapped, MappedFile::OpenBeneath(folder_, file));
   absl::StatusOr<SafetensorsFile> read = ParseSafetensors(mapped->bytes(), mapped);
-  if (!read.ok()) return absl::Status(read.status().code(), absl::StrCat(file, ": ", read.status().message()));
+  if (!read.ok()) return absl::Status(read.status().code(), absl::StrCat(Quoted(file), ": ", read.status().message()));
   for (auto& [name, tensor] : read->tensors) {
     const auto [it, is_new] = file_of_.emplace(name, file);
     if (!is_new) {
-      return absl::InvalidArgumentError(absl::StrCat("tensor ", Quoted(name), " is in ", it->second, " and in ", file));
+      return absl::InvalidArgumentError(
+          absl::StrCat("tensor ", Quoted(name), " is in ", Quoted(it->second), " and in ", Quoted(file)));
     }
     tensors_.emplace(name, std::move(tensor));
   }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Checkpoint: a Hugging Face model folder as it is on disk: config.json, the tensors of its safetensors files (mapped,
-// not read), and what else lies there. Knows no architecture (builders.h) and no quantized layout (quantized.h).
+// not read), and what else lies there. Knows no architecture (builder.h) and no quantized layout (quantized.h).
 //
 // Thread-safety: immutable after Open.
 #ifndef QUANT_WORKER_FORMATS_HUGGINGFACE_CHECKPOINT_H_
@@ -23,11 +23,12 @@ namespace quant {
 
 class Checkpoint {
  public:
-  // Opens `folder`. Tensors come from model.safetensors.index.json and the files it names, or from the one
-  // *.safetensors file there is. Every rule of the safetensors reader holds (safetensors.h), and besides: the index names
-  // plain files in this folder, every tensor it lists is in that file, none is in two.
-  // NOT_FOUND: no config.json or no safetensors file (pickled weights are refused by name). INVALID_ARGUMENT: malformed,
-  // naming file and tensor or key; config.json above 4 MiB, nested deeper than 32, or not an object.
+  // Opens `folder`. Tensors come from model.safetensors.index.json and the files it names, or else from
+  // model.safetensors, or else from the one *.safetensors file there is. Every rule of the safetensors reader holds
+  // (safetensors.h), and besides: the index names plain files in this folder (no links), every tensor it lists is in
+  // that file, none is in two or unlisted. NOT_FOUND: no config.json or no safetensors file (pickled weights are
+  // refused by name). INVALID_ARGUMENT: malformed, naming file and tensor or key; config.json above 4 MiB, nested
+  // deeper than 32, or not an object.
   static absl::StatusOr<std::shared_ptr<const Checkpoint>> Open(const std::filesystem::path& folder);
 
   const std::filesystem::path& folder() const { return folder_; }
@@ -53,7 +54,7 @@ class Checkpoint {
  private:
   const nlohmann::json* Get(std::string_view path) const;
   absl::Status Load();
-  absl::Status LoadIndex(const std::filesystem::path& index);
+  absl::Status LoadIndex();
   absl::Status LoadFile(const std::string& file);
 
   std::filesystem::path folder_;

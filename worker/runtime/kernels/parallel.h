@@ -31,6 +31,20 @@ void ParallelRanges(int threads, int64_t n, int64_t grain, const Body& body) {
   }
 }
 
+// Calls body(task, thread) for tasks [0, n) of unequal length, each on the next free thread; 0 <= thread < threads
+// tells which scratch memory is the body's own. Every task computes the same whichever thread runs it. body must not
+// throw.
+template <class Body>
+void ParallelTasks(int threads, int64_t n, const Body& body) {
+  const int used = static_cast<int>(std::min<int64_t>(threads, n));
+  if (used <= 1) {
+    for (int64_t i = 0; i < n; ++i) body(i, 0);
+    return;
+  }
+#pragma omp parallel for schedule(dynamic) num_threads(used)
+  for (int64_t i = 0; i < n; ++i) body(i, omp_get_thread_num());
+}
+
 }  // namespace quant::kernels
 
 #endif  // QUANT_WORKER_RUNTIME_KERNELS_PARALLEL_H_

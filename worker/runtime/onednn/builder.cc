@@ -6,7 +6,6 @@
 #include <utility>
 
 #include "common/strings.h"
-
 #include "worker/runtime/op.h"
 
 namespace quant::onednn {
@@ -17,6 +16,13 @@ bool OnlyMoves(const Node& node) {
   static const auto& moves = *new std::unordered_set<std::string_view>{
       "Slice", "Split", "Gather", "DepthToSpace", "SpaceToDepth", "Expand", "Tile", "GatherElements", "GatherND"};
   return node.domain.empty() && moves.contains(node.op_type);
+}
+
+// What planning leaves in the graph although its inputs are constants (infer.h).
+bool LeftUnfolded(const Node& node) {
+  static const auto& types =
+      *new std::unordered_set<std::string_view>{"QuantizeLinear", "DequantizeLinear", "Cast", "Transpose"};
+  return types.contains(node.op_type);
 }
 
 }  // namespace
@@ -99,7 +105,7 @@ bool PlanBuilder::IsConstant(int id) const {
   const int producer = Producer(id);
   if (producer < 0) return false;
   const Node& n = node(producer);
-  if (n.op_type != "QuantizeLinear" && n.op_type != "DequantizeLinear") return false;
+  if (!LeftUnfolded(n)) return false;
   for (const std::string& in : n.inputs) {
     if (!in.empty() && !IsConstant(Id(in))) return false;
   }
@@ -155,7 +161,8 @@ const QuantizedConstant* PlanBuilder::Quantized(int id) {
   const auto [it, is_new] = quantized_.try_emplace(id);
   if (!is_new) return it->second.get();
   const int producer = Producer(id);
-  if (producer < 0 || node(producer).op_type != "DequantizeLinear" || value(id).dtype != DType::kFloat32) return nullptr;
+  if (producer < 0 || node(producer).op_type != "DequantizeLinear" || value(id).dtype != DType::kFloat32)
+    return nullptr;
   const Node& n = node(producer);
   const int x = In(producer, 0);
   if (n.Int("block_size", 0) != 0) return nullptr;
@@ -174,7 +181,8 @@ const QuantizedConstant* PlanBuilder::Quantized(int id) {
   if (scales.size() > 1) {
     int64_t axis = n.Int("axis", 1);
     if (axis < 0) axis += tensor.rank();
-    if (axis < 0 || axis >= tensor.rank() || tensor.dim(static_cast<int>(axis)) != static_cast<int64_t>(scales.size())) {
+    if (axis < 0 || axis >= tensor.rank() ||
+        tensor.dim(static_cast<int>(axis)) != static_cast<int64_t>(scales.size())) {
       return nullptr;
     }
     q->axis = static_cast<int>(axis);
@@ -339,8 +347,8 @@ void PlanBuilder::AddPrimitive(std::string_view node_name, std::string_view what
   step.what = absl::StrCat(AbslView(what), " ", impl ? impl : "?");
   step.threads = threads;
   step.run = [primitive, own = std::move(own), exec = std::move(exec)](Pointers) -> absl::Status {
-    const dnnl_status_t status = dnnl_primitive_execute(primitive.get(), CpuStream().get(),
-                                                        static_cast<int>(exec.size()), exec.data());
+    const dnnl_status_t status =
+        dnnl_primitive_execute(primitive.get(), CpuStream().get(), static_cast<int>(exec.size()), exec.data());
     if (status == dnnl_success) return absl::OkStatus();
     if (status == dnnl_out_of_memory) return absl::ResourceExhaustedError("oneDNN ran out of memory");
     return absl::InternalError(absl::StrCat("oneDNN could not execute a primitive (status ", status, ")"));
@@ -364,8 +372,8 @@ absl::Status PlanBuilder::EmitReorder(int id, Layout from, Layout to) {
     return absl::OkStatus();
   }
   const int dst = Define(id, to);
-  return EmitCopy(*this, value(id).name.empty() ? "(view)" : value(id).name, "reorder", dtype, shape, LayoutStrides(shape, from),
-                  src, LayoutStrides(shape, to), dst);
+  return EmitCopy(*this, value(id).name.empty() ? "(view)" : value(id).name, "reorder", dtype, shape,
+                  LayoutStrides(shape, from), src, LayoutStrides(shape, to), dst);
 }
 
 // ---------------------------------------------------------------------------------------------- the walk
@@ -531,8 +539,8 @@ absl::StatusOr<std::unique_ptr<Plan>> PlanBuilder::Build() {
         status = EmitTaps();
       }
       if (!status.ok()) {
-        return absl::Status(status.code(), absl::StrCat("node '", node(n).name, "' (", node(n).op_type,
-                                                        "): ", status.message()));
+        return absl::Status(status.code(),
+                            absl::StrCat("node '", node(n).name, "' (", node(n).op_type, "): ", status.message()));
       }
     }
     RETURN_IF_ERROR(DefineOutputs());

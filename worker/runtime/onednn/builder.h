@@ -102,7 +102,7 @@ class PlanBuilder {
   const QuantizedConstant* Quantized(int id);
   // The grid of a QuantizeLinear or DequantizeLinear node with one constant scale, to or from 8 bits.
   bool NodeGrid(int node_index, Grid* grid);
-  // Whether the value is a constant, or Q/DQ of constants (which planning leaves in the graph).
+  // Whether the value is a constant, or Q/DQ, Cast or Transpose of constants (which planning leaves in the graph).
   bool IsConstant(int id) const;
   // The content of such a value, computed when first asked for; null for other values. Kept by the plan.
   absl::StatusOr<const Tensor*> Constant(int id);
@@ -120,6 +120,12 @@ class PlanBuilder {
   void DefineAs(int id, Layout layout, int buffer);
   // Makes `id` the same bytes as `source` under its own shape (plain layout).
   absl::Status Alias(int id, int source);
+  // Leaves `silu` = x * sigmoid(x) to the one product that reads it; and what it is of, -1 when it is no such value.
+  void DeferSilu(int silu, int x) { silu_of_[silu] = x; }
+  int SiluOf(int id) const {
+    const auto it = silu_of_.find(id);
+    return it == silu_of_.end() ? -1 : it->second;
+  }
   // Makes `id` the lazily dequantized form of `codes`.
   void DefineDequantized(int id, int codes, Grid grid);
   // A value that the graph does not have, such as the codes of a pooled quantized value.
@@ -139,8 +145,9 @@ class PlanBuilder {
   void AddPrimitive(std::string_view node_name, std::string_view what, const dnnl::primitive& primitive,
                     const dnnl::memory::desc& scratchpad, std::vector<Arg> args, int threads);
   // Threads for a step that takes `microseconds` on one: all, or one when handing out the work would gain little: a
-  // barrier costs 4 us when all cores are ours, and 10 times that when others want them too.
-  int ThreadsFor(double microseconds) const { return microseconds >= 30.0 ? threads_ : 1; }
+  // barrier costs about 4 us when all cores are ours (ResNet-20 at batch 1, whose layers take 12 to 43 us, is fastest
+  // with this limit: bench/README.md), and 10 times that when others want them too.
+  int ThreadsFor(double microseconds) const { return microseconds >= 10.0 ? threads_ : 1; }
   int threads() const { return threads_; }
   WeightCache& weights() { return weights_; }
 
@@ -152,7 +159,7 @@ class PlanBuilder {
   struct Buffer {
     int64_t bytes = 0;
     int first = -1, last = -1;
-    int values = 0;             // that share it
+    int values = 0;              // that share it
     std::byte* fixed = nullptr;  // constants and outputs
     int input = -1;
     int64_t offset = -1;
@@ -181,6 +188,7 @@ class PlanBuilder {
   std::unordered_set<int> pinned_;
   std::unordered_set<int> untapped_;  // tapped values not shown yet
   std::vector<int> newly_defined_;
+  std::unordered_map<int, int> silu_of_;
   std::vector<bool> claimed_;
   std::vector<Buffer> buffers_;
   std::unordered_map<int, std::unique_ptr<QuantizedConstant>> quantized_;

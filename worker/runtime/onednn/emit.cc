@@ -4,6 +4,8 @@
 #include <string>
 #include <unordered_map>
 
+#include "worker/graph/linear.h"
+
 namespace quant::onednn {
 
 Emitter FindEmitter(std::string_view domain, std::string_view op_type) {
@@ -21,7 +23,7 @@ Emitter FindEmitter(std::string_view domain, std::string_view op_type) {
       {"Relu", EmitUnary},
       {"LeakyRelu", EmitUnary},
       {"Clip", EmitUnary},
-      {"Sigmoid", EmitUnary},
+      {"Sigmoid", EmitSigmoid},
       {"Tanh", EmitUnary},
       {"Elu", EmitUnary},
       {"HardSwish", EmitUnary},
@@ -33,7 +35,7 @@ Emitter FindEmitter(std::string_view domain, std::string_view op_type) {
       {"Gelu", EmitUnary},
       {"Add", EmitBinary},
       {"Sub", EmitBinary},
-      {"Mul", EmitBinary},
+      {"Mul", EmitMul},
       {"Div", EmitBinary},
       {"Max", EmitBinary},
       {"Min", EmitBinary},
@@ -54,7 +56,15 @@ Emitter FindEmitter(std::string_view domain, std::string_view op_type) {
       {"Concat", EmitConcat},
       {"Slice", EmitSlice},
       {"Pad", EmitPad},
+      {"Gather", EmitGather},
+      {"Attention", EmitAttention},
+      {"RotaryEmbedding", EmitRotaryEmbedding},
+      {"RMSNormalization", EmitNormalization},
+      {"SimplifiedLayerNormalization", EmitNormalization},
+      {"LayerNormalization", EmitNormalization},
   };
+  if (domain == kMicrosoftDomain && op_type == "MatMulNBits") return EmitMatMulNBits;
+  if (domain == kQuantdDomain && op_type == "MatMulCodebook") return EmitMatMulCodebook;
   if (!domain.empty()) return nullptr;
   const auto it = table.find(op_type);
   return it == table.end() ? nullptr : it->second;

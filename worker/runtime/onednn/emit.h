@@ -15,6 +15,18 @@ absl::StatusOr<bool> EmitConvTranspose(PlanBuilder& builder, int node_index);
 absl::StatusOr<bool> EmitMatMul(PlanBuilder& builder, int node_index);
 absl::StatusOr<bool> EmitGemm(PlanBuilder& builder, int node_index);
 absl::StatusOr<bool> EmitMatMulInteger(PlanBuilder& builder, int node_index);
+// emit_linear.cc: layers whose weights stay as they are stored
+absl::StatusOr<bool> EmitStoredLinear(PlanBuilder& builder, int node_index);
+absl::StatusOr<bool> EmitMatMulNBits(PlanBuilder& builder, int node_index);
+absl::StatusOr<bool> EmitMatMulCodebook(PlanBuilder& builder, int node_index);
+// emit_attention.cc
+absl::StatusOr<bool> EmitAttention(PlanBuilder& builder, int node_index);
+// emit_decoder.cc
+absl::StatusOr<bool> EmitNormalization(PlanBuilder& builder, int node_index);
+absl::StatusOr<bool> EmitRotaryEmbedding(PlanBuilder& builder, int node_index);
+absl::StatusOr<bool> EmitSigmoid(PlanBuilder& builder, int node_index);
+absl::StatusOr<bool> EmitMul(PlanBuilder& builder, int node_index);
+absl::StatusOr<bool> EmitGather(PlanBuilder& builder, int node_index);
 // emit_pool.cc
 absl::StatusOr<bool> EmitPool(PlanBuilder& builder, int node_index);
 absl::StatusOr<bool> EmitGlobalAveragePool(PlanBuilder& builder, int node_index);

@@ -32,17 +32,17 @@ double Microseconds(int64_t rows, int64_t depth, int64_t cols, int64_t batch, bo
 // One matrix product, as the primitive sees it.
 struct Product {
   std::string node, what;
-  int a = -1;                          // value (the codes for int8)
+  int a = -1;  // value (the codes for int8)
   memory::dims a_dims, a_strides;
-  int b = -1;                          // value, when not constant
-  memory::dims b_dims, b_strides;      // b_strides: of the plain constant, or of the value
-  std::string key;                     // of the constant in the weight cache
-  std::function<void(void*)> fill;     // writes the constant, f32 or s8, in plain order
-  std::vector<float> bias;             // per column
+  int b = -1;                       // value, when not constant
+  memory::dims b_dims, b_strides;   // b_strides: of the plain constant, or of the value
+  std::string key;                  // of the constant in the weight cache
+  std::function<void(void*)> fill;  // writes the constant, f32 or s8, in plain order
+  std::vector<float> bias;          // per column
   memory::dims dst_dims;
   // int8
   bool int8 = false;
-  Grid grid;                           // static
+  Grid grid;                               // static
   int scale_value = -1, zero_buffer = -1;  // dynamic: f32 scalar, s32 scalar
   std::vector<float> weight_scales;
 };
@@ -67,9 +67,10 @@ absl::StatusOr<bool> EmitProduct(PlanBuilder& b, const Product& p, const Chain& 
   attr.set_scratchpad_mode(dnnl::scratchpad_mode::user);
   dnnl::post_ops post_ops;
   const Shape dst_shape(p.dst_dims.begin(), p.dst_dims.end());
-  ASSIGN_OR_RETURN(const int in_place,
-                   AppendPostOps(b, chain, {dst_shape, Layout::kPlain, dst_dtype, static_cast<int>(rank) - 1, allow_sum},
-                                 &post_ops, &args));
+  ASSIGN_OR_RETURN(
+      const int in_place,
+      AppendPostOps(b, chain, {dst_shape, Layout::kPlain, dst_dtype, static_cast<int>(rank) - 1, allow_sum}, &post_ops,
+                    &args));
   attr.set_post_ops(post_ops);
   const memory::desc scalar_f32({1}, memory::data_type::f32, memory::dims{1});
   const memory::desc scalar_s32({1}, memory::data_type::s32, memory::dims{1});
@@ -237,6 +238,8 @@ absl::StatusOr<bool> EmitMatMul(PlanBuilder& b, int node_index) {
     const Node& n = b.node(node_index);
     const int a = b.In(node_index, 0), w = b.In(node_index, 1), out = b.Out(node_index);
     if (b.value(out).dtype != DType::kFloat32) return false;
+    ASSIGN_OR_RETURN(const bool stored, EmitStoredLinear(b, node_index));
+    if (stored) return true;
     Product p;
     p.node = n.name;
     p.what = "MatMul";
@@ -275,7 +278,8 @@ absl::StatusOr<bool> EmitGemm(PlanBuilder& b, int node_index) {
     if (c >= 0 && beta != 0.0f) {
       const std::vector<float> vector = ChannelVector(b, c, out_shape, 1);
       if (vector.empty()) return false;
-      for (int64_t i = 0; i < cols; ++i) p.bias.push_back(beta * vector[vector.size() == 1 ? 0 : static_cast<size_t>(i)]);
+      for (int64_t i = 0; i < cols; ++i)
+        p.bias.push_back(beta * vector[vector.size() == 1 ? 0 : static_cast<size_t>(i)]);
     }
     if (alpha == 1.0f && !trans_a) {
       ASSIGN_OR_RETURN(const bool done, TryInt8(b, p, a, w, trans_b ? 0 : 1, out));

@@ -15,8 +15,10 @@ namespace quant::onednn {
 DType LoweredType(DType dtype);
 
 // `graph` itself when it has no such types; else a copy in which initializers, inputs, outputs, tensor attributes and
-// the targets of Cast are float32. Rounding to 16 bits between operators is lost with them: results are nearer to those
-// of exact arithmetic than a 16-bit runtime's. RESOURCE_EXHAUSTED when the converted weights do not fit in memory.
+// the targets of Cast are float32. 16-bit constants that are only read through a Cast to float32, or through a Gather
+// and such a Cast, stay as they are: language models mapped from a file. Rounding to 16 bits between operators is lost
+// with them: results are nearer to those of exact arithmetic than a 16-bit runtime's. RESOURCE_EXHAUSTED when the
+// converted weights do not fit in memory.
 absl::StatusOr<std::shared_ptr<const Graph>> LowerToFloat32(std::shared_ptr<const Graph> graph);
 
 }  // namespace quant::onednn

@@ -90,6 +90,15 @@ memory WeightCache::Get(const std::string& key, const memory::desc& desc, const 
   return packed;
 }
 
+std::span<const float> WeightCache::Floats(const std::string& key, const std::function<std::vector<float>()>& make) {
+  const auto [it, is_new] = floats_.try_emplace(key);
+  if (is_new) {
+    it->second = make();
+    bytes_ += static_cast<int64_t>(it->second.size() * sizeof(float));
+  }
+  return it->second;
+}
+
 absl::Status Plan::Run(std::span<const Tensor> inputs) {
   for (const InputUse& use : inputs_) {
     pointers_[static_cast<size_t>(use.buffer)] = const_cast<std::byte*>(inputs[use.input].bytes().data());

@@ -34,12 +34,14 @@ struct Step {
 class WeightCache {
  public:
   // The memory called `key` in layout `desc`; made by reordering what `plain` returns. Throws dnnl::error.
-  dnnl::memory Get(const std::string& key, const dnnl::memory::desc& desc,
-                   const std::function<dnnl::memory()>& plain);
+  dnnl::memory Get(const std::string& key, const dnnl::memory::desc& desc, const std::function<dnnl::memory()>& plain);
+  // Floats called `key`, made by `make` when they are asked for first; they stay as long as the cache.
+  std::span<const float> Floats(const std::string& key, const std::function<std::vector<float>()>& make);
   int64_t bytes() const { return bytes_; }
 
  private:
   std::map<std::string, std::vector<dnnl::memory>> memories_;
+  std::map<std::string, std::vector<float>> floats_;  // a map: its elements do not move
   int64_t bytes_ = 0;
 };
 
@@ -66,8 +68,8 @@ class Plan {
   std::vector<std::pair<dnnl::memory, int>> input_memories_;
   std::vector<std::pair<dnnl::memory, int>> memories_;  // descriptors over buffers, alive as long as the steps
   std::vector<Tensor> outputs_;
-  std::vector<Tensor> storage_;         // the arena first, then outputs
-  std::shared_ptr<const void> keep_;    // constants that the steps point to
+  std::vector<Tensor> storage_;       // the arena first, then outputs
+  std::shared_ptr<const void> keep_;  // constants that the steps point to
   int64_t bytes_ = 0;
 };
 

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// BatchNormalization (inference), InstanceNormalization, LayerNormalization, GroupNormalization, LRN, LpNormalization,
-// Softmax, LogSoftmax, Hardmax. Means and variances are biased (divided by the count) and in double.
+// BatchNormalization (inference), InstanceNormalization, LayerNormalization, RMSNormalization (and ONNX Runtime's name
+// for it, SimplifiedLayerNormalization), GroupNormalization, LRN, LpNormalization, Softmax, LogSoftmax, Hardmax. Means
+// and variances are biased (divided by the count) and in double.
 #include <algorithm>
 #include <cmath>
 #include <limits>
@@ -178,6 +179,35 @@ absl::Status ComputeLayerNorm(const Node& node, Inputs in, Outputs out) {
   return absl::OkStatus();
 }
 
+// RMSNormalization: y = x / sqrt(mean(x^2) + epsilon) * scale over the dimensions from `axis` on.
+absl::Status InferRmsNorm(const Node& node, Descs in, OutDescs out) {
+  RETURN_IF_ERROR(CheckArity(node, in, 2, 2, node.op_type == "RMSNormalization" ? 1 : 2));
+  return InferLayerNorm(node, in, out);
+}
+
+absl::Status ComputeRmsNorm(const Node& node, Inputs in, Outputs out) {
+  const Shape& shape = in[0]->shape();
+  ASSIGN_OR_RETURN(const int axis, NormalizeAxis(node.Int("axis", -1), in[0]->rank()));
+  const std::span<const int64_t> normalized = std::span(shape).subspan(static_cast<size_t>(axis));
+  const int64_t rows = Product(shape, 0, static_cast<size_t>(axis)), size = Product(normalized);
+  if (out[0].elements() == 0) return absl::OkStatus();
+  const float *x = Ptr<float>(*in[0]), *scale = Ptr<float>(*in[1]);
+  float* y = MutablePtr<float>(out[0]);
+  const std::vector<int64_t> strides = BroadcastStrides(in[1]->shape(), normalized);
+  const double epsilon = static_cast<double>(node.Float("epsilon", 1e-5f));
+  for (int64_t r = 0; r < rows; ++r, x += size, y += size) {
+    double squares = 0;
+    for (int64_t i = 0; i < size; ++i) squares += static_cast<double>(x[i]) * static_cast<double>(x[i]);
+    const double inverse = 1 / std::sqrt(squares / static_cast<double>(size) + epsilon);
+    Odometer at(normalized, {strides});
+    for (int64_t i = 0; i < size; ++i, at.Next()) {
+      y[i] = static_cast<float>(static_cast<double>(x[i]) * inverse * static_cast<double>(scale[at.offset(0)]));
+    }
+    if (Wanted(out, 1)) MutablePtr<float>(out[1])[r] = static_cast<float>(inverse);
+  }
+  return absl::OkStatus();
+}
+
 // y = x / (bias + alpha / size * sum of squares over `size` channels around c) ^ beta
 absl::Status InferLrn(const Node& node, Descs in, OutDescs out) {
   RETURN_IF_ERROR(InferSameFloat(node, in, out));
@@ -281,6 +311,8 @@ constexpr OpEntry kOps[] = {
     {"LayerNormalization", {InferLayerNorm, ViaFloat<ComputeLayerNorm>}},
     {"LogSoftmax", {InferAlongAxis, ViaFloat<ComputeSoftmax>}},
     {"LpNormalization", {InferAlongAxis, ViaFloat<ComputeLpNorm>}},
+    {"RMSNormalization", {InferRmsNorm, ViaFloat<ComputeRmsNorm>}},
+    {"SimplifiedLayerNormalization", {InferRmsNorm, ViaFloat<ComputeRmsNorm>}},
     {"Softmax", {InferAlongAxis, ViaFloat<ComputeSoftmax>}},
 };
 

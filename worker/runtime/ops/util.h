@@ -197,6 +197,8 @@ std::span<const OpEntry> GatherOps();
 std::span<const OpEntry> ResizeOps();
 std::span<const OpEntry> RecurrentOps();
 std::span<const OpEntry> EinsumOps();
+std::span<const OpEntry> AttentionOps();
+std::span<const OpEntry> PackedLinearOps();
 
 }  // namespace quant::ops
 

@@ -47,8 +47,9 @@ inline Tensor Ramp(Shape shape, float first = 0, float step = 1) {
 // Evaluates one node; an input of nullopt is absent.
 inline absl::StatusOr<std::vector<Tensor>> EvaluateAll(const std::string& op,
                                                        const std::vector<std::optional<Tensor>>& inputs,
-                                                       Attributes attributes = {}, int outputs = 1) {
-  Node node{"n", op, "", {}, {}, std::move(attributes)};
+                                                       Attributes attributes = {}, int outputs = 1,
+                                                       const std::string& domain = "") {
+  Node node{"n", op, domain, {}, {}, std::move(attributes)};
   std::vector<const Tensor*> pointers;
   for (size_t i = 0; i < inputs.size(); ++i) {
     node.inputs.push_back(inputs[i] ? "in" + std::to_string(i) : "");
@@ -60,8 +61,8 @@ inline absl::StatusOr<std::vector<Tensor>> EvaluateAll(const std::string& op,
 
 // The single output; an empty tensor and a test failure on error.
 inline Tensor Evaluate(const std::string& op, const std::vector<std::optional<Tensor>>& inputs,
-                       Attributes attributes = {}) {
-  absl::StatusOr<std::vector<Tensor>> out = EvaluateAll(op, inputs, std::move(attributes));
+                       Attributes attributes = {}, const std::string& domain = "") {
+  absl::StatusOr<std::vector<Tensor>> out = EvaluateAll(op, inputs, std::move(attributes), 1, domain);
   EXPECT_TRUE(out.ok()) << op << ": " << out.status();
   return out.ok() ? (*out)[0] : Tensor();
 }

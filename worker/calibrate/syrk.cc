@@ -1,0 +1,159 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "worker/calibrate/syrk.h"
+
+#include <cblas.h>
+
+#include <algorithm>
+#include <bit>
+#include <cstdlib>
+#include <cstring>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+#define QUANT_HAVE_X86 1
+#endif
+
+namespace quant::syrk {
+namespace {
+
+// Lower-triangle tiles (i, j), j <= i, of an n x n grid, in the order of their running number.
+std::vector<std::pair<int64_t, int64_t>> LowerTiles(int64_t n) {
+  std::vector<std::pair<int64_t, int64_t>> tiles;
+  for (int64_t i = 0; i < n; ++i) {
+    for (int64_t j = 0; j <= i; ++j) tiles.emplace_back(i, j);
+  }
+  return tiles;
+}
+
+uint32_t RoundToBFloat16(float value) {
+  const uint32_t bits = std::bit_cast<uint32_t>(value);
+  return (bits + 0x7FFFU + ((bits >> 16) & 1U)) >> 16;  // half to even; the caller has refused NaN and infinity
+}
+
+}  // namespace
+
+void AddFloat32(const float* x, int64_t tokens, int64_t cols, float* sum) {
+  constexpr int64_t kTile = 256;
+  const std::vector<std::pair<int64_t, int64_t>> tiles = LowerTiles((cols + kTile - 1) / kTile);
+  const auto count = static_cast<int64_t>(tiles.size());
+#pragma omp parallel for schedule(dynamic)
+  for (int64_t t = 0; t < count; ++t) {
+    const int64_t i = tiles[static_cast<size_t>(t)].first * kTile;
+    const int64_t j = tiles[static_cast<size_t>(t)].second * kTile;
+    const int64_t rows = std::min(kTile, cols - i);
+    const int64_t width = std::min(kTile, cols - j);
+    // Inside a parallel region OpenBLAS runs on the calling thread.
+    cblas_sgemm(CblasRowMajor, CblasTrans, CblasNoTrans, static_cast<blasint>(rows), static_cast<blasint>(width),
+                static_cast<blasint>(tokens), 1.0f, x + i, static_cast<blasint>(cols), x + j,
+                static_cast<blasint>(cols), 1.0f, sum + i * cols + j, static_cast<blasint>(cols));
+  }
+}
+
+void PackBFloat16(const float* x, int64_t first, int64_t count, int64_t cols, uint32_t* pairs) {
+  const int64_t panels = (cols + kPanel - 1) / kPanel;
+#pragma omp parallel for schedule(static)
+  for (int64_t p = 0; p < panels; ++p) {
+    const int64_t width = std::min(kPanel, cols - p * kPanel);
+    for (int64_t t = 0; t < count; ++t) {
+      const float* src = x + t * cols + p * kPanel;
+      uint32_t* dst = pairs + (p * (kBlockTokens / 2) + (first + t) / 2) * kPanel;
+      if ((first + t) % 2 == 0) {
+        for (int64_t c = 0; c < width; ++c) dst[c] = RoundToBFloat16(src[c]);
+      } else {
+        for (int64_t c = 0; c < width; ++c) dst[c] |= RoundToBFloat16(src[c]) << 16;
+      }
+    }
+  }
+}
+
+#if defined(QUANT_HAVE_X86)
+
+bool HasBFloat16() {
+  static const bool has = [] {
+    const char* const cap = std::getenv("ONEDNN_MAX_CPU_ISA");
+    const std::string_view isa = cap == nullptr ? "" : cap;
+    const bool allowed = isa.empty() || isa == "ALL" || isa == "DEFAULT" || isa.find("BF16") != isa.npos ||
+                         isa.find("FP16") != isa.npos || isa.find("AMX") != isa.npos;
+    return allowed && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bf16");
+  }();
+  return has;
+}
+
+namespace {
+
+constexpr int64_t kMicroRows = 8;  // 8 x 48: 24 accumulators, 3 loads and 8 broadcasts to 24 products
+constexpr int64_t kMicroPanels = 3;
+constexpr int64_t kTilePanels = 12;  // 192 columns: the two sides of a tile take 768 KiB, most of an L2 cache
+
+// dst[8, 48] = the sums for columns [row, row + 8) of panel `a` against three panels from `b` on.
+[[gnu::target("avx512f,avx512bf16")]] void Micro(const uint32_t* a, const uint32_t* b, int64_t pairs, float* dst) {
+  constexpr int64_t kStride = (kBlockTokens / 2) * kPanel;
+  __m512 acc[kMicroRows][kMicroPanels];
+#pragma GCC unroll 8
+  for (int64_t m = 0; m < kMicroRows; ++m) {
+#pragma GCC unroll 3
+    for (int64_t n = 0; n < kMicroPanels; ++n) acc[m][n] = _mm512_setzero_ps();
+  }
+  for (int64_t k = 0; k < pairs; ++k) {
+    __m512bh right[kMicroPanels];
+#pragma GCC unroll 3
+    for (int64_t n = 0; n < kMicroPanels; ++n) {
+      right[n] = reinterpret_cast<__m512bh>(_mm512_loadu_si512(b + n * kStride + k * kPanel));
+    }
+#pragma GCC unroll 8
+    for (int64_t m = 0; m < kMicroRows; ++m) {
+      const auto left = reinterpret_cast<__m512bh>(_mm512_set1_epi32(static_cast<int>(a[k * kPanel + m])));
+#pragma GCC unroll 3
+      for (int64_t n = 0; n < kMicroPanels; ++n) acc[m][n] = _mm512_dpbf16_ps(acc[m][n], left, right[n]);
+    }
+  }
+#pragma GCC unroll 8
+  for (int64_t m = 0; m < kMicroRows; ++m) {
+#pragma GCC unroll 3
+    for (int64_t n = 0; n < kMicroPanels; ++n) _mm512_storeu_ps(dst + m * 48 + n * kPanel, acc[m][n]);
+  }
+}
+
+// One tile: panels [pi, pi + kTilePanels) of rows against as many from pj on, those not wholly above the diagonal.
+void Tile(const uint32_t* packed, int64_t pairs, int64_t cols, int64_t panels, int64_t pi, int64_t pj, float* sum) {
+  constexpr int64_t kStride = (kBlockTokens / 2) * kPanel;
+  alignas(64) float micro[kMicroRows * kMicroPanels * kPanel];
+  for (int64_t b = pj; b < std::min(pj + kTilePanels, panels); b += kMicroPanels) {
+    for (int64_t i = pi * kPanel; i < std::min((pi + kTilePanels) * kPanel, cols); i += kMicroRows) {
+      const int64_t j = b * kPanel;
+      if (j >= i + kMicroRows) continue;
+      Micro(packed + (i / kPanel) * kStride + i % kPanel, packed + b * kStride, pairs, micro);
+      const int64_t width = std::min(kMicroPanels * kPanel, cols - j);
+      for (int64_t m = 0; m < std::min(kMicroRows, cols - i); ++m) {
+        float* dst = sum + (i + m) * cols + j;
+        for (int64_t n = 0; n < width; ++n) dst[n] += micro[m * kMicroPanels * kPanel + n];
+      }
+    }
+  }
+}
+
+}  // namespace
+
+void AddBFloat16(const uint32_t* pairs, int64_t tokens, int64_t cols, float* sum) {
+  // The packed block has a multiple of three panels (Hessian allocates it so); those past the columns are zero.
+  const int64_t panels = (cols + kPanel - 1) / kPanel;
+  const std::vector<std::pair<int64_t, int64_t>> tiles = LowerTiles((panels + kTilePanels - 1) / kTilePanels);
+  const auto count = static_cast<int64_t>(tiles.size());
+#pragma omp parallel for schedule(dynamic)
+  for (int64_t t = 0; t < count; ++t) {
+    Tile(pairs, (tokens + 1) / 2, cols, panels, tiles[static_cast<size_t>(t)].first * kTilePanels,
+         tiles[static_cast<size_t>(t)].second * kTilePanels, sum);
+  }
+}
+
+#else
+
+bool HasBFloat16() { return false; }
+void AddBFloat16(const uint32_t*, int64_t, int64_t, float*) { std::abort(); }
+
+#endif
+
+}  // namespace quant::syrk

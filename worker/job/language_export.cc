@@ -1,0 +1,160 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "worker/job/language_export.h"
+
+#include <algorithm>
+#include <cmath>
+#include <optional>
+#include <string_view>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "common/digest.h"
+#include "common/status_macros.h"
+#include "common/strings.h"
+#include "worker/formats/huggingface/quantized.h"
+#include "worker/formats/onnx/onnx.h"
+#include "worker/graph/linear.h"
+#include "worker/runtime/executable.h"
+
+namespace quant {
+namespace {
+
+constexpr char kOnnxFile[] = "model.onnx";
+// Rows dequantized at a time for a digest.
+constexpr int64_t kDigestRows = 256;
+// An exported graph in other operators orders sums otherwise: float32 roundings of a few dozen layers.
+constexpr double kOnnxTolerance = 1e-3;
+
+// Of the real weights, row by row as float32.
+std::string DigestOf(const WeightMatrix& weights) {
+  Sha256 sha;
+  std::vector<float> rows;
+  for (int64_t begin = 0; begin < Rows(weights); begin += kDigestRows) {
+    const int64_t end = std::min(Rows(weights), begin + kDigestRows);
+    rows.resize(static_cast<size_t>((end - begin) * Cols(weights)));
+    DequantizeRows(weights, begin, end, rows);
+    for (float& v : rows) v += 0.0f;  // -0 and 0 are one weight
+    sha.Update({reinterpret_cast<const char*>(rows.data()), rows.size() * sizeof(float)});
+  }
+  return sha.Finish();
+}
+
+// The greatest difference of logits over their greatest magnitude, on a few tokens.
+absl::StatusOr<double> LogitDifference(std::shared_ptr<const Graph> a, std::shared_ptr<const Graph> b) {
+  constexpr int64_t kTokens = 16;
+  ASSIGN_OR_RETURN(Tensor ids, Tensor::Allocate(DType::kInt64, {1, kTokens}));
+  for (int64_t i = 0; i < kTokens; ++i) ids.mutable_data<int64_t>()[static_cast<size_t>(i)] = i + 1;
+  const std::span<const Tensor> inputs(&ids, 1);
+  ASSIGN_OR_RETURN(const auto first, Compile(std::move(a), {}));
+  ASSIGN_OR_RETURN(const auto second, Compile(std::move(b), {}));
+  ASSIGN_OR_RETURN(const std::span<const Tensor> x, first->Run(inputs));
+  ASSIGN_OR_RETURN(const std::span<const Tensor> y, second->Run(inputs));
+  if (x[0].shape() != y[0].shape()) return absl::DataLossError("the exported model's logits have another shape");
+  double difference = 0, magnitude = 0;
+  for (int64_t i = 0; i < x[0].elements(); ++i) {
+    const double u = x[0].data<float>()[static_cast<size_t>(i)], v = y[0].data<float>()[static_cast<size_t>(i)];
+    magnitude = std::max(magnitude, std::fabs(u));
+    difference = std::isfinite(v) ? std::max(difference, std::fabs(u - v)) : HUGE_VAL;
+  }
+  return magnitude > 0 ? difference / magnitude : difference;
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<LanguageExport>> LanguageExport::Create(CheckpointFormat format,
+                                                                       const Checkpoint& checkpoint,
+                                                                       const LanguageModel& model,
+                                                                       const std::filesystem::path& folder,
+                                                                       const ExportOptions& options) {
+  std::unique_ptr<LanguageExport> out(new LanguageExport(format, checkpoint, model, folder));
+  if (format != CheckpointFormat::kOnnx) {
+    ASSIGN_OR_RETURN(out->writer_, CreateCheckpointWriter(format, checkpoint, folder, options));
+  }
+  if (format == CheckpointFormat::kOnnx || format == CheckpointFormat::kGguf) {
+    out->graph_ = std::make_shared<Graph>(model.graph);
+  }
+  return out;
+}
+
+absl::Status LanguageExport::Add(const BlockResult& block) {
+  for (const QuantizedLayer& layer : block.layers) {
+    if (!layer.weights.has_value()) continue;
+    const std::string& module = layer.outcome.name;
+    digests_[module] = DigestOf(*layer.weights);
+    if (writer_ != nullptr) {
+      const std::string bias = absl::StrCat(module, ".bias");
+      const auto it = block.changed.find(bias);
+      RETURN_IF_ERROR(writer_->AddLinear(module, *layer.weights,
+                                         it != block.changed.end() ? &it->second : checkpoint_->Find(bias)));
+    }
+    if (graph_ != nullptr) RETURN_IF_ERROR(ReplaceLinear(graph_.get(), module, *layer.weights));
+  }
+  for (const auto& [name, tensor] : block.changed) {
+    changed_[name] = tensor;
+    if (graph_ != nullptr && graph_->Initializer(name) != nullptr) graph_->initializers[name] = tensor;
+  }
+  return absl::OkStatus();
+}
+
+absl::Status LanguageExport::Finish() {
+  if (writer_ != nullptr) {
+    for (const std::string& name : FloatTensorNames(*checkpoint_)) {
+      const size_t dot = name.rfind('.');
+      if (dot != std::string::npos && digests_.contains(name.substr(0, dot))) continue;  // AddLinear wrote it
+      const auto it = changed_.find(name);
+      const Tensor* tensor = it != changed_.end() ? &it->second : checkpoint_->Find(name);
+      if (tensor == nullptr) return absl::InternalError(absl::StrCat("tensor ", name, " of the checkpoint is gone"));
+      RETURN_IF_ERROR(writer_->AddTensor(name, *tensor));
+    }
+    return writer_->Finish();
+  }
+  std::error_code error;
+  std::filesystem::create_directories(folder_, error);
+  RETURN_IF_ERROR(graph_->Validate());
+  RETURN_IF_ERROR(ExportOnnx(*graph_, folder_ / kOnnxFile));
+  return CopyOtherFiles(*checkpoint_, folder_, {});
+}
+
+absl::Status LanguageExport::Verify(const ProgressFn& progress) const {
+  if (format_ == CheckpointFormat::kGguf) return absl::OkStatus();
+  if (format_ == CheckpointFormat::kOnnx) {
+    ASSIGN_OR_RETURN(const std::shared_ptr<const Graph> read, ReadBack(/*kv_cache=*/false));
+    ASSIGN_OR_RETURN(const double difference, LogitDifference(graph_, read));
+    if (difference <= kOnnxTolerance) return absl::OkStatus();
+    return absl::DataLossError(absl::StrCat("the exported file, read back, gives logits that differ by ", difference,
+                                            " of their largest value (limit ", kOnnxTolerance, ")"));
+  }
+  ASSIGN_OR_RETURN(const auto written, Checkpoint::Open(folder_));
+  size_t done = 0;
+  for (const auto& [module, digest] : digests_) {
+    RETURN_IF_ERROR(Tell(progress, static_cast<double>(done++) / static_cast<double>(digests_.size()), module));
+    ASSIGN_OR_RETURN(const std::optional<WeightMatrix> weights, ReadQuantizedLinear(*written, module));
+    if (!weights.has_value() || DigestOf(*weights) != digest) {
+      return absl::DataLossError(absl::StrCat("layer '", module, "', read back from the exported files, ",
+                                              weights.has_value() ? "has other weights" : "is not quantized"));
+    }
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<std::shared_ptr<const Graph>> LanguageExport::ReadBack(bool kv_cache) const {
+  if (kv_cache && graph_ != nullptr) return nullptr;
+  if (format_ == CheckpointFormat::kGguf) return graph_;
+  if (format_ == CheckpointFormat::kOnnx) {
+    ASSIGN_OR_RETURN(Graph read, ImportOnnx(folder_ / kOnnxFile));
+    return std::make_shared<const Graph>(std::move(read));
+  }
+  ASSIGN_OR_RETURN(const auto written, Checkpoint::Open(folder_));
+  ASSIGN_OR_RETURN(LanguageModel model, BuildLanguageModel(*written, {.kv_cache = kv_cache}));
+  return std::make_shared<const Graph>(std::move(model.graph));
+}
+
+std::vector<std::string> LanguageExport::notes() const {
+  std::vector<std::string> notes = writer_ == nullptr ? std::vector<std::string>() : writer_->notes();
+  if (format_ == CheckpointFormat::kGguf) {
+    notes.push_back("figures are of the quantized graph; the gguf file itself was not read back");
+  }
+  return notes;
+}
+
+}  // namespace quant

@@ -1,0 +1,269 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "worker/quantize/language/driver.h"
+
+#include <algorithm>
+#include <cmath>
+#include <memory>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "common/status_macros.h"
+#include "worker/calibrate/hessian.h"
+#include "worker/graph/subgraph.h"
+#include "worker/quantize/language/awq_block.h"
+#include "worker/runtime/executable.h"
+
+namespace quant {
+namespace {
+
+constexpr size_t kHoldOutEvery = 8;
+
+// Samples that judge: every eighth; none where there are fewer.
+bool HeldOut(size_t sample, size_t samples) { return samples >= kHoldOutEvery && sample % kHoldOutEvery == kHoldOutEvery - 1; }
+
+std::span<const float> Floats(const Tensor& t) { return t.data<float>(); }
+
+absl::Status AtValue(const absl::Status& status, const std::string& value, size_t sample) {
+  if (status.ok()) return status;
+  return absl::Status(status.code(), absl::StrCat("input '", value, "', sample ", sample, ": ", status.message()));
+}
+
+// The Hessians of one input: of the samples to learn from, and of those held out.
+struct Moments {
+  HessianMatrix fit;
+  HessianMatrix judge;  // cols 0: none held out
+  const HessianMatrix& Judge() const { return judge.cols > 0 ? judge : fit; }
+};
+
+class MomentsBuilder {
+ public:
+  static absl::StatusOr<MomentsBuilder> Create(int64_t cols, size_t samples) {
+    MomentsBuilder b;
+    b.samples_ = samples;
+    ASSIGN_OR_RETURN(b.fit_, Hessian::Create(cols));
+    if (samples >= kHoldOutEvery) {
+      ASSIGN_OR_RETURN(b.judge_, Hessian::Create(cols));
+    }
+    return b;
+  }
+  absl::Status Add(size_t sample, const Tensor& x) {
+    std::optional<Hessian>& h = HeldOut(sample, samples_) ? judge_ : fit_;
+    return h->Add(Floats(x), x.elements() / h->cols());
+  }
+  Moments Finish() && {
+    Moments m{.fit = std::move(*fit_).Finish(), .judge = {}};
+    if (judge_.has_value()) m.judge = std::move(*judge_).Finish();
+    return m;
+  }
+
+ private:
+  size_t samples_ = 0;
+  std::optional<Hessian> fit_, judge_;
+};
+
+// Works on one block; made anew for each.
+class BlockWork {
+ public:
+  BlockWork(DecoderBlock block, const HiddenStates& hidden, TokenWindows windows, const DriverOptions& options,
+            const ProgressFn& progress)
+      : block_(std::move(block)), hidden_(hidden), windows_(windows), options_(options), progress_(progress) {}
+
+  absl::StatusOr<BlockResult> Run() {
+    const std::vector<InputGroup> groups = block_.Groups();
+    for (const InputGroup& g : groups) {
+      for (const Linear& l : g.linears) methods_[l.name] = options_.method_of(l);
+    }
+    total_ = 1.0 + static_cast<double>(groups.size());
+    RETURN_IF_ERROR(Scale(groups));
+    std::map<std::string, Moments> all;
+    if (!options_.true_sequential) {
+      ASSIGN_OR_RETURN(all, Gather(groups));
+    }
+    for (const InputGroup& group : groups) {
+      std::map<std::string, Moments> own;
+      if (options_.true_sequential) {
+        ASSIGN_OR_RETURN(own, Gather({&group, 1}));
+      }
+      const auto& moments = options_.true_sequential ? own : all;
+      const auto it = moments.find(group.input);
+      for (const Linear& linear : group.linears) {
+        RETURN_IF_ERROR(Quantize(linear, it == moments.end() ? nullptr : &it->second));
+      }
+      ++done_;
+    }
+    // In graph order, whatever the order of the groups.
+    std::stable_sort(result_.layers.begin(), result_.layers.end(), [&](const QuantizedLayer& a, const QuantizedLayer& b) {
+      return order_[a.outcome.name] < order_[b.outcome.name];
+    });
+    return std::move(result_);
+  }
+
+  const DecoderBlock& block() const { return block_; }
+
+ private:
+  absl::Status Say(std::string_view what) { return Tell(progress_, done_ / total_, what); }
+
+  // AWQ's equivalent scales, before anything is quantized.
+  absl::Status Scale(std::span<const InputGroup> groups) {
+    std::vector<InputGroup> scaled;
+    for (const InputGroup& g : groups) {
+      const bool any = std::any_of(g.linears.begin(), g.linears.end(), [&](const Linear& l) { return methods_[l.name].scaled; });
+      if (any) scaled.push_back(g);
+    }
+    if (scaled.empty()) return absl::OkStatus();
+    ASSIGN_OR_RETURN(auto moments, Gather(scaled));
+    for (const InputGroup& g : scaled) {
+      const LinearMethod& method = methods_[g.linears[0].name];
+      RETURN_IF_ERROR(Say(absl::StrCat("scales of ", g.linears[0].name)));
+      ASSIGN_OR_RETURN(const std::string note,
+                       ScaleGroup(&block_.graph(), g, moments.at(g.input).fit, method, options_.threads, &result_.changed));
+      if (!note.empty()) result_.notes.push_back(note);
+    }
+    return absl::OkStatus();
+  }
+
+  // The moments of the groups' inputs; of groups that need none, nothing.
+  absl::StatusOr<std::map<std::string, Moments>> Gather(std::span<const InputGroup> groups) {
+    std::vector<std::string> values;
+    std::vector<MomentsBuilder> builders;
+    std::map<std::string, Moments> moments;
+    for (const InputGroup& g : groups) {
+      if (std::none_of(g.linears.begin(), g.linears.end(), [&](const Linear& l) { return NeedsData(methods_[l.name]); })) continue;
+      values.push_back(g.input);
+      ASSIGN_OR_RETURN(MomentsBuilder b, MomentsBuilder::Create(g.linears[0].cols, hidden_.samples()));
+      builders.push_back(std::move(b));
+    }
+    if (values.empty()) return moments;
+    RETURN_IF_ERROR(block_.Run(
+        hidden_, windows_, values, options_.threads,
+        [&](size_t sample, std::span<const Tensor> shown) -> absl::Status {
+          for (size_t i = 0; i < shown.size(); ++i) {
+            RETURN_IF_ERROR(AtValue(builders[i].Add(sample, shown[i]), values[i], sample));
+          }
+          return absl::OkStatus();
+        },
+        [&](double fraction, std::string_view) {
+          return Tell(progress_, (done_ + 0.8 * fraction) / total_, absl::StrCat("inputs of ", groups[0].linears[0].name));
+        }));
+    for (size_t i = 0; i < values.size(); ++i) moments[values[i]] = std::move(builders[i]).Finish();
+    return moments;
+  }
+
+  absl::Status Quantize(const Linear& linear, const Moments* moments) {
+    const LinearMethod& method = methods_[linear.name];
+    order_[linear.name] = linear.node;
+    QuantizedLayer layer;
+    layer.outcome = {.name = linear.name,
+                     .op = "MatMul",
+                     .method = "fp32",
+                     .parameters = linear.rows * linear.cols,
+                     .output = linear.output};
+    if (method.kind == LinearMethod::Kind::kKeep) {
+      layer.outcome.fallback = method.reason;
+      result_.layers.push_back(std::move(layer));
+      return absl::OkStatus();
+    }
+    RETURN_IF_ERROR(Say(linear.name));
+    // The graph's initializer: AWQ may have changed it.
+    ASSIGN_OR_RETURN(const std::vector<float> weights, LinearWeights(block_.graph(), linear));
+    absl::StatusOr<LinearResult> quantized =
+        QuantizeLinear(method, {weights, linear.rows, linear.cols}, moments == nullptr ? nullptr : &moments->fit,
+                       moments == nullptr ? nullptr : &moments->Judge(), options_.threads);
+    if (!quantized.ok()) {
+      return absl::Status(quantized.status().code(), absl::StrCat("layer '", linear.name, "': ", quantized.status().message()));
+    }
+    RETURN_IF_ERROR(ReplaceLinear(&block_.graph(), linear.name, quantized->weights));
+    Describe(*std::move(quantized), &layer);
+    result_.layers.push_back(std::move(layer));
+    return absl::OkStatus();
+  }
+
+  DecoderBlock block_;
+  const HiddenStates& hidden_;
+  TokenWindows windows_;
+  const DriverOptions& options_;
+  const ProgressFn& progress_;
+  std::map<std::string, LinearMethod> methods_;
+  std::map<std::string, int> order_;
+  BlockResult result_;
+  double done_ = 0, total_ = 1;
+};
+
+}  // namespace
+
+void Describe(LinearResult result, QuantizedLayer* layer) {
+  layer->outcome.method = std::move(result.method);
+  layer->outcome.fallback = std::move(result.fallback);
+  if (const auto* grouped = std::get_if<GroupedMatrix>(&result.weights)) {
+    layer->outcome.bits = grouped->bits;
+    layer->outcome.group_size = static_cast<int>(grouped->group_size);
+  } else {
+    layer->outcome.bits = 4;
+    layer->outcome.group_size = static_cast<int>(std::get<CodebookMatrix>(result.weights).block_size);
+  }
+  layer->relative_error = result.relative_error;
+  layer->weights = std::move(result.weights);
+}
+
+BlockDriver::BlockDriver(const Graph& model, std::vector<std::string> cuts, TokenWindows windows, DriverOptions options,
+                         HiddenStates hidden)
+    : model_(&model),
+      cuts_(std::move(cuts)),
+      windows_(windows),
+      options_(std::move(options)),
+      hidden_(std::move(hidden)) {}
+
+absl::StatusOr<BlockDriver> BlockDriver::Create(const Graph& model, std::vector<std::string> cuts, TokenWindows windows,
+                                                DriverOptions options, const ProgressFn& progress) {
+  if (windows.empty()) return absl::InvalidArgumentError("calibration needs at least one sample");
+  if (cuts.size() < 2) return absl::InvalidArgumentError("the model has no decoder block");
+  std::vector<int64_t> tokens;
+  for (const std::vector<int32_t>& w : windows) tokens.push_back(static_cast<int64_t>(w.size()));
+  const std::vector<std::string> to = {cuts[0]};
+  ASSIGN_OR_RETURN(Graph embedding, Subgraph(model, {}, to));
+  ASSIGN_OR_RETURN(const std::unique_ptr<Executable> executable,
+                   Compile(std::make_shared<const Graph>(std::move(embedding)), {.threads = options.threads, .max_plans = 2}));
+  std::optional<HiddenStates> hidden;
+  for (size_t s = 0; s < windows.size(); ++s) {
+    RETURN_IF_ERROR(Tell(progress, static_cast<double>(s) / static_cast<double>(windows.size()), "embedding"));
+    ASSIGN_OR_RETURN(Tensor ids, Tensor::Allocate(DType::kInt64, {1, tokens[s]}));
+    std::copy(windows[s].begin(), windows[s].end(), ids.mutable_data<int64_t>().begin());
+    ASSIGN_OR_RETURN(const std::span<const Tensor> out, executable->Run(std::span<const Tensor>(&ids, 1)));
+    if (out[0].rank() != 3) return absl::InternalError("the residual stream is not [batch, sequence, hidden]");
+    if (!hidden.has_value()) {
+      const int64_t budget = options.memory_bytes > 0 ? options.memory_bytes / 4 : INT64_MAX;
+      ASSIGN_OR_RETURN(hidden, HiddenStates::Create(tokens, out[0].dim(2), budget, options.spill_folder));
+    }
+    RETURN_IF_ERROR(hidden->Write(s, out[0]));
+  }
+  return BlockDriver(model, std::move(cuts), windows, std::move(options), *std::move(hidden));
+}
+
+absl::StatusOr<BlockResult> BlockDriver::Next(const ProgressFn& progress) {
+  const size_t b = static_cast<size_t>(next_);
+  ASSIGN_OR_RETURN(DecoderBlock cut, DecoderBlock::Cut(*model_, cuts_[b], cuts_[b + 1]));
+  BlockWork work(std::move(cut), hidden_, windows_, options_, progress);
+  ASSIGN_OR_RETURN(BlockResult result, work.Run());
+  result.block = next_;
+  if (next_ + 2 < static_cast<int64_t>(cuts_.size())) {
+    const std::vector<std::string> out = {cuts_[b + 1]};
+    RETURN_IF_ERROR(work.block().Run(
+        hidden_, windows_, out, options_.threads,
+        [&](size_t sample, std::span<const Tensor> values) { return hidden_.Write(sample, values[0]); }, nullptr));
+  }
+  ++next_;
+  return result;
+}
+
+absl::Status BlockDriver::Restore(int64_t next, std::span<const std::byte> state) {
+  const std::span<std::byte> own = hidden_.mutable_bytes();
+  if (next < 0 || next >= static_cast<int64_t>(cuts_.size()) || state.size() != own.size()) {
+    return absl::InvalidArgumentError(absl::StrCat("a resume point at block ", next, " of ", blocks(), " with ", state.size(),
+                                                   " bytes of hidden states, not ", own.size()));
+  }
+  std::copy(state.begin(), state.end(), own.begin());
+  next_ = next;
+  return absl::OkStatus();
+}
+
+}  // namespace quant

@@ -1,0 +1,474 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "worker/quantize/weight_only/gptq.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <numeric>
+#include <string>
+#include <vector>
+
+#include "worker/quantize/weight_only/quadratic.h"
+#include "worker/quantize/weight_only/rtn.h"
+#include "worker/quantize/weight_only/testing.h"
+
+namespace quant::weight_only {
+namespace {
+
+using testing::HessianOf;
+using testing::Layer;
+using testing::MakeLayer;
+using ::testing::HasSubstr;
+
+// The algorithm as the paper and the reference implementation have it, in double: the inverse of the damped Hessian, its
+// upper Cholesky factor, columns in order, lazy blocks, min-max grids from the updated weights. Not shared with the code
+// under test. The columns come in `order`; groups are runs of that order.
+struct Naive {
+  std::vector<int> codes;      // [rows, cols] in the original order
+  std::vector<double> scales;  // [rows, groups]
+  std::vector<double> zeros;
+  double loss = 0;
+
+  Naive(const Layer& layer, int bits, int64_t group, bool symmetric, double damping, int64_t block,
+        const std::vector<int>& order) {
+    const auto n = static_cast<size_t>(layer.cols);
+    std::vector<std::vector<double>> h(n, std::vector<double>(n));
+    double mean = 0;
+    for (size_t i = 0; i < n; ++i) mean += layer.hessian.h[i * n + i] / static_cast<double>(n);
+    for (size_t i = 0; i < n; ++i) {
+      for (size_t j = 0; j < n; ++j) {
+        h[i][j] = layer.hessian.h[static_cast<size_t>(order[i]) * n + static_cast<size_t>(order[j])];
+      }
+      h[i][i] += damping * mean;
+    }
+    const std::vector<std::vector<double>> u = UpperCholesky(Inverse(h));
+    const auto groups = static_cast<size_t>((layer.cols + group - 1) / group);
+    codes.resize(static_cast<size_t>(layer.rows) * n);
+    scales.resize(static_cast<size_t>(layer.rows) * groups);
+    zeros.resize(scales.size());
+    const double top = (1 << bits) - 1;
+    for (size_t r = 0; r < static_cast<size_t>(layer.rows); ++r) {
+      std::vector<double> w(n);
+      for (size_t j = 0; j < n; ++j) w[j] = layer.w[r * n + static_cast<size_t>(order[j])];
+      for (size_t b = 0; b < n; b += static_cast<size_t>(block)) {
+        const size_t end = std::min(n, b + static_cast<size_t>(block));
+        std::vector<double> in_block = w;  // the reference updates a copy of the block
+        std::vector<double> error(n);
+        for (size_t j = b; j < end; ++j) {
+          const size_t g = j / static_cast<size_t>(group);
+          double& s = scales[r * groups + g];
+          double& z = zeros[r * groups + g];
+          if (j % static_cast<size_t>(group) == 0) {
+            double lo = 0, hi = 0;
+            for (size_t k = j; k < std::min(n, j + static_cast<size_t>(group)); ++k) {
+              lo = std::min(lo, w[k]);
+              hi = std::max(hi, w[k]);
+            }
+            if (symmetric) {
+              hi = std::max(hi, -lo);
+              lo = -hi;
+            }
+            // Grids are float32 there as here.
+            s = static_cast<float>(static_cast<float>(hi) - static_cast<float>(lo)) / static_cast<float>(top);
+            z = symmetric ? (top + 1) / 2 : std::nearbyint(-static_cast<float>(lo) / static_cast<float>(s));
+          }
+          const double code = std::clamp(std::nearbyint(in_block[j] / s) + z, 0.0, top);
+          const double q = s * (code - z);
+          codes[r * n + static_cast<size_t>(order[j])] = static_cast<int>(code);
+          error[j] = (in_block[j] - q) / u[j][j];
+          loss += error[j] * error[j];
+          for (size_t k = j; k < end; ++k) in_block[k] -= error[j] * u[j][k];
+        }
+        for (size_t k = end; k < n; ++k) {
+          for (size_t j = b; j < end; ++j) w[k] -= error[j] * u[j][k];
+        }
+      }
+    }
+  }
+
+  static std::vector<std::vector<double>> Inverse(std::vector<std::vector<double>> a) {
+    const size_t n = a.size();
+    std::vector<std::vector<double>> inverse(n, std::vector<double>(n));
+    for (size_t i = 0; i < n; ++i) inverse[i][i] = 1;
+    for (size_t p = 0; p < n; ++p) {  // Gauss-Jordan; positive definite, so no pivoting
+      const double pivot = a[p][p];
+      for (size_t j = 0; j < n; ++j) {
+        a[p][j] /= pivot;
+        inverse[p][j] /= pivot;
+      }
+      for (size_t i = 0; i < n; ++i) {
+        if (i == p) continue;
+        const double f = a[i][p];
+        for (size_t j = 0; j < n; ++j) {
+          a[i][j] -= f * a[p][j];
+          inverse[i][j] -= f * inverse[p][j];
+        }
+      }
+    }
+    return inverse;
+  }
+
+  // U upper with U^T U = a.
+  static std::vector<std::vector<double>> UpperCholesky(const std::vector<std::vector<double>>& a) {
+    const size_t n = a.size();
+    std::vector<std::vector<double>> u(n, std::vector<double>(n));
+    for (size_t i = 0; i < n; ++i) {
+      for (size_t j = i; j < n; ++j) {
+        double sum = a[i][j];
+        for (size_t k = 0; k < i; ++k) sum -= u[k][i] * u[k][j];
+        u[i][j] = i == j ? std::sqrt(sum) : sum / u[i][i];
+      }
+    }
+    return u;
+  }
+};
+
+std::vector<int> Identity(int64_t n) {
+  std::vector<int> order(static_cast<size_t>(n));
+  std::iota(order.begin(), order.end(), 0);
+  return order;
+}
+
+double Relative(const Layer& layer, const GroupedMatrix& q) {
+  return QuadraticLoss(layer.view(), q, layer.hessian).value().relative;
+}
+double HeldOut(const Layer& layer, const GroupedMatrix& q) {
+  return QuadraticLoss(layer.view(), q, HessianOf(layer.held_out, layer.tokens, layer.cols)).value().relative;
+}
+
+int64_t Different(const GroupedMatrix& have, const Naive& want) {
+  int64_t count = 0;
+  for (size_t i = 0; i < have.codes.size(); ++i) count += have.codes[i] != want.codes[i];
+  return count;
+}
+
+struct Shape {
+  int64_t rows, cols, group, block;
+  int bits;
+  Symmetry symmetry;
+};
+
+class PlainGptq : public ::testing::TestWithParam<Shape> {};
+
+TEST_P(PlainGptq, HasTheCodesOfTheReferenceAlgorithm) {
+  const Shape s = GetParam();
+  const Layer layer = MakeLayer(s.rows, s.cols, 600, 21);
+  GptqOptions options = GptqOptions::Plain(s.bits, s.group, s.symmetry);
+  options.block_size = static_cast<int>(s.block);
+  const int64_t group = s.group == -1 ? s.cols : s.group;
+  const Naive want(layer, s.bits, group, s.symmetry == Symmetry::kSymmetric, options.damping, s.block, Identity(s.cols));
+
+  options.arithmetic = GptqArithmetic::kFloat64;
+  const GptqResult exact = QuantizeGptq(layer.view(), layer.hessian, options).value();
+  EXPECT_EQ(Different(exact.weights, want), 0);
+  for (size_t i = 0; i < want.scales.size(); ++i) {
+    // The grids are float32 in both; the updated weights they come from differ by the rounding of double.
+    EXPECT_NEAR(exact.weights.scales[i], want.scales[i], 1e-6 * want.scales[i]) << i;
+    EXPECT_EQ(exact.weights.zero(static_cast<int64_t>(i) / exact.weights.groups(), static_cast<int64_t>(i) % exact.weights.groups()), want.zeros[i]) << i;
+  }
+
+  // In float32 a weight within about 1e-5 of a step of the border between two codes may fall to the other side, and
+  // what comes after it in its row differs; the loss does not.
+  options.arithmetic = GptqArithmetic::kFastest;
+  const GptqResult fast = QuantizeGptq(layer.view(), layer.hessian, options).value();
+  EXPECT_LT(Different(fast.weights, want), std::max<int64_t>(s.cols, s.rows * s.cols / 20));
+  const double mine = QuadraticLoss(layer.view(), fast.weights, layer.hessian).value().loss;
+  const double reference = QuadraticLoss(layer.view(), exact.weights, layer.hessian).value().loss;
+  EXPECT_NEAR(mine, reference, 0.01 * reference);  // few rows here: one different path shows
+}
+
+INSTANTIATE_TEST_SUITE_P(Shapes, PlainGptq,
+                         ::testing::Values(Shape{5, 64, 32, 128, 4, Symmetry::kAsymmetric},
+                                           Shape{1, 172, 64, 128, 4, Symmetry::kAsymmetric},
+                                           Shape{5, 172, 128, 128, 3, Symmetry::kAsymmetric},
+                                           Shape{140, 160, 32, 64, 4, Symmetry::kAsymmetric},
+                                           Shape{6, 172, 96, 64, 2, Symmetry::kAsymmetric},
+                                           Shape{33, 192, 128, 48, 4, Symmetry::kSymmetric},
+                                           Shape{9, 130, -1, 128, 8, Symmetry::kSymmetric},
+                                           Shape{9, 130, -1, 32, 4, Symmetry::kAsymmetric}));
+
+TEST(Gptq, DynamicGroupsAreThoseOfTheReferenceAlgorithm) {
+  const Layer layer = MakeLayer(20, 172, 600, 22);
+  GptqOptions options = GptqOptions::Plain(4, 64);
+  options.act_order = ActOrder::kDynamicGroups;
+  options.arithmetic = GptqArithmetic::kFloat64;
+  const GptqResult have = QuantizeGptq(layer.view(), layer.hessian, options).value();
+  std::vector<int> order = Identity(172);
+  const std::vector<float> diagonal = layer.hessian.Diagonal();
+  std::stable_sort(order.begin(), order.end(), [&](int a, int b) {
+    return diagonal[static_cast<size_t>(a)] > diagonal[static_cast<size_t>(b)];
+  });
+  const Naive want(layer, 4, 64, false, options.damping, 128, order);
+  EXPECT_EQ(Different(have.weights, want), 0);
+  ASSERT_EQ(have.weights.group_of.size(), 172u);
+  for (size_t p = 0; p < order.size(); ++p) {
+    EXPECT_EQ(have.weights.group_of[static_cast<size_t>(order[p])], static_cast<int>(p / 64));
+  }
+  EXPECT_TRUE(Validate(have.weights).ok());
+  // The loss reported by the sweep is the one of the quadratic form without damping.
+  const QuadraticError error = QuadraticLoss(layer.view(), have.weights, layer.hessian).value();
+  EXPECT_NEAR(have.loss, error.loss, 1e-4 * error.loss);
+}
+
+TEST(Gptq, ReportsTheLossOfEachRow) {
+  const Layer layer = MakeLayer(130, 256, 900, 23);
+  for (const int passes : {0, 2}) {
+    GptqOptions options;
+    options.grid.group_size = 64;
+    options.descent_passes = passes;
+    const GptqResult have = QuantizeGptq(layer.view(), layer.hessian, options).value();
+    EXPECT_EQ(have.outcome, GptqOutcome::kSwept);
+    EXPECT_EQ(have.note, "");
+    const QuadraticError error = QuadraticLoss(layer.view(), have.weights, layer.hessian).value();
+    ASSERT_EQ(have.row_loss.size(), 130u);
+    for (size_t r = 0; r < have.row_loss.size(); ++r) {
+      // Float32 sums of 256 terms, and the damped loss less its damping, which is of the same size.
+      EXPECT_NEAR(have.row_loss[r], error.row_loss[r], 1e-3 * error.row_loss[r]) << r;
+    }
+    EXPECT_NEAR(have.loss, error.loss, 1e-4 * error.loss);
+  }
+}
+
+TEST(Gptq, BeatsRoundToNearestAndTheDefaultsBeatThePlainSetting) {
+  const Layer layer = MakeLayer(96, 256, 1500, 24);
+  for (const int bits : {2, 3, 4}) {
+    for (const int64_t group : {int64_t{32}, int64_t{128}, int64_t{-1}}) {
+      const GridOptions grid{.bits = bits, .group_size = group, .search = ScaleSearch::kMinMax};
+      const GroupedMatrix rtn = QuantizeRtn(layer.view(), grid).value();
+      const GroupedMatrix plain =
+          QuantizeGptq(layer.view(), layer.hessian, GptqOptions::Plain(bits, group)).value().weights;
+      GptqOptions options;
+      options.grid.bits = bits;
+      options.grid.group_size = group;
+      const GroupedMatrix best = QuantizeGptq(layer.view(), layer.hessian, options).value().weights;
+      EXPECT_TRUE(Validate(best).ok());
+      EXPECT_LT(HeldOut(layer, plain), HeldOut(layer, rtn) * 0.8) << bits << " bits, groups of " << group;
+      EXPECT_LT(HeldOut(layer, best), HeldOut(layer, plain) * 0.8) << bits << " bits, groups of " << group;
+      EXPECT_GT(HeldOut(layer, best), HeldOut(layer, plain) * 0.05) << bits << " bits, groups of " << group;
+    }
+  }
+}
+
+TEST(Gptq, DescentAndRefitNeverRaiseTheLoss) {
+  const Layer layer = MakeLayer(140, 172, 500, 25);
+  for (const auto symmetry : {Symmetry::kAsymmetric, Symmetry::kSymmetric, Symmetry::kFullRange}) {
+    for (const int64_t group : {int64_t{32}, int64_t{64}, int64_t{128}}) {
+      std::vector<double> before;
+      for (const int passes : {0, 1, 2, 5}) {
+        GptqOptions options;
+        options.grid = {.bits = 3, .group_size = group, .symmetry = symmetry, .scale_type = ScaleType::kBFloat16};
+        options.damping = 1e-6;  // so that the loss reported is the loss descended on
+        options.descent_passes = passes;
+        const GptqResult have = QuantizeGptq(layer.view(), layer.hessian, options).value();
+        for (size_t r = 0; r < before.size(); ++r) EXPECT_LE(have.row_loss[r], before[r] * 1.0001) << r;
+        if (!before.empty()) {
+          EXPECT_LT(have.loss, std::accumulate(before.begin(), before.end(), 0.0) * 0.9999);
+        }
+        const QuadraticError error = QuadraticLoss(layer.view(), have.weights, layer.hessian).value();
+        EXPECT_NEAR(have.loss, error.loss, 1e-3 * error.loss);
+        for (const float s : have.weights.scales) EXPECT_EQ(s, RoundScale(s, ScaleType::kBFloat16));
+        before = have.row_loss;
+      }
+    }
+  }
+}
+
+TEST(Gptq, WithUncorrelatedInputsItIsRoundToNearest) {
+  // H diagonal: no error can be made good elsewhere (the paper's section 3.1).
+  Layer layer = MakeLayer(7, 96, 200, 26);
+  for (int64_t i = 0; i < 96; ++i) {
+    for (int64_t j = 0; j < 96; ++j) {
+      if (i != j) layer.hessian.h[static_cast<size_t>(i * 96 + j)] = 0;
+    }
+  }
+  for (const auto order : {ActOrder::kOff, ActOrder::kStaticGroups, ActOrder::kGroupAware}) {
+    GptqOptions options = GptqOptions::Plain(4, 32);
+    options.act_order = order;
+    const GroupedMatrix rtn = QuantizeRtn(layer.view(), options.grid).value();
+    const GroupedMatrix have = QuantizeGptq(layer.view(), layer.hessian, options).value().weights;
+    EXPECT_EQ(have.codes, rtn.codes);
+    EXPECT_EQ(have.scales, rtn.scales);
+    EXPECT_EQ(have.zeros, rtn.zeros);
+  }
+}
+
+TEST(Gptq, SameBitsForAnyNumberOfThreads) {
+  const Layer layer = MakeLayer(300, 260, 700, 27);
+  for (const auto order :
+       {ActOrder::kOff, ActOrder::kDynamicGroups, ActOrder::kStaticGroups, ActOrder::kGroupAware}) {
+    GptqOptions options;
+    options.grid.group_size = 64;
+    options.act_order = order;
+    options.grid_source = GridSource::kUpdated;
+    options.threads = 1;
+    const GptqResult one = QuantizeGptq(layer.view(), layer.hessian, options).value();
+    options.threads = 3;
+    const GptqResult three = QuantizeGptq(layer.view(), layer.hessian, options).value();
+    EXPECT_EQ(one.weights.codes, three.weights.codes);
+    EXPECT_EQ(one.weights.scales, three.weights.scales);
+    EXPECT_EQ(one.weights.zeros, three.weights.zeros);
+    EXPECT_EQ(one.row_loss, three.row_loss);
+    EXPECT_LT(Relative(layer, one.weights), 0.02);
+  }
+}
+
+TEST(Gptq, LeavesOutZeroPointZeroWhenAsked) {
+  const Layer layer = MakeLayer(40, 128, 300, 28);
+  Layer positive = layer;
+  for (float& w : positive.w) w = std::fabs(w);  // would have zero point 0
+  for (const auto source : {GridSource::kOriginal, GridSource::kUpdated}) {
+    GptqOptions options;
+    options.act_order = ActOrder::kOff;
+    options.grid_source = source;
+    options.grid.group_size = 32;
+    for (const int least : {0, 1}) {
+      options.grid.zero_min = least;
+      const GptqResult have = QuantizeGptq(positive.view(), layer.hessian, options).value();
+      EXPECT_EQ(*std::min_element(have.weights.zeros.begin(), have.weights.zeros.end()), least);
+    }
+  }
+}
+
+TEST(Gptq, DeadInputsCountAsWeightZero) {
+  Layer layer = MakeLayer(6, 64, 300, 29);
+  for (int64_t t = 0; t < layer.tokens; ++t) {
+    layer.x[static_cast<size_t>(t * 64 + 5)] = 0;
+    layer.x[static_cast<size_t>(t * 64 + 40)] = 0;
+  }
+  for (int64_t r = 0; r < 6; ++r) layer.w[static_cast<size_t>(r * 64 + 5)] = 100;  // would ruin its group's grid
+  layer.hessian = HessianOf(layer.x, layer.tokens, 64);
+  GptqOptions options;
+  options.grid.group_size = 32;
+  const GptqResult have = QuantizeGptq(layer.view(), layer.hessian, options).value();
+  std::vector<float> w(static_cast<size_t>(6 * 64));
+  DequantizeRows(have.weights, 0, 6, w);
+  for (size_t r = 0; r < 6; ++r) {
+    EXPECT_EQ(w[r * 64 + 5], 0);
+    EXPECT_EQ(w[r * 64 + 40], 0);
+    EXPECT_LT(have.weights.scales[r * 2], 0.1f);
+  }
+  EXPECT_LT(Relative(layer, have.weights), 0.02);
+  EXPECT_EQ(have.outcome, GptqOutcome::kSwept);
+}
+
+TEST(Gptq, SingularHessianIsSweptWithDamping) {
+  // Ten tokens for 64 inputs: rank 10.
+  const Layer layer = MakeLayer(6, 64, 10, 30);
+  GptqOptions options;
+  options.grid.group_size = 32;
+  const GptqResult have = QuantizeGptq(layer.view(), layer.hessian, options).value();
+  EXPECT_EQ(have.outcome, GptqOutcome::kSwept);
+  const GroupedMatrix rtn = QuantizeRtn(layer.view(), options.grid, layer.hessian.Diagonal()).value();
+  EXPECT_LT(Relative(layer, have.weights), 0.5 * Relative(layer, rtn));
+}
+
+TEST(Gptq, IndefiniteHessianRaisesTheDampingAndSaysSo) {
+  Layer layer = MakeLayer(6, 64, 300, 31);
+  float mean = 0;
+  for (const float d : layer.hessian.Diagonal()) mean += d / 64;
+  // Eigenvalue -0.3 mean or so in one plane: damping 0.01 does not reach it, 0.64 does.
+  layer.hessian.h[0] = layer.hessian.h[65] = 0.5f * mean;
+  layer.hessian.h[1] = layer.hessian.h[64] = 0.8f * mean;
+  const GptqResult have = QuantizeGptq(layer.view(), layer.hessian, {}).value();
+  EXPECT_EQ(have.outcome, GptqOutcome::kSwept);
+  EXPECT_THAT(have.note, HasSubstr("damping raised from 0.01 to"));
+  EXPECT_GT(have.lambda, 0.1 * mean);
+}
+
+TEST(Gptq, VeryIndefiniteHessianFloorsTheDiagonalThenDescends) {
+  Layer layer = MakeLayer(6, 64, 300, 32);
+  float greatest = 0;
+  float mean = 0;
+  for (const float d : layer.hessian.Diagonal()) greatest = std::max(greatest, d), mean += d / 64;
+  Layer floor = layer;
+  floor.hessian.h[1] = floor.hessian.h[64] =
+      std::sqrt(layer.hessian.h[0] * layer.hessian.h[65]) + mean + 0.05f * greatest;
+  const GptqResult floored = QuantizeGptq(layer.view(), floor.hessian, {}).value();
+  EXPECT_EQ(floored.outcome, GptqOutcome::kSwept);
+  EXPECT_THAT(floored.note, HasSubstr("added to the diagonal"));
+
+  layer.hessian.h[1] = layer.hessian.h[64] = 100 * greatest;
+  for (const auto order : {ActOrder::kStaticGroups, ActOrder::kDynamicGroups}) {
+    const GptqResult hopeless = QuantizeGptq(layer.view(), layer.hessian, {.act_order = order}).value();
+    EXPECT_EQ(hopeless.outcome, GptqOutcome::kDescentOnly);
+    EXPECT_THAT(hopeless.note, HasSubstr("coordinate descent"));
+    EXPECT_TRUE(Validate(hopeless.weights).ok());
+  }
+}
+
+TEST(Gptq, UselessHessiansFallBackToNearest) {
+  const Layer layer = MakeLayer(6, 64, 300, 33);
+  GptqOptions options;
+  options.grid.group_size = 32;
+  const GroupedMatrix rtn = QuantizeRtn(layer.view(), options.grid).value();
+  HessianMatrix none{.cols = 64, .h = std::vector<float>(64 * 64)};
+  GptqResult have = QuantizeGptq(layer.view(), none, options).value();
+  EXPECT_EQ(have.outcome, GptqOutcome::kNearest);
+  EXPECT_THAT(have.note, HasSubstr("no calibration tokens"));
+  EXPECT_EQ(have.weights.codes, rtn.codes);
+
+  HessianMatrix bad = layer.hessian;
+  bad.h[70] = std::numeric_limits<float>::infinity();
+  have = QuantizeGptq(layer.view(), bad, options).value();
+  EXPECT_EQ(have.outcome, GptqOutcome::kNearest);
+  EXPECT_EQ(have.weights.codes, rtn.codes);
+
+  bad = layer.hessian;
+  bad.h[65 * 3] = -1;
+  have = QuantizeGptq(layer.view(), bad, options).value();
+  EXPECT_EQ(have.outcome, GptqOutcome::kNearest);
+  EXPECT_THAT(have.note, HasSubstr("negative at input 3"));
+
+  options.expected_tokens = 300 * 200 + 1;
+  have = QuantizeGptq(layer.view(), layer.hessian, options).value();
+  EXPECT_EQ(have.outcome, GptqOutcome::kNearest);
+  EXPECT_THAT(have.note, HasSubstr("only 300 of 60001"));
+  EXPECT_NEAR(have.loss, QuadraticLoss(layer.view(), have.weights, layer.hessian).value().loss, 1e-9);
+  options.expected_tokens = 300 * 200;
+  EXPECT_EQ(QuantizeGptq(layer.view(), layer.hessian, options).value().outcome, GptqOutcome::kSwept);
+}
+
+TEST(Gptq, RefusesWhatItCannotDo) {
+  Layer layer = MakeLayer(6, 64, 100, 34);
+  const auto refused = [&](GptqOptions options) {
+    const auto result = QuantizeGptq(layer.view(), layer.hessian, options);
+    return result.ok() ? std::string() : std::string(result.status().message());
+  };
+  EXPECT_THAT(refused({.damping = 0}), HasSubstr("damping 0"));
+  EXPECT_THAT(refused({.damping = std::nan("")}), HasSubstr("damping"));
+  EXPECT_THAT(refused({.grid = {.bits = 5}}), HasSubstr("5 bits"));
+  EXPECT_THAT(refused({.grid = {.group_size = 0}}), HasSubstr("group size 0"));
+  EXPECT_THAT(refused({.block_size = 0}), HasSubstr("block size 0"));
+  EXPECT_THAT(refused({.descent_passes = -1}), HasSubstr("descent"));
+  layer.w[64 * 2 + 7] = std::numeric_limits<float>::quiet_NaN();
+  EXPECT_THAT(refused({}), HasSubstr("row 2, column 7 is nan"));
+  std::fill(layer.w.begin(), layer.w.end(), std::numeric_limits<float>::quiet_NaN());
+  EXPECT_THAT(refused({}), HasSubstr("row 0, column 0 is nan"));
+  layer.w.assign(layer.w.size(), 1);
+  layer.hessian = MakeLayer(1, 32, 50, 1).hessian;
+  EXPECT_THAT(refused({}), HasSubstr("Hessian of 32 columns"));
+}
+
+TEST(Gptq, ConstantZeroAndOutlierGroups) {
+  Layer layer = MakeLayer(3, 96, 400, 35);
+  for (size_t c = 0; c < 32; ++c) {
+    layer.w[c] = 0;                       // row 0: zeros, a constant, an outlier
+    layer.w[32 + c] = 0.25f;
+    if (c == 3) layer.w[64 + c] = 1000;
+  }
+  GptqOptions options;
+  options.grid.group_size = 32;
+  const GptqResult have = QuantizeGptq(layer.view(), layer.hessian, options).value();
+  EXPECT_TRUE(Validate(have.weights).ok());
+  std::vector<float> w(96 * 3);
+  DequantizeRows(have.weights, 0, 3, w);
+  // The outlier's group is visited with an error of up to half of 1000 / 15, which others may make good.
+  EXPECT_NEAR(w[64 + 3], 1000, 1000.0 / 15);
+  EXPECT_LT(Relative(layer, have.weights), 1e-2);
+}
+
+}  // namespace
+}  // namespace quant::weight_only
