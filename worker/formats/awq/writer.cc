@@ -51,7 +51,7 @@ class AwqWriter : public QuantizedWriter {
                                     {absl::StrCat(module, ".scales"), std::move(stored_scales)}};
   }
 
-  absl::StatusOr<Tensor> PackBias(const Tensor& bias) override { return Cast(bias, DType::kFloat16); }
+  absl::StatusOr<Tensor> PackBias(const Tensor& bias) override { return RoundedFloat16(bias); }
 
   nlohmann::ordered_json Config() const override {
     bool lm_head = false;

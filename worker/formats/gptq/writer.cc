@@ -93,7 +93,7 @@ class GptqWriter : public QuantizedWriter {
                                     {absl::StrCat(module, ".g_idx"), Tensor::Of<int32_t>({w->cols}, g_idx)}};
   }
 
-  absl::StatusOr<Tensor> PackBias(const Tensor& bias) override { return Cast(bias, DType::kFloat16); }
+  absl::StatusOr<Tensor> PackBias(const Tensor& bias) override { return RoundedFloat16(bias); }
 
   nlohmann::ordered_json Config() const override {
     const LayerScheme common = CommonScheme(layers(), options());

@@ -2,6 +2,7 @@
 #include "worker/formats/huggingface/quantized_writer.h"
 
 #include <algorithm>
+#include <cmath>
 #include <map>
 #include <tuple>
 #include <utility>
@@ -59,6 +60,7 @@ QuantizedWriter::QuantizedWriter(CheckpointFormat format, const Checkpoint& sour
 
 absl::Status QuantizedWriter::Start() {
   RETURN_IF_ERROR(PrepareFolder(source_, folder_));
+  for (std::string& name : FloatTensorNames(source_)) known_.insert(std::move(name));
   constexpr int64_t kPartsOfLayer = 6;
   ASSIGN_OR_RETURN(tensors_,
                    SafetensorsWriter::Create(
@@ -87,6 +89,12 @@ absl::Status QuantizedWriter::AddLinear(std::string_view module, const WeightMat
   WrittenLayer layer{.module = name, .spec = SpecOf(weights), .rows = Rows(weights), .cols = Cols(weights)};
   if (const absl::Status s = CheckFormat(format_, layer.spec, layer.rows, layer.cols); !s.ok()) {
     return OfLayer(module, s);
+  }
+  // Loaders look for layers where the architecture has them; a tied lm_head, above all, is no layer of its own.
+  if (!known_.contains(absl::StrCat(name, ".weight"))) {
+    return OfLayer(module, absl::InvalidArgumentError(
+                               absl::StrCat("the source has no tensor ", Quoted(absl::StrCat(name, ".weight")),
+                                            "; a tied output layer cannot be quantized apart from the embedding")));
   }
   RETURN_IF_ERROR(Account(absl::StrCat(name, ".weight")));
   layers_.push_back(layer);
@@ -118,7 +126,7 @@ std::string QuantizedWriter::ToolName() const {
 }
 
 absl::Status QuantizedWriter::Finish() {
-  for (const std::string& name : FloatTensorNames(source_)) {
+  for (const std::string& name : known_) {
     if (given_.contains(name)) continue;
     return absl::FailedPreconditionError(
         absl::StrCat("tensor ", Quoted(name), " of the source checkpoint was never written"));
@@ -138,6 +146,17 @@ absl::Status QuantizedWriter::Finish() {
   ASSIGN_OR_RETURN(AtomicFile out, AtomicFile::Create(folder_ / "config.json"));
   RETURN_IF_ERROR(out.Write(config.dump(2) + "\n"));
   return out.Commit();
+}
+
+absl::StatusOr<Tensor> RoundedFloat16(const Tensor& bias) {
+  ASSIGN_OR_RETURN(Tensor out, Cast(bias, DType::kFloat16));
+  ASSIGN_OR_RETURN(const std::vector<float> values, ToFloat(out));
+  for (size_t i = 0; i < values.size(); ++i) {
+    if (std::isfinite(values[i])) continue;
+    return absl::InvalidArgumentError(
+        absl::StrCat("entry ", i, " of its bias exceeds float16, which the format wants"));
+  }
+  return out;
 }
 
 absl::StatusOr<Tensor> ExactFloat16(const std::string& module, std::span<const float> values, Shape shape) {

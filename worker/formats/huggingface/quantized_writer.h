@@ -82,11 +82,15 @@ class QuantizedWriter : public CheckpointWriter {
   ExportOptions options_;
   std::unique_ptr<SafetensorsWriter> tensors_;
   std::vector<WrittenLayer> layers_;
+  std::set<std::string> known_;  // the source's tensors, as if none were quantized
   std::set<std::string> given_;
   std::set<std::string> unquantized_;
 };
 
-// `value` as a tensor of F16, exactly. INVALID_ARGUMENT naming module, place and value: it is no float16 number.
+// The bias in F16, rounded. INVALID_ARGUMENT: a value exceeds that type.
+absl::StatusOr<Tensor> RoundedFloat16(const Tensor& bias);
+
+// `values` as a tensor of F16, exactly. INVALID_ARGUMENT naming module, place and value: it is no float16 number.
 absl::StatusOr<Tensor> ExactFloat16(const std::string& module, std::span<const float> values, Shape shape);
 
 }  // namespace quant

@@ -13,6 +13,7 @@
 #include "onnx/onnx_pb.h"
 #include "worker/formats/file/atomic_file.h"
 #include "worker/formats/onnx/lift.h"
+#include "worker/formats/onnx/lower.h"
 #include "worker/formats/onnx/onnx.h"
 #include "worker/formats/onnx/tensor_proto.h"
 
@@ -187,6 +188,12 @@ absl::Status FillInitializers(const Graph& graph, const std::filesystem::path& f
 
 absl::Status Export(const Graph& graph, const std::filesystem::path& file, const OnnxExportOptions& options) {
   RETURN_IF_ERROR(graph.Validate());
+  if (options.portable && NeedsLowering(graph)) {
+    Graph lowered = graph;  // weights are shared, not copied
+    RETURN_IF_ERROR(LowerToOpset21(lowered));
+    RETURN_IF_ERROR(LowerQuantizedLinears(lowered));
+    return Export(lowered, file, {.max_inline_bytes = options.max_inline_bytes, .portable = false});
+  }
   if (graph.opset < 21 && NeedsOpset21(graph)) {
     Graph raised = graph;  // weights are shared, not copied
     RETURN_IF_ERROR(RaiseOpset(raised, 21));

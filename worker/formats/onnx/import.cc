@@ -10,6 +10,7 @@
 #include "common/strings.h"
 #include "onnx/onnx_pb.h"
 #include "worker/formats/onnx/lift.h"
+#include "worker/formats/onnx/lower.h"
 #include "worker/formats/onnx/model_proto.h"
 #include "worker/formats/onnx/onnx.h"
 #include "worker/formats/onnx/tensor_proto.h"
@@ -250,6 +251,7 @@ absl::StatusOr<Graph> Import(const std::filesystem::path& file, const OnnxImport
   ASSIGN_OR_RETURN(ParsedOnnx model, ParseOnnx(file, options.max_weight_bytes));
   ASSIGN_OR_RETURN(Graph graph, BuildGraph(std::move(model)));
   RETURN_IF_ERROR(LiftToOpset13(graph));
+  RaiseBnb4(graph);
   RETURN_IF_ERROR(graph.Validate());
   return graph;
 }

@@ -36,12 +36,17 @@ struct OnnxExportOptions {
   // Weights of more bytes than this go to a second file, <file>.data, each aligned to 4096 bytes; what is under 1024
   // bytes stays inside. A protobuf message cannot exceed 2 GiB.
   int64_t max_inline_bytes = int64_t{3} << 29;
+  // Writes what ONNX Runtime does not run in other words: operators of set 23 in those of set 21, quantized linear
+  // layers of any block size, 3 and 8 bits and codebooks in MatMulNBits, MatMulBnb4 or DequantizeLinear, with exactly
+  // the same weights (lower.h). Otherwise the file is the graph as it stands.
+  bool portable = true;
 };
 
 // Writes `graph` by temporary file, fsync and rename. The same graph gives the same bytes: no dates, maps in order.
 // Names of inputs, outputs, values and nodes are kept; so is the operator set, except that 4-bit tensors and 16-bit
 // quantization raise it to 21. The IR version is the lowest that fits (10 at opset 22, which ONNX Runtime 1.21 reads).
-//   INVALID_ARGUMENT: the graph is not valid.  UNIMPLEMENTED: see RaiseOpset.  RESOURCE_EXHAUSTED: the disk is full.
+//   INVALID_ARGUMENT: the graph is not valid.  UNIMPLEMENTED: see RaiseOpset, and lower.h for what has no portable
+//   form.  RESOURCE_EXHAUSTED: the disk is full.
 absl::Status ExportOnnx(const Graph& graph, const std::filesystem::path& file, const OnnxExportOptions& options = {});
 
 }  // namespace quant

@@ -1,0 +1,163 @@
+// SPDX-License-Identifier: Apache-2.0
+// Language models built from checkpoints, written as portable ONNX files and run in ONNX Runtime: the same logits as
+// our reference backend, with and without a cache, in floating point and quantized.
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <cstdlib>
+#include <cstring>
+#include <memory>
+
+#include "absl/status/status_matchers.h"
+#include "absl/strings/str_cat.h"
+#include "worker/formats/checkpoint_testing.h"
+#include "worker/formats/huggingface/builder.h"
+#include "worker/formats/onnx/onnx.h"
+#include "worker/formats/testing.h"
+#include "worker/graph/linear.h"
+#include "worker/runtime/reference_backend.h"
+
+namespace quant {
+namespace {
+
+using absl_testing::IsOk;
+using testing::RandomCodebook;
+using testing::RandomGrouped;
+using testing::TempDir;
+
+const std::vector<int64_t> kTokens = {1, 5, 3, 2, 7, 30, 9, 11, 4, 8, 1, 6, 0};
+
+std::vector<float> InReference(const LanguageModel& model) {
+  auto executable = CompileReference(std::make_shared<const Graph>(model.graph), {});
+  EXPECT_THAT(executable, IsOk());
+  const auto out = (*executable)->Run({{Tensor::Of<int64_t>({1, static_cast<int64_t>(kTokens.size())}, kTokens)}});
+  EXPECT_THAT(out, IsOk());
+  return *ToFloat((*out)[0]);
+}
+
+void ExpectSameInOnnxRuntime(const Graph& graph, const std::vector<float>& want, const std::string& what) {
+  TempDir dir;
+  ASSERT_THAT(ExportOnnx(graph, dir / "model.onnx"), IsOk()) << what;
+  std::string command = absl::StrCat("python3 ", QUANT_SOURCE_DIR, "/logits_in_onnxruntime.py ",
+                                     (dir / "model.onnx").string(), " ", (dir / "out").string());
+  for (const int64_t t : kTokens) absl::StrAppend(&command, " ", t);
+  absl::StrAppend(&command, " >", (dir / "log").string(), " 2>&1");
+  ASSERT_EQ(std::system(command.c_str()), 0) << what << ": " << testing::ReadFile(dir / "log");
+  const std::string bytes = testing::ReadFile(dir / "out");
+  ASSERT_EQ(bytes.size(), want.size() * sizeof(float)) << what;
+  std::vector<float> got(want.size());
+  std::memcpy(got.data(), bytes.data(), bytes.size());
+  float most = 0;
+  for (const float v : want) most = std::max(most, std::abs(v));
+  // Two float32 evaluations of sums of some hundred terms, a few layers deep.
+  for (size_t i = 0; i < want.size(); ++i) ASSERT_NEAR(got[i], want[i], 1e-4 * most) << what << ", logit " << i;
+}
+
+class LanguageModelInOnnxRuntime : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    if (std::system("python3 -c 'import numpy, onnxruntime' 2>/dev/null") != 0) {
+      GTEST_SKIP() << "python3-onnxruntime is not there";
+    }
+  }
+
+  // Without and with a cache.
+  static void Compare(const Checkpoint& checkpoint, const std::string& what) {
+    const auto plain = BuildLanguageModel(checkpoint, {});
+    ASSERT_THAT(plain, IsOk()) << what;
+    const std::vector<float> want = InReference(*plain);
+    ExpectSameInOnnxRuntime(plain->graph, want, what);
+    const auto cached = BuildLanguageModel(checkpoint, {.kv_cache = true});
+    ASSERT_THAT(cached, IsOk()) << what;
+    ExpectSameInOnnxRuntime(cached->graph, want, what + " with a cache");
+  }
+};
+
+TEST_F(LanguageModelInOnnxRuntime, TheSharedModel) {
+  const std::filesystem::path folder = testing::SharedData("models/tinystories-656k");
+  QUANT_SKIP_WITHOUT(folder);
+  Compare(**Checkpoint::Open(folder), "tinystories-656k");
+}
+
+// A checkpoint of two blocks with random weights: a llama with other keys and tensors.
+std::shared_ptr<const Checkpoint> MakeModel(const TempDir& dir, const nlohmann::json& more,
+                                            const std::map<std::string, Shape>& extra) {
+  nlohmann::json config = {{"model_type", "llama"},      {"vocab_size", 32},         {"hidden_size", 64},
+                           {"num_hidden_layers", 2},     {"num_attention_heads", 4}, {"num_key_value_heads", 2},
+                           {"intermediate_size", 96},    {"rms_norm_eps", 1e-5},     {"max_position_embeddings", 64},
+                           {"tie_word_embeddings", true}};
+  config.update(more);
+  std::mt19937 random(3);
+  const auto floats = [&](Shape shape) {
+    Tensor t = *Tensor::Allocate(DType::kFloat32, std::move(shape));
+    for (float& v : t.mutable_data<float>()) v = static_cast<float>(static_cast<int>(random() % 2001) - 1000) / 4000;
+    return *Cast(t, DType::kBFloat16);
+  };
+  std::vector<NamedTensor> tensors = {{"model.embed_tokens.weight", floats({32, 64})},
+                                      {"model.norm.weight", floats({64})}};
+  for (int i = 0; i < 2; ++i) {
+    std::map<std::string, Shape> shapes = {
+        {"input_layernorm.weight", {64}},      {"post_attention_layernorm.weight", {64}},
+        {"self_attn.q_proj.weight", {64, 64}}, {"self_attn.k_proj.weight", {32, 64}},
+        {"self_attn.v_proj.weight", {32, 64}}, {"self_attn.o_proj.weight", {64, 64}},
+        {"mlp.gate_proj.weight", {96, 64}},    {"mlp.up_proj.weight", {96, 64}},
+        {"mlp.down_proj.weight", {64, 96}}};
+    shapes.insert(extra.begin(), extra.end());
+    for (const auto& [name, shape] : shapes) {
+      tensors.push_back({absl::StrCat("model.layers.", i, ".", name), floats(shape)});
+    }
+  }
+  return testing::MakeCheckpoint(dir.path(), config, tensors);
+}
+
+TEST_F(LanguageModelInOnnxRuntime, SmallModelsOfOtherFamilies) {
+  const std::map<std::string, Shape> biases = {
+      {"self_attn.q_proj.bias", {64}}, {"self_attn.k_proj.bias", {32}}, {"self_attn.v_proj.bias", {32}}};
+  const std::map<std::string, Shape> norms = {{"self_attn.q_norm.weight", {16}}, {"self_attn.k_norm.weight", {16}}};
+  const std::map<std::string, Shape> gemma = {{"pre_feedforward_layernorm.weight", {64}},
+                                              {"post_feedforward_layernorm.weight", {64}}};
+  const std::tuple<nlohmann::json, std::map<std::string, Shape>> cases[] = {
+      {{{"model_type", "mistral"}, {"sliding_window", 5}}, {}},
+      {{{"model_type", "qwen2"}}, biases},
+      {{{"model_type", "qwen3"}, {"head_dim", 16}}, norms},
+      {{{"model_type", "gemma2"},
+        {"head_dim", 16},
+        {"query_pre_attn_scalar", 16},
+        {"attn_logit_softcapping", 5.0},
+        {"final_logit_softcapping", 3.0},
+        {"sliding_window", 4},
+        {"hidden_activation", "gelu_pytorch_tanh"}},
+       gemma}};
+  for (const auto& [config, extra] : cases) {
+    TempDir dir;
+    Compare(*MakeModel(dir, config, extra), config["model_type"]);
+  }
+}
+
+TEST_F(LanguageModelInOnnxRuntime, QuantizedInEveryForm) {
+  TempDir dir;
+  const auto checkpoint = MakeModel(dir, {{"intermediate_size", 96}}, {});
+  auto model = BuildLanguageModel(*checkpoint, {});
+  ASSERT_THAT(model, IsOk());
+  uint32_t seed = 1;
+  for (const Linear& l : FindLinears(model->graph)) {
+    if (l.name == "lm_head") continue;
+    const bool whole = seed % 5 == 0;
+    WeightMatrix w = RandomGrouped({.rows = l.rows,
+                                    .cols = l.cols,
+                                    .bits = std::vector<int>{2, 3, 4, 8}[seed % 4],
+                                    .group_size = whole           ? l.cols
+                                                  : seed % 3 == 0 ? 24
+                                                                  : 32,
+                                    .symmetric = seed % 2 == 0,
+                                    .dynamic_order = seed == 6},
+                                   seed);
+    if (seed == 7) w = RandomCodebook(l.rows, l.cols, 64, false, false, seed);
+    ASSERT_THAT(ReplaceLinear(&model->graph, l.name, w), IsOk());
+    ++seed;
+  }
+  ExpectSameInOnnxRuntime(model->graph, InReference(*model), "quantized");
+}
+
+}  // namespace
+}  // namespace quant
