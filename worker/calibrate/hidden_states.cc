@@ -59,6 +59,17 @@ HiddenStates::HiddenStates(HiddenStates&& o) noexcept
       mapped_(std::exchange(o.mapped_, false)),
       memory_(std::move(o.memory_)) {}
 
+HiddenStates& HiddenStates::operator=(HiddenStates&& other) noexcept {
+  std::swap(tokens_, other.tokens_);
+  std::swap(offsets_, other.offsets_);
+  std::swap(width_, other.width_);
+  std::swap(data_, other.data_);
+  std::swap(size_, other.size_);
+  std::swap(mapped_, other.mapped_);
+  std::swap(memory_, other.memory_);
+  return *this;
+}
+
 HiddenStates::~HiddenStates() {
   if (mapped_) ::munmap(data_, size_);
 }

@@ -27,7 +27,7 @@ class HiddenStates {
   static absl::StatusOr<HiddenStates> Create(std::vector<int64_t> tokens, int64_t width, int64_t budget_bytes,
                                              const std::filesystem::path& spill_folder);
   HiddenStates(HiddenStates&& other) noexcept;
-  HiddenStates& operator=(HiddenStates&&) = delete;
+  HiddenStates& operator=(HiddenStates&& other) noexcept;
   ~HiddenStates();
 
   size_t samples() const { return tokens_.size(); }

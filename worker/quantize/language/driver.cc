@@ -134,7 +134,7 @@ class BlockWork {
       builders.push_back(std::move(b));
     }
     if (values.empty()) return moments;
-    RETURN_IF_ERROR(block_.Run(
+    const absl::Status ran = block_.Run(
         hidden_, windows_, values, options_.threads,
         [&](size_t sample, std::span<const Tensor> shown) -> absl::Status {
           for (size_t i = 0; i < shown.size(); ++i) {
@@ -144,7 +144,8 @@ class BlockWork {
         },
         [&](double fraction, std::string_view) {
           return Tell(progress_, (done_ + 0.8 * fraction) / total_, absl::StrCat("inputs of ", groups[0].linears[0].name));
-        }));
+        });
+    if (!ran.ok()) return ran;
     for (size_t i = 0; i < values.size(); ++i) moments[values[i]] = std::move(builders[i]).Finish();
     return moments;
   }
