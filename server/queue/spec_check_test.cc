@@ -206,7 +206,7 @@ INSTANTIATE_TEST_SUITE_P(
                   RecipeOf(s)->add_rules()->set_name("*");
                   RecipeOf(s)->mutable_rules(0)->mutable_recipe();
                 },
-                kLacking, "\"recipe\"", "skip"},
+                kInvalid, "rules[0].recipe", "no method"},
         BadCase{"Huge",
                 [](v1::JobSpec* s) {
                   for (int i = 0; i < 900; ++i) {

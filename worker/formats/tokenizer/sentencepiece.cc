@@ -20,7 +20,12 @@ class SentencePieceTokenizer : public Tokenizer {
       return absl::InvalidArgumentError(absl::StrCat("tokenizer.model has ", mapped->bytes().size(), " bytes; at most ",
                                                      kMaxTokenizerBytes, " are read"));
     }
-    if (const std::string wrong = library_.Load(mapped->text()); !wrong.empty()) {
+    std::string why;
+    library_ = SentencePieceLibrary::Open(&why);
+    if (library_ == nullptr) {
+      return absl::UnimplementedError(absl::StrCat("tokenizer.model needs libsentencepiece, which cannot be loaded: ", why));
+    }
+    if (const std::string wrong = library_->Load(mapped->text()); !wrong.empty()) {
       return absl::InvalidArgumentError(absl::StrCat("tokenizer.model is not a SentencePiece model: ", Quoted(wrong)));
     }
     if (vocab_size() < 1 || vocab_size() > kMaxVocabulary) {
@@ -37,7 +42,7 @@ class SentencePieceTokenizer : public Tokenizer {
     }
     if (!IsValidUtf8(text)) return absl::InvalidArgumentError("the text is not UTF-8");
     std::vector<int> pieces;
-    if (const std::string wrong = library_.Encode(text, pieces); !wrong.empty()) {
+    if (const std::string wrong = library_->Encode(text, pieces); !wrong.empty()) {
       return absl::InternalError(absl::StrCat("SentencePiece: ", Quoted(wrong)));
     }
     std::vector<int32_t> ids;
@@ -55,23 +60,23 @@ class SentencePieceTokenizer : public Tokenizer {
       }
     }
     std::string text;
-    if (const std::string wrong = library_.Decode({ids.begin(), ids.end()}, text); !wrong.empty()) {
+    if (const std::string wrong = library_->Decode({ids.begin(), ids.end()}, text); !wrong.empty()) {
       return absl::InternalError(absl::StrCat("SentencePiece: ", Quoted(wrong)));
     }
     return text;
   }
 
-  int64_t vocab_size() const override { return library_.size(); }
+  int64_t vocab_size() const override { return library_->size(); }
   std::string_view token(int32_t id) const override {
-    return id < 0 || id >= vocab_size() ? std::string_view() : library_.piece(id);
+    return id < 0 || id >= vocab_size() ? std::string_view() : library_->piece(id);
   }
-  std::optional<int32_t> bos() const override { return Known(library_.bos()); }
-  std::optional<int32_t> eos() const override { return Known(library_.eos()); }
+  std::optional<int32_t> bos() const override { return Known(library_->bos()); }
+  std::optional<int32_t> eos() const override { return Known(library_->eos()); }
 
  private:
   static std::optional<int32_t> Known(int id) { return id < 0 ? std::nullopt : std::optional<int32_t>(id); }
 
-  SentencePieceLibrary library_;
+  std::unique_ptr<SentencePieceLibrary> library_;
 };
 
 }  // namespace

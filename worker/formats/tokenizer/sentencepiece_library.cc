@@ -1,45 +1,32 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "worker/formats/tokenizer/sentencepiece_library.h"
 
-#include <sentencepiece_processor.h>
+#include <dlfcn.h>
 
-#include <exception>
+#include <filesystem>
+#include <system_error>
 
 namespace quant::tokenizer {
-namespace {
 
-// Runs `call`, which gives a sentencepiece::util::Status.
-template <typename Call>
-std::string Message(Call call) {
-  try {
-    const sentencepiece::util::Status status = call();
-    return status.ok() ? "" : status.ToString();
-  } catch (const std::exception& e) {
-    return e.what();
-  } catch (...) {
-    return "unknown exception";
+std::unique_ptr<SentencePieceLibrary> SentencePieceLibrary::Open(std::string* why) {
+#if defined(__SANITIZE_ADDRESS__)
+  // The sanitizer's interceptors cannot be bound past.
+  *why = "a program with AddressSanitizer cannot load libsentencepiece";
+  return nullptr;
+#else
+  std::error_code error;
+  const std::filesystem::path program = std::filesystem::read_symlink("/proc/self/exe", error);
+  const std::filesystem::path module = program.parent_path() / "quant_sentencepiece.so";
+  // Never closed: its code may run until the process ends.
+  void* const handle = ::dlopen(module.c_str(), RTLD_NOW | RTLD_LOCAL | RTLD_DEEPBIND);
+  void* const make = handle == nullptr ? nullptr : ::dlsym(handle, kMakeSentencePiece);
+  if (make == nullptr) {
+    const char* text = ::dlerror();
+    *why = text == nullptr ? "unknown error" : text;
+    return nullptr;
   }
+  return std::unique_ptr<SentencePieceLibrary>(reinterpret_cast<MakeSentencePiece>(make)());
+#endif
 }
-
-}  // namespace
-
-SentencePieceLibrary::SentencePieceLibrary() : processor_(std::make_unique<sentencepiece::SentencePieceProcessor>()) {
-  sentencepiece::SetMinLogLevel(3);  // errors come back as text
-}
-SentencePieceLibrary::~SentencePieceLibrary() = default;
-
-std::string SentencePieceLibrary::Load(std::string_view model) {
-  return Message([&] { return processor_->LoadFromSerializedProto(model); });
-}
-std::string SentencePieceLibrary::Encode(std::string_view text, std::vector<int>& ids) const {
-  return Message([&] { return processor_->Encode(text, &ids); });
-}
-std::string SentencePieceLibrary::Decode(const std::vector<int>& ids, std::string& text) const {
-  return Message([&] { return processor_->Decode(ids, &text); });
-}
-int SentencePieceLibrary::size() const { return processor_->GetPieceSize(); }
-std::string_view SentencePieceLibrary::piece(int id) const { return processor_->IdToPiece(id); }
-int SentencePieceLibrary::bos() const { return processor_->bos_id(); }
-int SentencePieceLibrary::eos() const { return processor_->eos_id(); }
 
 }  // namespace quant::tokenizer
