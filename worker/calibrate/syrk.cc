@@ -35,20 +35,35 @@ uint32_t RoundToBFloat16(float value) {
 
 }  // namespace
 
+namespace {
+
+constexpr int64_t kTile = 256;
+
+// sum[i, j] += x^T y on one tile. Inside a parallel region OpenBLAS runs on the calling thread.
+void ProductTile(const float* x, const float* y, int64_t tokens, int64_t cols, int64_t i, int64_t j, float* sum) {
+  cblas_sgemm(CblasRowMajor, CblasTrans, CblasNoTrans, static_cast<blasint>(std::min(kTile, cols - i)),
+              static_cast<blasint>(std::min(kTile, cols - j)), static_cast<blasint>(tokens), 1.0f, x + i,
+              static_cast<blasint>(cols), y + j, static_cast<blasint>(cols), 1.0f, sum + i * cols + j,
+              static_cast<blasint>(cols));
+}
+
+}  // namespace
+
 void AddFloat32(const float* x, int64_t tokens, int64_t cols, float* sum) {
-  constexpr int64_t kTile = 256;
   const std::vector<std::pair<int64_t, int64_t>> tiles = LowerTiles((cols + kTile - 1) / kTile);
   const auto count = static_cast<int64_t>(tiles.size());
 #pragma omp parallel for schedule(dynamic)
   for (int64_t t = 0; t < count; ++t) {
-    const int64_t i = tiles[static_cast<size_t>(t)].first * kTile;
-    const int64_t j = tiles[static_cast<size_t>(t)].second * kTile;
-    const int64_t rows = std::min(kTile, cols - i);
-    const int64_t width = std::min(kTile, cols - j);
-    // Inside a parallel region OpenBLAS runs on the calling thread.
-    cblas_sgemm(CblasRowMajor, CblasTrans, CblasNoTrans, static_cast<blasint>(rows), static_cast<blasint>(width),
-                static_cast<blasint>(tokens), 1.0f, x + i, static_cast<blasint>(cols), x + j,
-                static_cast<blasint>(cols), 1.0f, sum + i * cols + j, static_cast<blasint>(cols));
+    const auto [i, j] = tiles[static_cast<size_t>(t)];
+    ProductTile(x, x, tokens, cols, i * kTile, j * kTile, sum);
+  }
+}
+
+void AddCrossFloat32(const float* x, const float* y, int64_t tokens, int64_t cols, float* sum) {
+  const int64_t side = (cols + kTile - 1) / kTile;
+#pragma omp parallel for schedule(dynamic)
+  for (int64_t t = 0; t < side * side; ++t) {
+    ProductTile(x, y, tokens, cols, t / side * kTile, t % side * kTile, sum);
   }
 }
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The products behind a Hessian, one block of tokens at a time: sum += X^T X on the lower triangle.
+// The products behind Hessians and cross moments, one block of tokens at a time.
 // Work is cut into tiles of fixed size, each done by one thread, so the bits do not depend on the number of threads.
 #ifndef QUANT_WORKER_CALIBRATE_SYRK_H_
 #define QUANT_WORKER_CALIBRATE_SYRK_H_
@@ -11,6 +11,9 @@ namespace quant::syrk {
 // sum[i, j] += sum over tokens of x[t, i] x[t, j] for j <= i, and for j > i in tiles on the diagonal.
 // x is [tokens, cols] row-major; sum is [cols, cols].
 void AddFloat32(const float* x, int64_t tokens, int64_t cols, float* sum);
+
+// sum[i, j] += sum over tokens of x[t, i] y[t, j], all i and j.
+void AddCrossFloat32(const float* x, const float* y, int64_t tokens, int64_t cols, float* sum);
 
 // Whether this CPU has AddBFloat16 (AVX512_BF16); false too when ONEDNN_MAX_CPU_ISA forbids it.
 bool HasBFloat16();

@@ -46,6 +46,12 @@ inline void SolveRightTransposed(int64_t m, int64_t n, const double* l, int64_t 
               Int(ldb));
 }
 
+// b[m, n] = b L^-1 with L[n, n] lower.
+inline void SolveRight(int64_t m, int64_t n, const float* l, int64_t ldl, float* b, int64_t ldb) {
+  cblas_strsm(CblasRowMajor, CblasRight, CblasLower, CblasNoTrans, CblasNonUnit, Int(m), Int(n), 1.0f, l, Int(ldl), b,
+              Int(ldb));
+}
+
 // b[n, m] = -L^-T b with L[n, n] lower.
 inline void NegativeSolveLeftTransposed(int64_t n, int64_t m, const float* l, int64_t ldl, float* b, int64_t ldb) {
   cblas_strsm(CblasRowMajor, CblasLeft, CblasLower, CblasTrans, CblasNonUnit, Int(n), Int(m), -1.0f, l, Int(ldl), b,
