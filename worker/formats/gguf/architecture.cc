@@ -62,6 +62,11 @@ absl::Status ReadRopeScaling(const Checkpoint& c, double base, GgufArchitecture*
   return absl::OkStatus();
 }
 
+bool IsPermuted(const GgufArchitecture& architecture, std::string_view name) {
+  return architecture.permutes && (name.find(".self_attn.q_proj.") != std::string_view::npos ||
+                                   name.find(".self_attn.k_proj.") != std::string_view::npos);
+}
+
 }  // namespace
 
 absl::StatusOr<GgufArchitecture> ReadGgufArchitecture(const Checkpoint& c) {
@@ -150,12 +155,15 @@ std::optional<std::string> GgufTensorName(std::string_view name) {
 }
 
 int64_t GgufSourceRow(const GgufArchitecture& architecture, std::string_view name, int64_t row) {
-  if (!architecture.permutes) return row;
-  const bool projection = name.find(".self_attn.q_proj.") != std::string_view::npos ||
-                          name.find(".self_attn.k_proj.") != std::string_view::npos;
-  if (!projection) return row;
+  if (!IsPermuted(architecture, name)) return row;
   const int64_t head = row / architecture.head_dim, at = row % architecture.head_dim;
   return head * architecture.head_dim + at % 2 * (architecture.head_dim / 2) + at / 2;
+}
+
+int64_t GgufRowOf(const GgufArchitecture& architecture, std::string_view name, int64_t row) {
+  if (!IsPermuted(architecture, name)) return row;
+  const int64_t head = row / architecture.head_dim, at = row % architecture.head_dim, half = architecture.head_dim / 2;
+  return head * architecture.head_dim + 2 * (at % half) + at / half;
 }
 
 }  // namespace quant

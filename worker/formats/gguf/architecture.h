@@ -40,6 +40,9 @@ std::optional<std::string> GgufTensorName(std::string_view name);
 // architectures that permute. There, within each head, new row 2j + b is old row b * head_dim / 2 + j.
 int64_t GgufSourceRow(const GgufArchitecture& architecture, std::string_view name, int64_t row);
 
+// The reverse: where in the file the checkpoint's row `row` is.
+int64_t GgufRowOf(const GgufArchitecture& architecture, std::string_view name, int64_t row);
+
 }  // namespace quant
 
 #endif  // QUANT_WORKER_FORMATS_GGUF_ARCHITECTURE_H_

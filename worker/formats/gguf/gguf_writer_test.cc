@@ -9,6 +9,7 @@
 #include "absl/status/status_matchers.h"
 #include "worker/formats/checkpoint_testing.h"
 #include "worker/formats/gguf/architecture.h"
+#include "worker/formats/gguf/gguf_model.h"
 
 namespace quant {
 namespace {
@@ -86,6 +87,7 @@ std::string Write(const TempDir& dir, const Model& m,
   auto writer = CreateGgufWriter(*source, dir / "out", {.tool_version = "1.0"});
   CHECK_OK(writer.status());
   std::string arguments;
+  std::map<std::string, std::vector<float>> expected;
   for (const auto& [name, tensor] : source->tensors()) {
     const std::optional<std::string> as = GgufTensorName(name);
     CHECK(as.has_value()) << name;
@@ -102,11 +104,22 @@ std::string Write(const TempDir& dir, const Model& m,
       CHECK_OK((*writer)->AddTensor(name, tensor));
     }
     if (as->empty()) continue;
+    expected[name] = values;
     testing::WriteFile(dir / (*as + ".f32"), {reinterpret_cast<const char*>(values.data()), values.size() * 4});
     absl::StrAppend(&arguments, " ", *as, "=", (dir / (*as + ".f32")).string(),
                     w.has_value() ? absl::StrCat(",", tolerance) : "");
   }
   CHECK_OK((*writer)->Finish());
+  // Our own reader, under the names and in the rows of the checkpoint.
+  const auto model = GgufModel::Open(dir / "out" / "model.gguf");
+  CHECK_OK(model.status());
+  for (const auto& [name, want] : expected) {
+    const auto got = (*model)->Rows(name, 0, source->Find(name)->dim(0));
+    CHECK_OK(got.status());
+    CHECK_EQ(got->size(), want.size());
+    const float limit = name.find("_proj.weight") != std::string::npos ? tolerance : 0;
+    for (size_t i = 0; i < want.size(); ++i) EXPECT_NEAR((*got)[i], want[i], limit) << name << " " << i;
+  }
   if (notes != nullptr) *notes = (*writer)->notes();
   const std::string command =
       absl::StrCat("python3 ", QUANT_SOURCE_DIR, "/read_gguf.py ", (dir / "out" / "model.gguf").string(), arguments,
@@ -199,6 +212,7 @@ TEST(GgufArchitecture, RowsOfQueriesAndKeysArePermutedInEachHead) {
     EXPECT_EQ(GgufSourceRow(a, "model.layers.0.self_attn.q_proj.weight", r), r / 8 * 8 + want[r % 8]);
     EXPECT_EQ(GgufSourceRow(a, "model.layers.0.self_attn.k_proj.bias", r), r / 8 * 8 + want[r % 8]);
     EXPECT_EQ(GgufSourceRow(a, "model.layers.0.self_attn.v_proj.weight", r), r);
+    EXPECT_EQ(GgufRowOf(a, "model.layers.0.self_attn.k_proj.bias", r / 8 * 8 + want[r % 8]), r);
   }
 }
 

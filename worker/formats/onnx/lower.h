@@ -25,7 +25,8 @@ absl::Status LowerToOpset21(Graph& graph);
 //   2, 3 and 4 bits: MatMulNBits with 4 bits, in blocks of the largest of 256, 128, 64, 32, 16 that divides the group,
 //     scales repeated; groups that none of them divides: uint4 DequantizeLinear with blocks of the group, and MatMul;
 //   8 bits: uint8 DequantizeLinear and MatMul (ONNX Runtime 1.21 has MatMulNBits for 4 bits only);
-//   NF4 and FP4: com.microsoft MatMulBnb4 where table and block size are its own, else the table read by Gather.
+//   NF4 and FP4: com.microsoft MatMulBnb4, magnitudes repeated where blocks are larger than its largest, 256; any other
+//     table is read by Gather.
 // INVALID_ARGUMENT as QuantizedWeightsOf. UNIMPLEMENTED naming the node: zero points that are not integers with 8 bits
 // or with groups that no block divides.
 absl::Status LowerQuantizedLinears(Graph& graph);

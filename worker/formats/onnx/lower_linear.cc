@@ -95,19 +95,29 @@ class LinearLowering {
       return std::equal(table.begin(), table.end(), w.codebook.begin());
     };
     const bool nf4 = is(Nf4Table());
-    if ((nf4 || is(Fp4Table())) && IsBlock(w.block_size)) {
-      out_->push_back(
-          {.name = node_.name,
-           .op_type = "MatMulBnb4",
-           .domain = kMicrosoftDomain,
-           .inputs = {node_.input(0), node_.input(1), node_.input(2)},
-           .outputs = node_.outputs,
-           .attributes = {
-               {"K", w.cols}, {"N", w.rows}, {"block_size", w.block_size}, {"quant_type", int64_t{nf4 ? 1 : 0}}}});
-      graph_.other_opsets[kMicrosoftDomain] = 1;
-      return absl::OkStatus();
+    if (!nf4 && !is(Fp4Table())) return Gathered(w);
+    // Blocks of the flattened matrix: larger ones are several of the largest there is.
+    const int64_t block = std::min(w.block_size, kBlocks[0]);
+    if (!IsBlock(block)) return Gathered(w);
+    std::string absmax = node_.input(2);
+    if (block != w.block_size) {
+      std::vector<float> repeated;
+      for (int64_t at = 0; at < w.rows * w.cols; at += block) {
+        repeated.push_back(w.absmax[static_cast<size_t>(at / w.block_size)]);
+      }
+      absmax = Constant("absmax", Tensor::Of<float>({static_cast<int64_t>(repeated.size())}, repeated));
     }
-    return Gathered(w);
+    out_->push_back({.name = node_.name,
+                     .op_type = "MatMulBnb4",
+                     .domain = kMicrosoftDomain,
+                     .inputs = {node_.input(0), node_.input(1), absmax},
+                     .outputs = node_.outputs,
+                     .attributes = {{"K", w.cols},
+                                    {"N", w.rows},
+                                    {"block_size", block},
+                                    {"quant_type", int64_t{nf4 ? 1 : 0}}}});
+    graph_.other_opsets[kMicrosoftDomain] = 1;
+    return absl::OkStatus();
   }
 
  private:
