@@ -76,6 +76,8 @@ absl::StatusOr<AddedTokens> AddedTokens::Read(const Fields& file, const Vocabula
     }
     if (!content.empty()) (normalized ? added.normalized_ : added.raw_).Add(content, index);
   }
+  added.raw_.Finish();
+  added.normalized_.Finish();
   return added;
 }
 

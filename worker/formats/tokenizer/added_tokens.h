@@ -10,9 +10,9 @@
 #include <cstdint>
 #include <memory>
 #include <string_view>
+#include <unordered_set>
 #include <vector>
 
-#include "absl/container/flat_hash_set.h"
 #include "absl/status/statusor.h"
 #include "worker/formats/tokenizer/fields.h"
 #include "worker/formats/tokenizer/model.h"
@@ -51,7 +51,7 @@ class AddedTokens {
   std::vector<Token> tokens_;
   Trie raw_;  // values: index into tokens_
   Trie normalized_;
-  absl::flat_hash_set<int32_t> special_;
+  std::unordered_set<int32_t> special_;
 };
 
 }  // namespace quant::tokenizer

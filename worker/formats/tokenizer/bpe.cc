@@ -4,10 +4,10 @@
 #include <cstdint>
 #include <queue>
 #include <string>
+#include <unordered_map>
 #include <utility>
 #include <vector>
 
-#include "absl/container/flat_hash_map.h"
 #include "absl/strings/str_cat.h"
 #include "common/status_macros.h"
 #include "common/strings.h"
@@ -28,6 +28,16 @@ uint64_t PairKey(int32_t left, int32_t right) {
   return static_cast<uint64_t>(static_cast<uint32_t>(left)) << 32 | static_cast<uint32_t>(right);
 }
 
+// Spreads keys that differ in high bits only (splitmix64's last steps).
+struct KeyHash {
+  size_t operator()(uint64_t key) const {
+    key = (key ^ (key >> 30)) * 0xBF58476D1CE4E5B9;
+    key = (key ^ (key >> 27)) * 0x94D049BB133111EB;
+    return key ^ (key >> 31);
+  }
+};
+using MergeMap = std::unordered_map<uint64_t, Merge, KeyHash>;
+
 struct BpeOptions {
   std::optional<int32_t> unk;
   bool fuse_unk = false;
@@ -39,7 +49,7 @@ struct BpeOptions {
 
 class Bpe : public TokenModel {
  public:
-  Bpe(Vocabulary vocabulary, absl::flat_hash_map<uint64_t, Merge> merges, BpeOptions options)
+  Bpe(Vocabulary vocabulary, MergeMap merges, BpeOptions options)
       : TokenModel(std::move(vocabulary)), merges_(std::move(merges)), options_(std::move(options)) {
     if (options_.byte_fallback) bytes_ = this->vocabulary().ByteTokens();
   }
@@ -138,7 +148,7 @@ class Bpe : public TokenModel {
     std::erase(symbols, kGone);
   }
 
-  absl::flat_hash_map<uint64_t, Merge> merges_;
+  MergeMap merges_;
   BpeOptions options_;
   std::array<std::optional<int32_t>, 256> bytes_;
 };
@@ -162,13 +172,12 @@ absl::Status SplitMerge(const Fields& fields, const nlohmann::json& entry, size_
   return fields.Wrong("merges", absl::StrCat("has an entry ", rank, " that is not a pair of tokens"));
 }
 
-absl::StatusOr<absl::flat_hash_map<uint64_t, Merge>> ReadMerges(const Fields& fields, const Vocabulary& vocabulary,
-                                                                size_t prefix_size) {
+absl::StatusOr<MergeMap> ReadMerges(const Fields& fields, const Vocabulary& vocabulary, size_t prefix_size) {
   const nlohmann::json* merges = fields.Find("merges");
   if (merges == nullptr || !merges->is_array() || merges->size() > static_cast<size_t>(kMaxMerges)) {
     return fields.Wrong("merges", absl::StrCat("is not an array of at most ", kMaxMerges, " pairs"));
   }
-  absl::flat_hash_map<uint64_t, Merge> map;
+  MergeMap map;
   map.reserve(merges->size());
   std::string left;
   std::string right;

@@ -32,7 +32,7 @@ absl::Status Vocabulary::Add(std::string token, int64_t id) {
 }
 
 std::optional<int32_t> Vocabulary::Find(std::string_view token) const {
-  const auto it = ids_.find(AbslView(token));
+  const auto it = ids_.find(token);
   return it == ids_.end() ? std::nullopt : std::optional<int32_t>(it->second);
 }
 

@@ -8,13 +8,15 @@
 
 #include <array>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
 #include <string_view>
+#include <unordered_map>
+#include <utility>
 #include <vector>
 
-#include "absl/container/flat_hash_map.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "worker/formats/tokenizer/fields.h"
@@ -34,7 +36,12 @@ class Vocabulary {
   std::array<std::optional<int32_t>, 256> ByteTokens() const;
 
  private:
-  absl::flat_hash_map<std::string, int32_t> ids_;
+  // Looks std::string_view up as it is.
+  struct Hash {
+    using is_transparent = void;
+    size_t operator()(std::string_view s) const { return std::hash<std::string_view>()(s); }
+  };
+  std::unordered_map<std::string, int32_t, Hash, std::equal_to<>> ids_;
   std::vector<std::string> tokens_;
 };
 

@@ -113,7 +113,7 @@ TEST(HostileTest, TextsThatAreNone) {
   ASSERT_TRUE(tokenizer.ok()) << tokenizer.status();
   EXPECT_THAT((*tokenizer)->Encode("a\xff", false), StatusIs(kInvalid, HasSubstr("not UTF-8")));
   EXPECT_THAT((*tokenizer)->Encode(std::string(static_cast<size_t>(Tokenizer::kMaxTextBytes) + 1, 'a'), false),
-              StatusIs(kInvalid, HasSubstr("67108864")));
+              StatusIs(kInvalid, HasSubstr("33554432")));
   EXPECT_EQ(testing::Ids(**tokenizer, ""), std::vector<int32_t>());
   EXPECT_THAT((*tokenizer)->Decode(std::vector<int32_t>{0, 2}), StatusIs(kInvalid, HasSubstr("id 2 at position 1")));
   EXPECT_THAT((*tokenizer)->Decode(std::vector<int32_t>{-1}), StatusIs(kInvalid));

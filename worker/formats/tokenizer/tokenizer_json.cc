@@ -4,9 +4,9 @@
 #include "worker/formats/tokenizer/tokenizer_json.h"
 
 #include <algorithm>
+#include <unordered_map>
 #include <utility>
 
-#include "absl/container/flat_hash_map.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "common/status_macros.h"
@@ -45,7 +45,7 @@ class PieceCache {
  private:
   static constexpr size_t kMaxBytes = 64;
   static constexpr size_t kMaxPieces = 1 << 16;
-  absl::flat_hash_map<std::string, std::vector<int32_t>> ids_;
+  std::unordered_map<std::string, std::vector<int32_t>> ids_;
 };
 
 class JsonTokenizer : public Tokenizer {

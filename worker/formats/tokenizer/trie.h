@@ -3,51 +3,70 @@
 #ifndef QUANT_WORKER_FORMATS_TOKENIZER_TRIE_H_
 #define QUANT_WORKER_FORMATS_TOKENIZER_TRIE_H_
 
+#include <algorithm>
+#include <array>
 #include <cstddef>
 #include <cstdint>
+#include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
-
-#include "absl/container/flat_hash_map.h"
 
 namespace quant::tokenizer {
 
-// One node per distinct prefix, edges in one hash map. Thread-compatible.
+// The strings in order; those with a common prefix are a range, which each further byte narrows by binary search. Takes
+// little more memory than the strings. Immutable after Finish.
 class Trie {
  public:
-  // `value` >= 0; a string given again keeps its last value.
+  // A string given again keeps its last value; an empty one is never found.
   void Add(std::string_view string, int32_t value) {
-    uint32_t node = 0;
-    for (const char c : string) {
-      const auto [it, is_new] = edges_.try_emplace(Key(node, c), static_cast<uint32_t>(values_.size()));
-      if (is_new) values_.push_back(kNone);
-      node = it->second;
+    if (!string.empty()) strings_.emplace_back(string, value);
+  }
+
+  // To be called once, after the last Add.
+  void Finish() {
+    std::stable_sort(strings_.begin(), strings_.end(),
+                     [](const Entry& a, const Entry& b) { return a.first < b.first; });
+    size_t kept = 0;
+    for (size_t i = 0; i < strings_.size(); ++i) {
+      const bool again = kept > 0 && strings_[kept - 1].first == strings_[i].first;
+      if (again) --kept;
+      if (kept != i) strings_[kept] = std::move(strings_[i]);
+      ++kept;
     }
-    values_[node] = value;
+    strings_.resize(kept);
+    for (const Entry& entry : strings_) ++first_[Byte(entry.first[0]) + 1];
+    for (size_t b = 1; b < first_.size(); ++b) first_[b] += first_[b - 1];
   }
 
   // Calls visit(bytes, value) for each string that text.substr(at) begins with, the shortest first.
   template <typename Visit>
   void ForEachPrefix(std::string_view text, size_t at, Visit visit) const {
-    uint32_t node = 0;
-    for (size_t i = at; i < text.size(); ++i) {
-      const auto it = edges_.find(Key(node, text[i]));
-      if (it == edges_.end()) return;
-      node = it->second;
-      if (values_[node] != kNone) visit(i + 1 - at, values_[node]);
+    if (at >= text.size()) return;
+    size_t low = first_[Byte(text[at])];
+    size_t high = first_[Byte(text[at]) + 1];
+    for (size_t bytes = 1; low < high; ++bytes) {
+      if (strings_[low].first.size() == bytes) visit(bytes, strings_[low++].second);
+      if (at + bytes >= text.size()) return;
+      const size_t next = Byte(text[at + bytes]);
+      const auto begin = strings_.begin();
+      const auto before = [bytes](const Entry& entry, size_t b) { return Byte(entry.first[bytes]) < b; };
+      const auto from =
+          std::lower_bound(begin + static_cast<ptrdiff_t>(low), begin + static_cast<ptrdiff_t>(high), next, before);
+      const auto to = std::lower_bound(from, begin + static_cast<ptrdiff_t>(high), next + 1, before);
+      low = static_cast<size_t>(from - begin);
+      high = static_cast<size_t>(to - begin);
     }
   }
 
-  bool empty() const { return edges_.empty(); }
+  bool empty() const { return strings_.empty(); }
 
  private:
-  static constexpr int32_t kNone = -1;
-  static uint64_t Key(uint32_t node, char c) {
-    return static_cast<uint64_t>(node) << 8 | static_cast<unsigned char>(c);
-  }
+  using Entry = std::pair<std::string, int32_t>;
+  static size_t Byte(char c) { return static_cast<unsigned char>(c); }
 
-  absl::flat_hash_map<uint64_t, uint32_t> edges_;
-  std::vector<int32_t> values_{kNone};
+  std::vector<Entry> strings_;
+  std::array<size_t, 257> first_{};  // where the strings that begin with a byte start
 };
 
 }  // namespace quant::tokenizer

@@ -26,6 +26,7 @@ class Unigram : public TokenModel {
     for (int64_t id = 0; id < this->vocabulary().size(); ++id) {
       trie_.Add(this->vocabulary().token(static_cast<int32_t>(id)), static_cast<int32_t>(id));
     }
+    trie_.Finish();
     unknown_score_ = *std::min_element(scores_.begin(), scores_.end()) - kUnknownPenalty;
     if (byte_fallback_) bytes_ = this->vocabulary().ByteTokens();
   }

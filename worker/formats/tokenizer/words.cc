@@ -22,6 +22,8 @@ class WordPiece : public TokenModel {
       starts_.Add(token, id);
       if (token.starts_with(prefix)) continuations_.Add(token.substr(prefix.size()), id);
     }
+    starts_.Finish();
+    continuations_.Finish();
   }
 
   absl::Status Encode(std::string_view piece, std::vector<int32_t>& out) const override {
