@@ -2,13 +2,11 @@
 #include "worker/quantize/language/block.h"
 
 #include <algorithm>
-#include <memory>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "common/status_macros.h"
 #include "worker/graph/subgraph.h"
-#include "worker/runtime/executable.h"
 
 namespace quant {
 namespace {
@@ -45,47 +43,45 @@ std::vector<InputGroup> DecoderBlock::Groups() const {
   return groups;
 }
 
-absl::Status DecoderBlock::Run(const HiddenStates& hidden, TokenWindows tokens, std::span<const std::string> values,
-                               int threads, const OnSample& on_sample, const ProgressFn& progress) const {
+absl::StatusOr<BlockRunner> DecoderBlock::Runner(std::span<const std::string> values, int threads) const {
+  BlockRunner runner;
+  runner.input_ = input_;
+  runner.values_.assign(values.begin(), values.end());
   // The input is no output of a graph: it is handed on as it is.
   std::vector<std::string> computed;
   for (const std::string& v : values) {
     if (v != input_) computed.push_back(v);
   }
-  std::unique_ptr<Executable> executable;
-  std::vector<std::string> inputs;
-  if (!computed.empty()) {
-    const std::vector<ValueInfo> from = {HiddenInfo(input_)};
-    ASSIGN_OR_RETURN(Graph part, Subgraph(graph_, from, computed));
-    for (const ValueInfo& v : part.inputs) inputs.push_back(v.name);
-    ASSIGN_OR_RETURN(executable, Compile(std::make_shared<const Graph>(std::move(part)), {.threads = threads, .max_plans = 2}));
-  }
-  for (size_t s = 0; s < hidden.samples(); ++s) {
-    if (absl::Status status = Tell(progress, static_cast<double>(s) / static_cast<double>(hidden.samples()), "");
-        !status.ok()) {
-      return status;
-    }
-    ASSIGN_OR_RETURN(const Tensor x, hidden.Read(s));
+  if (computed.empty()) return runner;
+  const std::vector<ValueInfo> from = {HiddenInfo(input_)};
+  ASSIGN_OR_RETURN(Graph part, Subgraph(graph_, from, computed));
+  for (const ValueInfo& v : part.inputs) runner.inputs_.push_back(v.name);
+  ASSIGN_OR_RETURN(runner.executable_,
+                   Compile(std::make_shared<const Graph>(std::move(part)), {.threads = threads, .max_plans = 2}));
+  return runner;
+}
+
+absl::StatusOr<std::span<const Tensor>> BlockRunner::Run(const HiddenStates& hidden, size_t sample,
+                                                         std::span<const int32_t> ids) {
+  ASSIGN_OR_RETURN(const Tensor x, hidden.Read(sample));
+  std::span<const Tensor> out;
+  if (executable_ != nullptr) {
     std::vector<Tensor> given;
-    for (const std::string& name : inputs) {
+    for (const std::string& name : inputs_) {
       if (name == input_) {
         given.push_back(x);
         continue;
       }
-      ASSIGN_OR_RETURN(Tensor ids, Tensor::Allocate(DType::kInt64, {1, hidden.tokens(s)}));
-      std::copy(tokens[s].begin(), tokens[s].end(), ids.mutable_data<int64_t>().begin());
-      given.push_back(std::move(ids));
+      ASSIGN_OR_RETURN(Tensor tokens, Tensor::Allocate(DType::kInt64, {1, static_cast<int64_t>(ids.size())}));
+      std::copy(ids.begin(), ids.end(), tokens.mutable_data<int64_t>().begin());
+      given.push_back(std::move(tokens));
     }
-    std::span<const Tensor> out;
-    if (executable != nullptr) {
-      ASSIGN_OR_RETURN(out, executable->Run(given));
-    }
-    std::vector<Tensor> shown;
-    size_t next = 0;
-    for (const std::string& v : values) shown.push_back(v == input_ ? x : out[next++]);
-    RETURN_IF_ERROR(on_sample(s, shown));
+    ASSIGN_OR_RETURN(out, executable_->Run(given));
   }
-  return absl::OkStatus();
+  shown_.clear();
+  size_t next = 0;
+  for (const std::string& v : values_) shown_.push_back(v == input_ ? x : out[next++]);
+  return std::span<const Tensor>(shown_);
 }
 
 }  // namespace quant

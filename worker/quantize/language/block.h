@@ -5,7 +5,7 @@
 #define QUANT_WORKER_QUANTIZE_LANGUAGE_BLOCK_H_
 
 #include <cstdint>
-#include <functional>
+#include <memory>
 #include <span>
 #include <string>
 #include <vector>
@@ -13,9 +13,9 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "worker/calibrate/hidden_states.h"
-#include "worker/calibrate/progress.h"
 #include "worker/graph/graph.h"
 #include "worker/graph/linear.h"
+#include "worker/runtime/executable.h"
 
 namespace quant {
 
@@ -25,6 +25,23 @@ using TokenWindows = std::span<const std::vector<int32_t>>;
 struct InputGroup {
   std::string input;
   std::vector<Linear> linears;  // in graph order
+};
+
+// Part of a block, compiled: the values it was made for, sample by sample. Thread-compatible.
+class BlockRunner {
+ public:
+  // The values for sample `sample` of `hidden`, float32 [1, tokens, width], valid until the next Run. `ids` are the
+  // sample's tokens: positions follow from their number.
+  absl::StatusOr<std::span<const Tensor>> Run(const HiddenStates& hidden, size_t sample, std::span<const int32_t> ids);
+
+ private:
+  friend class DecoderBlock;
+
+  std::string input_;
+  std::vector<std::string> values_;
+  std::vector<std::string> inputs_;         // of the executable, by name
+  std::unique_ptr<Executable> executable_;  // null: only the block's input is asked for
+  std::vector<Tensor> shown_;
 };
 
 // Thread-compatible.
@@ -42,13 +59,8 @@ class DecoderBlock {
   // In graph order of their first layers; what is quantized already is not in it.
   std::vector<InputGroup> Groups() const;
 
-  // Called with the sample's number and the values asked for, float32 [1, tokens, width], valid during the call.
-  using OnSample = std::function<absl::Status(size_t sample, std::span<const Tensor> values)>;
-
-  // Runs every sample as far as `values` need (names of this block's values; the input itself is allowed). `tokens` are
-  // the samples' ids: positions follow from their number.
-  absl::Status Run(const HiddenStates& hidden, TokenWindows tokens, std::span<const std::string> values, int threads,
-                   const OnSample& on_sample, const ProgressFn& progress) const;
+  // Computes `values` (names of this block's values; the input itself is allowed), and no more than they need.
+  absl::StatusOr<BlockRunner> Runner(std::span<const std::string> values, int threads) const;
 
  private:
   std::string input_;

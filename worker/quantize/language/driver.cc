@@ -8,9 +8,11 @@
 
 #include "absl/strings/str_cat.h"
 #include "common/status_macros.h"
+#include "worker/calibrate/cross_moment.h"
 #include "worker/calibrate/hessian.h"
 #include "worker/graph/subgraph.h"
 #include "worker/quantize/language/awq_block.h"
+#include "worker/quantize/weight_only/input_error.h"
 #include "worker/runtime/executable.h"
 
 namespace quant {
@@ -31,42 +33,58 @@ absl::Status AtValue(const absl::Status& status, const std::string& value, size_
 // The Hessians of one input: of the samples to learn from, and of those held out.
 struct Moments {
   HessianMatrix fit;
-  HessianMatrix judge;  // cols 0: none held out
+  HessianMatrix judge;      // cols 0: none held out
+  CrossMomentMatrix cross;  // cols 0: not gathered; over the samples of `fit`
   const HessianMatrix& Judge() const { return judge.cols > 0 ? judge : fit; }
 };
 
 class MomentsBuilder {
  public:
-  static absl::StatusOr<MomentsBuilder> Create(int64_t cols, size_t samples) {
+  static absl::StatusOr<MomentsBuilder> Create(int64_t cols, size_t samples, bool cross) {
     MomentsBuilder b;
     b.samples_ = samples;
     ASSIGN_OR_RETURN(b.fit_, Hessian::Create(cols));
     if (samples >= kHoldOutEvery) {
       ASSIGN_OR_RETURN(b.judge_, Hessian::Create(cols));
     }
+    if (cross) {
+      ASSIGN_OR_RETURN(b.cross_, CrossMoment::Create(cols));
+    }
     return b;
   }
-  absl::Status Add(size_t sample, const Tensor& x) {
+  bool wants_original(size_t sample) const { return cross_.has_value() && !HeldOut(sample, samples_); }
+  // `original` is null unless wants_original.
+  absl::Status Add(size_t sample, const Tensor& x, const Tensor* original) {
     std::optional<Hessian>& h = HeldOut(sample, samples_) ? judge_ : fit_;
-    return h->Add(Floats(x), x.elements() / h->cols());
+    const int64_t tokens = x.elements() / h->cols();
+    RETURN_IF_ERROR(h->Add(Floats(x), tokens));
+    return original == nullptr ? absl::OkStatus() : cross_->Add(Floats(*original), Floats(x), tokens);
   }
   Moments Finish() && {
-    Moments m{.fit = std::move(*fit_).Finish(), .judge = {}};
+    Moments m{.fit = std::move(*fit_).Finish(), .judge = {}, .cross = {}};
     if (judge_.has_value()) m.judge = std::move(*judge_).Finish();
+    if (cross_.has_value()) m.cross = std::move(*cross_).Finish();
     return m;
   }
 
  private:
   size_t samples_ = 0;
   std::optional<Hessian> fit_, judge_;
+  std::optional<CrossMoment> cross_;
 };
 
 // Works on one block; made anew for each.
 class BlockWork {
  public:
-  BlockWork(DecoderBlock block, const HiddenStates& hidden, TokenWindows windows, const DriverOptions& options,
-            const ProgressFn& progress)
-      : block_(std::move(block)), hidden_(hidden), windows_(windows), options_(options), progress_(progress) {}
+  // `original` is the block as it was; null where the original model does not run beside.
+  BlockWork(DecoderBlock block, const DecoderBlock* original, const HiddenStates& hidden, TokenWindows windows,
+            const DriverOptions& options, const ProgressFn& progress)
+      : block_(std::move(block)),
+        original_(original),
+        hidden_(hidden),
+        windows_(windows),
+        options_(options),
+        progress_(progress) {}
 
   absl::StatusOr<BlockResult> Run() {
     const std::vector<InputGroup> groups = block_.Groups();
@@ -127,25 +145,41 @@ class BlockWork {
     std::vector<std::string> values;
     std::vector<MomentsBuilder> builders;
     std::map<std::string, Moments> moments;
+    bool any_cross = false;
     for (const InputGroup& g : groups) {
-      if (std::none_of(g.linears.begin(), g.linears.end(), [&](const Linear& l) { return NeedsData(methods_[l.name]); })) continue;
+      const auto is = [&](auto&& what) {
+        return std::any_of(g.linears.begin(), g.linears.end(), [&](const Linear& l) { return what(methods_[l.name]); });
+      };
+      if (!is([](const LinearMethod& m) { return NeedsData(m); })) continue;
+      // AWQ's scales change what an input is: it is not compared with the original's.
+      const bool cross = original_ != nullptr && is([](const LinearMethod& m) {
+                           return m.kind == LinearMethod::Kind::kGptq && !m.scaled;
+                         });
+      any_cross = any_cross || cross;
       values.push_back(g.input);
-      ASSIGN_OR_RETURN(MomentsBuilder b, MomentsBuilder::Create(g.linears[0].cols, hidden_.samples()));
+      ASSIGN_OR_RETURN(MomentsBuilder b, MomentsBuilder::Create(g.linears[0].cols, windows_.size(), cross));
       builders.push_back(std::move(b));
     }
     if (values.empty()) return moments;
-    const absl::Status ran = block_.Run(
-        hidden_, windows_, values, options_.threads,
-        [&](size_t sample, std::span<const Tensor> shown) -> absl::Status {
-          for (size_t i = 0; i < shown.size(); ++i) {
-            RETURN_IF_ERROR(AtValue(builders[i].Add(sample, shown[i]), values[i], sample));
-          }
-          return absl::OkStatus();
-        },
-        [&](double fraction, std::string_view) {
-          return Tell(progress_, (done_ + 0.8 * fraction) / total_, absl::StrCat("inputs of ", groups[0].linears[0].name));
-        });
-    if (!ran.ok()) return ran;
+    ASSIGN_OR_RETURN(BlockRunner runner, block_.Runner(values, options_.threads));
+    std::optional<BlockRunner> original;
+    if (any_cross) {
+      ASSIGN_OR_RETURN(original, original_->Runner(values, options_.threads));
+    }
+    for (size_t s = 0; s < windows_.size(); ++s) {
+      const double fraction = static_cast<double>(s) / static_cast<double>(windows_.size());
+      RETURN_IF_ERROR(Tell(progress_, (done_ + 0.8 * fraction) / total_,
+                           absl::StrCat("inputs of ", groups[0].linears[0].name)));
+      ASSIGN_OR_RETURN(const std::span<const Tensor> y, runner.Run(hidden_, s, windows_[s]));
+      std::span<const Tensor> x;
+      if (original.has_value() && !HeldOut(s, windows_.size())) {
+        ASSIGN_OR_RETURN(x, original->Run(hidden_, windows_.size() + s, windows_[s]));
+      }
+      for (size_t i = 0; i < y.size(); ++i) {
+        const Tensor* beside = builders[i].wants_original(s) ? &x[i] : nullptr;
+        RETURN_IF_ERROR(AtValue(builders[i].Add(s, y[i], beside), values[i], s));
+      }
+    }
     for (size_t i = 0; i < values.size(); ++i) moments[values[i]] = std::move(builders[i]).Finish();
     return moments;
   }
@@ -166,7 +200,14 @@ class BlockWork {
     }
     RETURN_IF_ERROR(Say(linear.name));
     // The graph's initializer: AWQ may have changed it.
-    ASSIGN_OR_RETURN(const std::vector<float> weights, LinearWeights(block_.graph(), linear));
+    ASSIGN_OR_RETURN(std::vector<float> weights, LinearWeights(block_.graph(), linear));
+    if (moments != nullptr && moments->cross.cols > 0 && method.kind == LinearMethod::Kind::kGptq) {
+      ASSIGN_OR_RETURN(weight_only::CompensatedWeights made,
+                       weight_only::CompensateInputError({weights, linear.rows, linear.cols}, moments->fit, moments->cross,
+                                                         {.threads = options_.threads}));
+      weights = std::move(made.weights);
+      if (!made.note.empty()) result_.notes.push_back(absl::StrCat(linear.name, ": ", made.note));
+    }
     absl::StatusOr<LinearResult> quantized =
         QuantizeLinear(method, {weights, linear.rows, linear.cols}, moments == nullptr ? nullptr : &moments->fit,
                        moments == nullptr ? nullptr : &moments->Judge(), options_.threads);
@@ -180,6 +221,7 @@ class BlockWork {
   }
 
   DecoderBlock block_;
+  const DecoderBlock* original_;
   const HiddenStates& hidden_;
   TokenWindows windows_;
   const DriverOptions& options_;
@@ -220,6 +262,8 @@ absl::StatusOr<BlockDriver> BlockDriver::Create(const Graph& model, std::vector<
   if (cuts.size() < 2) return absl::InvalidArgumentError("the model has no decoder block");
   std::vector<int64_t> tokens;
   for (const std::vector<int32_t>& w : windows) tokens.push_back(static_cast<int64_t>(w.size()));
+  const size_t streams = options.compensate ? 2 : 1;
+  if (options.compensate) tokens.insert(tokens.end(), tokens.begin(), tokens.begin() + static_cast<std::ptrdiff_t>(windows.size()));
   const std::vector<std::string> to = {cuts[0]};
   ASSIGN_OR_RETURN(Graph embedding, Subgraph(model, {}, to));
   ASSIGN_OR_RETURN(const std::unique_ptr<Executable> executable,
@@ -235,25 +279,33 @@ absl::StatusOr<BlockDriver> BlockDriver::Create(const Graph& model, std::vector<
       const int64_t budget = options.memory_bytes > 0 ? options.memory_bytes / 4 : INT64_MAX;
       ASSIGN_OR_RETURN(hidden, HiddenStates::Create(tokens, out[0].dim(2), budget, options.spill_folder));
     }
-    RETURN_IF_ERROR(hidden->Write(s, out[0]));
+    for (size_t stream = 0; stream < streams; ++stream) RETURN_IF_ERROR(hidden->Write(stream * windows.size() + s, out[0]));
   }
   return BlockDriver(model, std::move(cuts), windows, std::move(options), *std::move(hidden));
 }
 
 absl::StatusOr<BlockResult> BlockDriver::Next(const ProgressFn& progress) {
   const size_t b = static_cast<size_t>(next_);
-  ASSIGN_OR_RETURN(DecoderBlock cut, DecoderBlock::Cut(*model_, cuts_[b], cuts_[b + 1]));
-  BlockWork work(std::move(cut), hidden_, windows_, options_, progress);
+  ASSIGN_OR_RETURN(const DecoderBlock original, DecoderBlock::Cut(*model_, cuts_[b], cuts_[b + 1]));
+  BlockWork work(original, options_.compensate ? &original : nullptr, hidden_, windows_, options_, progress);
   ASSIGN_OR_RETURN(BlockResult result, work.Run());
   result.block = next_;
   if (next_ + 2 < static_cast<int64_t>(cuts_.size())) {
-    const std::vector<std::string> out = {cuts_[b + 1]};
-    RETURN_IF_ERROR(work.block().Run(
-        hidden_, windows_, out, options_.threads,
-        [&](size_t sample, std::span<const Tensor> values) { return hidden_.Write(sample, values[0]); }, nullptr));
+    RETURN_IF_ERROR(Advance(work.block(), 0));
+    if (options_.compensate) RETURN_IF_ERROR(Advance(original, windows_.size()));
   }
   ++next_;
   return result;
+}
+
+absl::Status BlockDriver::Advance(const DecoderBlock& block, size_t offset) {
+  const std::vector<std::string> out = {block.output()};
+  ASSIGN_OR_RETURN(BlockRunner runner, block.Runner(out, options_.threads));
+  for (size_t s = 0; s < windows_.size(); ++s) {
+    ASSIGN_OR_RETURN(const std::span<const Tensor> values, runner.Run(hidden_, offset + s, windows_[s]));
+    RETURN_IF_ERROR(hidden_.Write(offset + s, values[0]));
+  }
+  return absl::OkStatus();
 }
 
 absl::Status BlockDriver::Restore(int64_t next, std::span<const std::byte> state) {

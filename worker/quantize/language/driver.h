@@ -15,8 +15,12 @@
 // Never worse: every eighth sample is held out. Its Hessian judges each layer beside round to nearest on the same grid;
 // where the method is not better there, round to nearest is kept and the outcome says so.
 //
-// Memory: the hidden states (bfloat16, spilled beyond a quarter of the budget), one block's weights as float32 a layer at
-// a time, and for the widest input of C columns 2 Hessians, a factor and its work: about 20 C^2 bytes.
+// With `compensate` the original model runs beside the quantized one, and GPTQ quantizes the weights that make good what
+// the layers before have done to the inputs (weight_only/input_error.h).
+//
+// Memory: the hidden states (bfloat16, twice with `compensate`, spilled beyond a quarter of the budget), one block's weights
+// as float32 a layer at a time, and for the widest input of C columns 2 Hessians, a cross moment, a factor and its work:
+// about 24 C^2 bytes.
 // The same model, samples, options and instruction set give the same bits, for any number of threads and whether or not
 // the work was resumed in between.
 #ifndef QUANT_WORKER_QUANTIZE_LANGUAGE_DRIVER_H_
@@ -63,6 +67,7 @@ struct DriverOptions {
   // What becomes of each linear layer of a block.
   std::function<LinearMethod(const Linear& linear)> method_of;
   bool true_sequential = true;
+  bool compensate = true;  // for GPTQ
   int threads = 0;
   int64_t memory_bytes = 0;  // of the job; 0: no limit
   std::filesystem::path spill_folder;
@@ -92,12 +97,14 @@ class BlockDriver {
  private:
   BlockDriver(const Graph& model, std::vector<std::string> cuts, TokenWindows windows, DriverOptions options,
               HiddenStates hidden);
+  // Runs the samples through a whole block, in place, the sample's states lying `offset` behind its number.
+  absl::Status Advance(const DecoderBlock& block, size_t offset);
 
   const Graph* model_;
   std::vector<std::string> cuts_;
   TokenWindows windows_;
   DriverOptions options_;
-  HiddenStates hidden_;
+  HiddenStates hidden_;  // of each sample in the quantized model; then, with `compensate`, of each in the original one
   int64_t next_ = 0;
 };
 

@@ -198,17 +198,18 @@ TEST(BlockDriver, KeepsWhatItIsToldToKeepAndNamesWhatIsNotFinite) {
   EXPECT_THAT(std::string(block.status().message()), HasSubstr("b0.norm"));
 }
 
-std::vector<float> BlockOutput(const DecoderBlock& block, const HiddenStates& hidden, const std::vector<std::vector<int32_t>>& windows) {
-  std::vector<float> values;
-  const std::vector<std::string> out = {block.output()};
-  EXPECT_TRUE(block.Run(hidden, windows, out, 1,
-                        [&](size_t, std::span<const Tensor> v) {
-                          values.insert(values.end(), v[0].data<float>().begin(), v[0].data<float>().end());
-                          return absl::OkStatus();
-                        },
-                        nullptr)
-                  .ok());
-  return values;
+std::vector<float> Values(const DecoderBlock& block, const std::string& value, const HiddenStates& hidden,
+                          const std::vector<std::vector<int32_t>>& windows) {
+  std::vector<float> all;
+  const std::vector<std::string> wanted = {value};
+  absl::StatusOr<BlockRunner> runner = block.Runner(wanted, 1);
+  EXPECT_TRUE(runner.ok()) << runner.status();
+  for (size_t s = 0; s < windows.size(); ++s) {
+    const absl::StatusOr<std::span<const Tensor>> v = runner->Run(hidden, s, windows[s]);
+    EXPECT_TRUE(v.ok()) << v.status();
+    all.insert(all.end(), (*v)[0].data<float>().begin(), (*v)[0].data<float>().end());
+  }
+  return all;
 }
 
 TEST(ScaleGroup, TheBlockComputesTheSameAndItsNormChanges) {
@@ -224,7 +225,7 @@ TEST(ScaleGroup, TheBlockComputesTheSameAndItsNormChanges) {
   }
   absl::StatusOr<DecoderBlock> block = DecoderBlock::Cut(m.graph, m.cuts[0], m.cuts[1]);
   ASSERT_TRUE(block.ok()) << block.status();
-  const std::vector<float> before = BlockOutput(*block, *hidden, windows);
+  const std::vector<float> before = Values(*block, block->output(), *hidden, windows);
   std::map<std::string, Tensor> changed;
   const std::vector<InputGroup> groups = block->Groups();
   ASSERT_EQ(groups.size(), 2u);
@@ -232,10 +233,8 @@ TEST(ScaleGroup, TheBlockComputesTheSameAndItsNormChanges) {
   for (const InputGroup& group : groups) {
     absl::StatusOr<Hessian> h = Hessian::Create(group.linears[0].cols);
     ASSERT_TRUE(h.ok());
-    const std::vector<std::string> in = {group.input};
-    ASSERT_TRUE(block->Run(*hidden, windows, in, 1,
-                           [&](size_t, std::span<const Tensor> v) { return h->Add(v[0].data<float>(), v[0].dim(1)); }, nullptr)
-                    .ok());
+    const std::vector<float> x = Values(*block, group.input, *hidden, windows);
+    ASSERT_TRUE(h->Add(x, static_cast<int64_t>(x.size()) / h->cols()).ok());
     const absl::StatusOr<std::string> note = ScaleGroup(&block->graph(), group, (*std::move(h)).Finish(),
                                                         Method(LinearMethod::Kind::kRtn, true), 1, &changed);
     ASSERT_TRUE(note.ok()) << note.status();
@@ -244,7 +243,7 @@ TEST(ScaleGroup, TheBlockComputesTheSameAndItsNormChanges) {
   EXPECT_TRUE(changed.contains("b0.gamma"));
   EXPECT_EQ(changed.at("b0.gamma").dtype(), DType::kBFloat16);
   EXPECT_TRUE(changed.contains("b0.up.weight")) << "up -> down";
-  const std::vector<float> after = BlockOutput(*block, *hidden, windows);
+  const std::vector<float> after = Values(*block, block->output(), *hidden, windows);
   ASSERT_EQ(before.size(), after.size());
   double worst = 0, magnitude = 0;
   for (size_t i = 0; i < before.size(); ++i) {
