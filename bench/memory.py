@@ -20,7 +20,7 @@ import numpy as np
 from models import TOP, machine
 
 HIDDEN, WIDE, LAYERS, HEADS, VOCAB = 4096, 11008, 32, 32, 32000
-WORKER = TOP / "build" / "release" / "bin" / "quant-worker"
+WORKER = pathlib.Path(os.environ.get("QUANT_BIN", TOP / "build" / "release" / "bin")) / "quant-worker"
 NEEDED = 24 << 30  # the checkpoint, a 4-bit copy, and room to breathe
 
 

@@ -11,6 +11,8 @@
 #include "common/digest.h"
 #include "common/status_macros.h"
 #include "common/strings.h"
+#include "worker/formats/file/mapped_file.h"
+#include "worker/formats/gguf/gguf_model.h"
 #include "worker/formats/huggingface/quantized.h"
 #include "worker/formats/onnx/onnx.h"
 #include "worker/graph/linear.h"
@@ -20,6 +22,9 @@ namespace quant {
 namespace {
 
 constexpr char kOnnxFile[] = "model.onnx";
+constexpr char kGgufFile[] = "model.gguf";
+// Root mean square change of a layer that GGUF's grids hold only after rounding again; beyond it the file is broken.
+constexpr double kGgufTolerance = 0.15;
 // Rows dequantized at a time for a digest.
 constexpr int64_t kDigestRows = 256;
 // An exported graph in other operators orders sums otherwise: float32 roundings of a few dozen layers.
@@ -105,6 +110,7 @@ absl::Status LanguageExport::Finish() {
       const Tensor* tensor = it != changed_.end() ? &it->second : checkpoint_->Find(name);
       if (tensor == nullptr) return absl::InternalError(absl::StrCat("tensor ", name, " of the checkpoint is gone"));
       RETURN_IF_ERROR(writer_->AddTensor(name, *tensor));
+      if (!tensor->writable()) ReleasePages(tensor->bytes());
     }
     return writer_->Finish();
   }
@@ -115,8 +121,8 @@ absl::Status LanguageExport::Finish() {
   return CopyOtherFiles(*checkpoint_, folder_, {});
 }
 
-absl::Status LanguageExport::Verify(const ProgressFn& progress) const {
-  if (format_ == CheckpointFormat::kGguf) return absl::OkStatus();
+absl::Status LanguageExport::Verify(const ProgressFn& progress) {
+  if (format_ == CheckpointFormat::kGguf) return VerifyGguf(progress);
   if (format_ == CheckpointFormat::kOnnx) {
     ASSIGN_OR_RETURN(const std::shared_ptr<const Graph> read, ReadBack(/*kv_cache=*/false));
     ASSIGN_OR_RETURN(const double difference, LogitDifference(graph_, read));
@@ -133,13 +139,67 @@ absl::Status LanguageExport::Verify(const ProgressFn& progress) const {
       return absl::DataLossError(absl::StrCat("layer '", module, "', read back from the exported files, ",
                                               weights.has_value() ? "has other weights" : "is not quantized"));
     }
+    const std::string prefix = absl::StrCat(module, ".");
+    for (auto it = written->tensors().lower_bound(prefix); it != written->tensors().end() && it->first.starts_with(prefix);
+         ++it) {
+      ReleasePages(it->second.bytes());
+    }
   }
   return absl::OkStatus();
 }
 
+absl::Status LanguageExport::VerifyGguf(const ProgressFn& progress) {
+  ASSIGN_OR_RETURN(const std::shared_ptr<const GgufModel> file, GgufModel::Open(folder_ / kGgufFile));
+  size_t done = 0;
+  for (const Node& node : graph_->nodes) {
+    if (!digests_.contains(node.name)) continue;
+    RETURN_IF_ERROR(Tell(progress, static_cast<double>(done++) / static_cast<double>(digests_.size()), node.name));
+    ASSIGN_OR_RETURN(const WeightMatrix weights, QuantizedWeightsOf(*graph_, node));
+    double change = 0, size = 0;
+    for (int64_t begin = 0; begin < quant::Rows(weights); begin += kDigestRows) {
+      const int64_t end = std::min(quant::Rows(weights), begin + kDigestRows);
+      ASSIGN_OR_RETURN(const std::vector<float> read, file->Rows(absl::StrCat(node.name, ".weight"), begin, end));
+      std::vector<float> made(static_cast<size_t>((end - begin) * Cols(weights)));
+      if (read.size() != made.size()) {
+        return absl::DataLossError(absl::StrCat("layer '", node.name, "' has another shape in the exported file"));
+      }
+      DequantizeRows(weights, begin, end, made);
+      for (size_t i = 0; i < made.size(); ++i) {
+        change += (static_cast<double>(made[i]) - read[i]) * (static_cast<double>(made[i]) - read[i]);
+        size += static_cast<double>(made[i]) * made[i];
+      }
+    }
+    rounded_again_ = rounded_again_ || change > 0;
+    if (!(change <= kGgufTolerance * kGgufTolerance * size)) {
+      return absl::DataLossError(absl::StrCat("layer '", node.name, "', read back from the exported file, differs by ",
+                                              std::sqrt(change / size), " of its size (limit ", kGgufTolerance, ")"));
+    }
+  }
+  return absl::OkStatus();
+}
+
+// The original graph with the file's weights, as float32, in place of the quantized layers'.
+absl::StatusOr<std::shared_ptr<const Graph>> LanguageExport::GgufGraph() const {
+  ASSIGN_OR_RETURN(const std::shared_ptr<const GgufModel> file, GgufModel::Open(folder_ / kGgufFile));
+  auto graph = std::make_shared<Graph>(model_->graph);
+  for (const auto& [name, tensor] : changed_) {
+    if (graph->Initializer(name) != nullptr) graph->initializers[name] = tensor;
+  }
+  for (const Linear& linear : FindLinears(model_->graph)) {
+    if (!digests_.contains(linear.name)) continue;
+    ASSIGN_OR_RETURN(std::vector<float> rows, file->Rows(absl::StrCat(linear.name, ".weight"), 0, linear.rows));
+    if (!linear.transposed) return absl::UnimplementedError("a GGUF export of weights stored [inputs, outputs]");
+    graph->initializers[linear.weight] = Tensor::Of<float>({linear.rows, linear.cols}, rows);
+  }
+  return graph;
+}
+
 absl::StatusOr<std::shared_ptr<const Graph>> LanguageExport::ReadBack(bool kv_cache) const {
   if (kv_cache && graph_ != nullptr) return nullptr;
-  if (format_ == CheckpointFormat::kGguf) return graph_;
+  if (format_ == CheckpointFormat::kGguf) {
+    if (rounded_again_) return GgufGraph();
+    return graph_;
+  }
   if (format_ == CheckpointFormat::kOnnx) {
     ASSIGN_OR_RETURN(Graph read, ImportOnnx(folder_ / kOnnxFile));
     return std::make_shared<const Graph>(std::move(read));
@@ -152,7 +212,7 @@ absl::StatusOr<std::shared_ptr<const Graph>> LanguageExport::ReadBack(bool kv_ca
 std::vector<std::string> LanguageExport::notes() const {
   std::vector<std::string> notes = writer_ == nullptr ? std::vector<std::string>() : writer_->notes();
   if (format_ == CheckpointFormat::kGguf) {
-    notes.push_back("figures are of the quantized graph; the gguf file itself was not read back");
+    if (rounded_again_) notes.push_back("layers were rounded again to the grids GGUF has; the figures are of the file's weights");
   }
   return notes;
 }

@@ -169,6 +169,7 @@ class LanguageQuantizeJob {
       absl::StatusOr<BlockResult> block = driver->Next(reporter_.Progress(from, to));
       if (!block.ok()) return DataReason(block.status());
       RETURN_IF_ERROR(Take(*block));
+      for (const Linear& linear : linears_) Release(linear);
       if (absl::Status s = resume.Save(*block, driver->state()); !s.ok()) {
         LOG(WARNING) << "no resume point after block " << block->block << ": " << s.message();
       }
@@ -206,9 +207,15 @@ class LanguageQuantizeJob {
       }
       one.layers.push_back(std::move(layer));
       RETURN_IF_ERROR(Take(one));
-      ReleasePages(loaded_.model.graph.Initializer(linear.weight)->bytes());
+      Release(linear);
     }
     return absl::OkStatus();
+  }
+
+  // Gives back the memory of a layer's mapped weights.
+  void Release(const Linear& linear) const {
+    const Tensor& weight = *loaded_.model.graph.Initializer(linear.weight);
+    if (!weight.writable()) ReleasePages(weight.bytes());
   }
 
   absl::StatusOr<quant::v1::Report> Measure() {
