@@ -4,7 +4,7 @@
 likeliest token is the same, on text that did not calibrate.
 
 Each model's text is cut into documents of at most 512 tokens; the first 128 calibrate, the others judge. "gptq plain" is
-the reference algorithm: no act-order, min-max grids, no coordinate descent. All grids are asymmetric unless said.
+the reference algorithm: no act-order, min-max grids, no coordinate descent, no compensation. All grids are asymmetric unless said.
 
   ./dev bench language [MODEL…]      MODEL: stories (ours), tinystories (shared data)
 """
@@ -14,13 +14,14 @@ import tempfile
 
 from models import TOP, machine, support
 
-PLAIN = ["--method", "gptq", "--act-order", "off", "--scale-search", "min_max", "--descent-passes", "0"]
+PLAIN = ["--method", "gptq", "--act-order", "off", "--scale-search", "min_max", "--descent-passes", "0", "--compensate=false"]
 ASYMMETRIC = ["--symmetry", "asymmetric"]
 METHODS = [
     ("rtn min-max", ["--method", "rtn", "--scale-search", "min_max", *ASYMMETRIC], True),
     ("rtn", ["--method", "rtn", *ASYMMETRIC], True),
     ("gptq plain", [*PLAIN, *ASYMMETRIC], True),
     ("gptq", ["--method", "gptq", *ASYMMETRIC], True),
+    ("gptq without compensation", ["--method", "gptq", "--compensate=false", *ASYMMETRIC], True),
     ("gptq symmetric", ["--method", "gptq"], True),
     ("awq", ["--method", "awq"], True),
     ("awq + gptq", ["--method", "awq", "--then-gptq"], True),

@@ -82,6 +82,8 @@ constexpr Row kRows[] = {
      "Run a block again between its groups of layers; on by default.", Type::kBool},
     {"descent-passes", "N", Group::kMethod, "gptq", "$.descent_passes",
      "Coordinate-descent passes afterwards; default 1."},
+    {"compensate", "", Group::kMethod, "gptq", "$.compensate",
+     "Make good what earlier layers did to a layer's inputs; on by default.", Type::kBool},
     {"min-token-fraction", "X", Group::kMethod, "gptq", "$.min_token_fraction",
      "A module that saw fewer tokens than this fraction of those expected falls back to rtn; default 0.005."},
     {"grid-points", "N", Group::kMethod, "awq", "$.grid_points", "Points of the scale search; default 20."},

@@ -149,6 +149,7 @@ class LanguageQuantizeJob {
     reporter_.BeginPhase("calibrate");
     const DriverOptions options{.method_of = [this](const Linear& l) { return plan_.at(l.name); },
                                 .true_sequential = !recipe_.has_gptq() || recipe_.gptq().true_sequential(),
+                                .compensate = recipe_.has_gptq() && recipe_.gptq().compensate(),
                                 .threads = limits_.threads,
                                 .memory_bytes = MemoryBytes(),
                                 .spill_folder = folder_};

@@ -67,6 +67,7 @@ absl::Status ResolveMethod(Recipe* recipe, bool has_calibration) {
       if (g->damping() == 0) g->set_damping(static_cast<float>(defaults.damping));
       if (g->block_size() == 0) g->set_block_size(defaults.block_size);
       if (!g->has_true_sequential()) g->set_true_sequential(true);
+      if (!g->has_compensate()) g->set_compensate(true);
       if (!g->has_descent_passes()) g->set_descent_passes(defaults.descent_passes);
       if (!g->has_min_token_fraction()) g->set_min_token_fraction(static_cast<float>(defaults.min_token_fraction));
       break;
