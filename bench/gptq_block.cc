@@ -51,9 +51,7 @@ absl::StatusOr<std::vector<float>> Read(const std::string& file, int64_t count) 
 
 class Timer {
  public:
-  double Seconds() const {
-    return std::chrono::duration<double>(std::chrono::steady_clock::now() - start_).count();
-  }
+  double Seconds() const { return std::chrono::duration<double>(std::chrono::steady_clock::now() - start_).count(); }
 
  private:
   std::chrono::steady_clock::time_point start_ = std::chrono::steady_clock::now();
@@ -82,7 +80,8 @@ absl::Status Main(const std::vector<std::string>& args) {
   for (Layer l; list >> l.name >> l.rows >> l.cols >> l.input >> l.tokens;) layers.push_back(l);
   if (layers.empty()) return absl::NotFoundError(folder + "layers.txt names no layer");
 
-  weight_only::GptqOptions options = plain ? weight_only::GptqOptions::Plain(bits, group_size) : weight_only::GptqOptions();
+  weight_only::GptqOptions options =
+      plain ? weight_only::GptqOptions::Plain(bits, group_size) : weight_only::GptqOptions();
   options.grid.bits = bits;
   options.grid.group_size = group_size;
   options.threads = threads;
@@ -113,7 +112,8 @@ absl::Status Main(const std::vector<std::string>& args) {
     out.write(reinterpret_cast<const char*>(back.data()), static_cast<std::streamsize>(back.size() * sizeof(float)));
     if (!out.flush()) return absl::InternalError(absl::StrCat("cannot write ", folder, layer.name, ".out.f32"));
   }
-  absl::PrintF("{\"hessian_s\": %.4f, \"sweep_s\": %.4f, \"layers\": {%s}}\n", hessian_s, sweep_s, absl::StrJoin(parts, ", "));
+  absl::PrintF("{\"hessian_s\": %.4f, \"sweep_s\": %.4f, \"layers\": {%s}}\n", hessian_s, sweep_s,
+               absl::StrJoin(parts, ", "));
   return absl::OkStatus();
 }
 

@@ -35,9 +35,9 @@ absl::Status CrossMoment::Add(std::span<const float> original, std::span<const f
   }
   for (size_t i = 0; i < original.size(); ++i) {
     if (!std::isfinite(original[i] - quantized[i])) {
-      return absl::InvalidArgumentError(absl::StrCat(
-          "the inputs of token ", i / static_cast<size_t>(cols_), " are ", original[i], " and ", quantized[i],
-          " in column ", i % static_cast<size_t>(cols_), " before and after quantization"));
+      return absl::InvalidArgumentError(absl::StrCat("the inputs of token ", i / static_cast<size_t>(cols_), " are ",
+                                                     original[i], " and ", quantized[i], " in column ",
+                                                     i % static_cast<size_t>(cols_), " before and after quantization"));
     }
   }
   for (int64_t done = 0; done < tokens;) {

@@ -3,8 +3,9 @@
 //
 //   D = (2 / n) sum over tokens of (x - y) y^T,     x from the original model, y from the quantized one
 //
-// Beside the Hessian of y it gives the weights that would undo the difference (worker/quantize/weight_only/input_error.h).
-// Blocks of 1024 tokens and tiles of fixed size as in hessian.h: the bits depend on the tokens alone. float32 products.
+// Beside the Hessian of y it gives the weights that would undo the difference
+// (worker/quantize/weight_only/input_error.h). Blocks of 1024 tokens and tiles of fixed size as in hessian.h: the bits
+// depend on the tokens alone. float32 products.
 //
 // Memory: 4 cols^2 bytes and 8 KiB per column.
 #ifndef QUANT_WORKER_CALIBRATE_CROSS_MOMENT_H_
@@ -31,8 +32,8 @@ class CrossMoment {
   // INVALID_ARGUMENT unless 1 <= cols <= 65536. RESOURCE_EXHAUSTED: memory cannot be had.
   static absl::StatusOr<CrossMoment> Create(int64_t cols);
 
-  // The same tokens in both models, [tokens, cols] row-major each. INVALID_ARGUMENT, with nothing added: sizes that do not
-  // fit, or a NaN or infinity. Cost: 2 tokens * cols^2 multiply-adds.
+  // The same tokens in both models, [tokens, cols] row-major each. INVALID_ARGUMENT, with nothing added: sizes that do
+  // not fit, or a NaN or infinity. Cost: 2 tokens * cols^2 multiply-adds.
   absl::Status Add(std::span<const float> original, std::span<const float> quantized, int64_t tokens);
 
   int64_t cols() const { return cols_; }

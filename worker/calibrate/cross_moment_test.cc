@@ -43,7 +43,10 @@ TEST(CrossMoment, AgreesWithDoubleForAnyBatchesAndThreads) {
       const int64_t take = std::min(at_once, tokens - t);
       const auto begin = static_cast<size_t>(t * cols);
       const auto count = static_cast<size_t>(take * cols);
-      EXPECT_TRUE(moment.Add(std::span<const float>(x).subspan(begin, count), std::span<const float>(y).subspan(begin, count), take).ok());
+      EXPECT_TRUE(moment
+                      .Add(std::span<const float>(x).subspan(begin, count),
+                           std::span<const float>(y).subspan(begin, count), take)
+                      .ok());
     }
     omp_set_num_threads(omp_get_num_procs());
     return std::move(moment).Finish();
@@ -55,7 +58,8 @@ TEST(CrossMoment, AgreesWithDoubleForAnyBatchesAndThreads) {
       double sum = 0;
       for (int64_t t = 0; t < tokens; ++t) {
         const auto a = static_cast<size_t>(t * cols + i);
-        sum += 2.0 / static_cast<double>(tokens) * (static_cast<double>(x[a]) - y[a]) * y[static_cast<size_t>(t * cols + j)];
+        sum += 2.0 / static_cast<double>(tokens) * (static_cast<double>(x[a]) - y[a]) *
+               y[static_cast<size_t>(t * cols + j)];
       }
       // 1100 products of about 0.1: float32 sums are good to sqrt(1100) 2^-25 of them.
       EXPECT_NEAR(one.d[static_cast<size_t>(i * cols + j)], sum, 1e-6) << i << ", " << j;

@@ -65,7 +65,11 @@ HessianMatrix Of(const std::vector<float>& x, int64_t tokens, int64_t cols, Hess
   Hessian hessian = Hessian::Create(cols, arithmetic).value();
   for (int64_t t = 0; t < tokens; t += at_once) {
     const int64_t take = std::min(at_once, tokens - t);
-    EXPECT_TRUE(hessian.Add(std::span<const float>(x).subspan(static_cast<size_t>(t * cols), static_cast<size_t>(take * cols)), take).ok());
+    EXPECT_TRUE(
+        hessian
+            .Add(std::span<const float>(x).subspan(static_cast<size_t>(t * cols), static_cast<size_t>(take * cols)),
+                 take)
+            .ok());
   }
   EXPECT_EQ(hessian.tokens(), tokens);
   return std::move(hessian).Finish();

@@ -18,7 +18,7 @@ void AddCrossFloat32(const float* x, const float* y, int64_t tokens, int64_t col
 // Whether this CPU has AddBFloat16 (AVX512_BF16); false too when ONEDNN_MAX_CPU_ISA forbids it.
 bool HasBFloat16();
 
-inline constexpr int64_t kPanel = 16;        // columns of a panel
+inline constexpr int64_t kPanel = 16;          // columns of a panel
 inline constexpr int64_t kBlockTokens = 1024;  // of a full block
 
 // Rounds tokens [first, first + count) of a block to bfloat16 and puts them into `pairs`, laid out as panels of 16

@@ -18,10 +18,10 @@
 namespace quant::weight_only {
 namespace {
 
+using ::testing::HasSubstr;
 using testing::HessianOf;
 using testing::Layer;
 using testing::MakeLayer;
-using ::testing::HasSubstr;
 
 // A few channels with inputs forty times as large: what AWQ was made for.
 Layer Salient(int64_t rows, int64_t cols, unsigned seed) {
@@ -140,7 +140,8 @@ TEST(Clip, LowersTheLossOfItsGroups) {
   for (const auto symmetry : {Symmetry::kAsymmetric, Symmetry::kSymmetric, Symmetry::kFullRange}) {
     const Layer layer = MakeLayer(140, 172, 400, 47);
     GridOptions options{.bits = 3, .group_size = 64, .symmetry = symmetry, .search = ScaleSearch::kMinMax};
-    const double rtn = QuadraticLoss(layer.view(), QuantizeRtn(layer.view(), options).value(), layer.hessian).value().loss;
+    const double rtn =
+        QuadraticLoss(layer.view(), QuantizeRtn(layer.view(), options).value(), layer.hessian).value().loss;
     const GroupedMatrix clipped = QuantizeClipped(layer.view(), options, layer.hessian, 1).value();
     EXPECT_TRUE(Validate(clipped).ok());
     EXPECT_LT(QuadraticLoss(layer.view(), clipped, layer.hessian).value().loss, 0.95 * rtn);

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The few products and solves of this folder, in float and double, over OpenBLAS. Row-major; `ld` is the distance between
-// rows in elements. Called inside a parallel region each runs on the calling thread.
+// The few products and solves of this folder, in float and double, over OpenBLAS. Row-major; `ld` is the distance
+// between rows in elements. Called inside a parallel region each runs on the calling thread.
 #ifndef QUANT_WORKER_QUANTIZE_WEIGHT_ONLY_BLAS_H_
 #define QUANT_WORKER_QUANTIZE_WEIGHT_ONLY_BLAS_H_
 
@@ -80,17 +80,17 @@ inline void TransposedProduct(int64_t m, int64_t n, int64_t k, const float* a, i
   cblas_sgemm(CblasRowMajor, CblasTrans, CblasNoTrans, Int(m), Int(n), Int(k), 1.0f, a, Int(lda), b, Int(ldb), 0.0f, c,
               Int(ldc));
 }
-inline void TransposedProduct(int64_t m, int64_t n, int64_t k, const double* a, int64_t lda, const double* b, int64_t ldb,
-                              double* c, int64_t ldc) {
+inline void TransposedProduct(int64_t m, int64_t n, int64_t k, const double* a, int64_t lda, const double* b,
+                              int64_t ldb, double* c, int64_t ldc) {
   cblas_dgemm(CblasRowMajor, CblasTrans, CblasNoTrans, Int(m), Int(n), Int(k), 1.0, a, Int(lda), b, Int(ldb), 0.0, c,
               Int(ldc));
 }
 
 // c[m, n] = a[m, k] b[k, n] + beta c.
-inline void Product(int64_t m, int64_t n, int64_t k, const float* a, int64_t lda, const float* b, int64_t ldb, float beta,
-                    float* c, int64_t ldc) {
-  cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, Int(m), Int(n), Int(k), 1.0f, a, Int(lda), b, Int(ldb), beta, c,
-              Int(ldc));
+inline void Product(int64_t m, int64_t n, int64_t k, const float* a, int64_t lda, const float* b, int64_t ldb,
+                    float beta, float* c, int64_t ldc) {
+  cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, Int(m), Int(n), Int(k), 1.0f, a, Int(lda), b, Int(ldb), beta,
+              c, Int(ldc));
 }
 
 }  // namespace quant::weight_only::blas

@@ -51,7 +51,8 @@ class GroupClipper {
       for (int64_t r = 0; r < rows; ++r) {
         double loss = 0;
         for (int64_t c = 0; c < count; ++c) {
-          loss += static_cast<double>(d_[static_cast<size_t>(r * count + c)]) * product_[static_cast<size_t>(r * count + c)];
+          loss += static_cast<double>(d_[static_cast<size_t>(r * count + c)]) *
+                  product_[static_cast<size_t>(r * count + c)];
         }
         if (!(loss < least[static_cast<size_t>(r)])) continue;
         least[static_cast<size_t>(r)] = loss;

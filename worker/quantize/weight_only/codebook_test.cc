@@ -16,10 +16,10 @@
 namespace quant::weight_only {
 namespace {
 
-using testing::Layer;
-using testing::MakeLayer;
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
+using testing::Layer;
+using testing::MakeLayer;
 
 std::string Hex(const std::vector<uint8_t>& codes, size_t begin, size_t end) {
   std::string out;
@@ -79,8 +79,7 @@ TEST(Nf4, BlocksCrossRowsAndEndShort) {
   const Layer layer = MakeLayer(5, 172, 5, 3);  // 860 = 13 * 64 + 28
   for (const auto code : {FourBitCode::kNf4, FourBitCode::kFp4}) {
     for (const bool nested : {false, true}) {
-      const CodebookMatrix q =
-          QuantizeCodebook(layer.view(), {.code = code, .double_quantization = nested}).value();
+      const CodebookMatrix q = QuantizeCodebook(layer.view(), {.code = code, .double_quantization = nested}).value();
       ASSERT_TRUE(Validate(q).ok());
       EXPECT_EQ(q.blocks(), 14);
       std::vector<float> back(layer.w.size());
@@ -101,7 +100,9 @@ TEST(Nf4, ZeroBlocks) {
     const CodebookMatrix q = QuantizeCodebook({w, 1, 128}, {.code = code}).value();
     EXPECT_THAT(q.absmax, ElementsAre(0, 2));
     EXPECT_EQ(q.codes[5], code == FourBitCode::kNf4 ? 7 : 0);
-    EXPECT_TRUE(Validate(QuantizeCodebook({w, 1, 128}, {.code = code, .double_quantization = true, .search = true}).value()).ok());
+    EXPECT_TRUE(
+        Validate(QuantizeCodebook({w, 1, 128}, {.code = code, .double_quantization = true, .search = true}).value())
+            .ok());
   }
 }
 
@@ -112,7 +113,8 @@ TEST(Nf4, SearchLowersTheWeightedError) {
     std::vector<float> back(layer.w.size());
     DequantizeRows(q, 0, layer.rows, back);
     double sum = 0;
-    for (size_t i = 0; i < back.size(); ++i) sum += importance[i % 172] * std::pow(static_cast<double>(back[i]) - layer.w[i], 2);
+    for (size_t i = 0; i < back.size(); ++i)
+      sum += importance[i % 172] * std::pow(static_cast<double>(back[i]) - layer.w[i], 2);
     return sum;
   };
   for (const auto code : {FourBitCode::kNf4, FourBitCode::kFp4}) {

@@ -40,7 +40,8 @@ void Descent::Block(Panel& panel, int64_t begin, int64_t end) {
   blas::Product(count, kLanes, cols_, hessian_.h.data() + begin * cols_, cols_, panel.d.data(), kLanes, 0, g_.data(),
                 kLanes);
   const auto lambda = static_cast<float>(plan_.lambda);
-  for (int64_t i = 0; i < count * kLanes; ++i) g_[static_cast<size_t>(i)] += lambda * panel.d[static_cast<size_t>(begin * kLanes + i)];
+  for (int64_t i = 0; i < count * kLanes; ++i)
+    g_[static_cast<size_t>(i)] += lambda * panel.d[static_cast<size_t>(begin * kLanes + i)];
   if (refit_) {
     for (int64_t c = begin; c < end; c += out_.group_size) Refit(panel, c / out_.group_size, begin);
   }
@@ -65,7 +66,8 @@ void Descent::Block(Panel& panel, int64_t begin, int64_t end) {
                 .zero = zero.data(),
                 .qmax = static_cast<float>((1 << plan_.grid.bits) - 1),
                 .gain = gain.data()});
-  for (int64_t r = 0; r < kLanes; ++r) panel.loss[static_cast<size_t>(r)] += static_cast<double>(gain[static_cast<size_t>(r)]);
+  for (int64_t r = 0; r < kLanes; ++r)
+    panel.loss[static_cast<size_t>(r)] += static_cast<double>(gain[static_cast<size_t>(r)]);
 }
 
 void Descent::Refit(Panel& panel, int64_t group, int64_t block_begin) {
@@ -149,7 +151,8 @@ void Descent::Nearest(Panel& panel) {
     for (int64_t i = 0; i < count; ++i) {
       for (int64_t r = 0; r < kLanes; ++r) {
         const double d = panel.d[static_cast<size_t>((begin + i) * kLanes + r)];
-        panel.loss[static_cast<size_t>(r)] += d * (static_cast<double>(g_[static_cast<size_t>(i * kLanes + r)]) + plan_.lambda * d);
+        panel.loss[static_cast<size_t>(r)] +=
+            d * (static_cast<double>(g_[static_cast<size_t>(i * kLanes + r)]) + plan_.lambda * d);
       }
     }
   }

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
-// Coordinate descent on the quadratic form, after GPTQ or instead of it (QuantEase: Behdin et al. 2023, arXiv 2309.01885;
-// CDQuant: Nair and Suggala 2024, arXiv 2406.17542).
+// Coordinate descent on the quadratic form, after GPTQ or instead of it (QuantEase: Behdin et al. 2023, arXiv
+// 2309.01885; CDQuant: Nair and Suggala 2024, arXiv 2406.17542).
 //
-// With G = D (H + lambda I), column by column the code moves to the grid's nearest to w_j + d_j - G_j / (H_jj + lambda),
-// the exact minimum over that code; a move is made only where it lowers the loss as computed. Columns go in blocks: one
-// product gives G for a block, inside which columns are visited several times. Optionally the scale of each group is
-// refitted first, with its codes fixed: the best change is -(v G) / (v H v) with v = code - zero, rounded to the scale's
-// type and kept only where it lowers the loss.
+// With G = D (H + lambda I), column by column the code moves to the grid's nearest to w_j + d_j - G_j / (H_jj +
+// lambda), the exact minimum over that code; a move is made only where it lowers the loss as computed. Columns go in
+// blocks: one product gives G for a block, inside which columns are visited several times. Optionally the scale of each
+// group is refitted first, with its codes fixed: the best change is -(v G) / (v H v) with v = code - zero, rounded to
+// the scale's type and kept only where it lowers the loss.
 #ifndef QUANT_WORKER_QUANTIZE_WEIGHT_ONLY_DESCENT_H_
 #define QUANT_WORKER_QUANTIZE_WEIGHT_ONLY_DESCENT_H_
 

@@ -51,7 +51,6 @@ int64_t TiledCholesky(T* a, int64_t n) {
   return -1;
 }
 
-
 template <typename T>
 void Permute(const HessianMatrix& hessian, std::span<const int32_t> column, std::span<const uint8_t> dead, double mean,
              double add, std::vector<T>& a) {
@@ -73,8 +72,8 @@ void Permute(const HessianMatrix& hessian, std::span<const int32_t> column, std:
 
 // One attempt in arithmetic F; the failing pivot or -1.
 template <typename F, typename T>
-int64_t Attempt(const HessianMatrix& hessian, std::span<const int32_t> column, std::span<const uint8_t> dead, double mean,
-                double add, std::vector<T>& l) {
+int64_t Attempt(const HessianMatrix& hessian, std::span<const int32_t> column, std::span<const uint8_t> dead,
+                double mean, double add, std::vector<T>& l) {
   if constexpr (std::is_same_v<F, T>) {
     Permute(hessian, column, dead, mean, add, l);
     return Cholesky(l.data(), hessian.cols);

@@ -23,22 +23,23 @@
 
 namespace quant::weight_only {
 
-// Factors the lower triangle of a[n, n] (row-major) in place; entries above the diagonal are not kept. The number of the
-// pivot that is not positive, or -1. Works in tiles of fixed size on OpenMP's threads: the same bits for any number.
+// Factors the lower triangle of a[n, n] (row-major) in place; entries above the diagonal are not kept. The number of
+// the pivot that is not positive, or -1. Works in tiles of fixed size on OpenMP's threads: the same bits for any
+// number.
 int64_t Cholesky(float* a, int64_t n);
 int64_t Cholesky(double* a, int64_t n);
 
 template <typename T>
 struct Factor {
-  std::vector<T> l;  // [n, n] row-major, lower triangle
+  std::vector<T> l;   // [n, n] row-major, lower triangle
   double lambda = 0;  // what was added to the diagonal of H
   std::string note;   // what had to be done besides, "" when nothing
 };
 
-// Factors H with rows and columns in the order `column` (k -> column of H). lambda = damping * mean of the diagonal over
-// the columns that are not dead; a dead column (dead[c] != 0) stands as that mean alone. Columns up to 4096 are factored
-// in float64. When a factor fails: float64; then damping doubled up to 1; then six floors on the diagonal from 1e-6 to
-// 0.1 of its greatest magnitude on top; then nullopt. Memory: sizeof(T) n^2, and 8 n^2 while in float64.
+// Factors H with rows and columns in the order `column` (k -> column of H). lambda = damping * mean of the diagonal
+// over the columns that are not dead; a dead column (dead[c] != 0) stands as that mean alone. Columns up to 4096 are
+// factored in float64. When a factor fails: float64; then damping doubled up to 1; then six floors on the diagonal from
+// 1e-6 to 0.1 of its greatest magnitude on top; then nullopt. Memory: sizeof(T) n^2, and 8 n^2 while in float64.
 template <typename T>
 std::optional<Factor<T>> FactorHessian(const HessianMatrix& hessian, std::span<const int32_t> column,
                                        std::span<const uint8_t> dead, double damping);

@@ -53,7 +53,9 @@ Order MakeOrder(const std::vector<float>& diagonal, int64_t group_size, ActOrder
   Order order;
   order.column.resize(diagonal.size());
   std::iota(order.column.begin(), order.column.end(), 0);
-  const auto falls = [&](int32_t a, int32_t b) { return diagonal[static_cast<size_t>(a)] > diagonal[static_cast<size_t>(b)]; };
+  const auto falls = [&](int32_t a, int32_t b) {
+    return diagonal[static_cast<size_t>(a)] > diagonal[static_cast<size_t>(b)];
+  };
   const auto size = static_cast<int32_t>(group_size);
   if (act_order == ActOrder::kDynamicGroups || act_order == ActOrder::kStaticGroups) {
     std::stable_sort(order.column.begin(), order.column.end(), falls);
@@ -174,7 +176,8 @@ std::string Useless(const HessianMatrix& hessian, const std::vector<float>& diag
   if (hessian.tokens <= 0) return "no calibration tokens reached this layer";
   const double wanted = options.min_token_fraction * static_cast<double>(options.expected_tokens);
   if (static_cast<double>(hessian.tokens) < wanted) {
-    return absl::StrCat("only ", hessian.tokens, " of ", options.expected_tokens, " calibration tokens reached this layer");
+    return absl::StrCat("only ", hessian.tokens, " of ", options.expected_tokens,
+                        " calibration tokens reached this layer");
   }
   if (!vec::AllFinite(hessian.h.data(), hessian.h.size())) return "the Hessian overflows float32";
   for (size_t c = 0; c < diagonal.size(); ++c) {
@@ -183,14 +186,15 @@ std::string Useless(const HessianMatrix& hessian, const std::vector<float>& diag
   return "";
 }
 
-absl::StatusOr<GptqResult> Quantize(const MatrixView& weights, const HessianMatrix& hessian, const GptqOptions& options) {
+absl::StatusOr<GptqResult> Quantize(const MatrixView& weights, const HessianMatrix& hessian,
+                                    const GptqOptions& options) {
   const ThreadScope scope(options.threads);
   GptqResult result;
   const std::vector<float> diagonal = hessian.Diagonal();
   if (const std::string why = Useless(hessian, diagonal, options); !why.empty()) {
     const bool finite = vec::AllFinite(hessian.h.data(), hessian.h.size());
-    RETURN_IF_ERROR(UseNearest(weights, hessian, options, finite ? std::span<const float>(diagonal) : std::span<const float>(),
-                               why, result));
+    RETURN_IF_ERROR(UseNearest(weights, hessian, options,
+                               finite ? std::span<const float>(diagonal) : std::span<const float>(), why, result));
     result.loss = std::accumulate(result.row_loss.begin(), result.row_loss.end(), 0.0);
     return result;
   }
@@ -228,7 +232,8 @@ absl::StatusOr<GptqResult> Quantize(const MatrixView& weights, const HessianMatr
                          ? sweep(FactorHessian<double>(hessian, plan.column, plan.dead, options.damping))
                          : sweep(FactorHessian<float>(hessian, plan.column, plan.dead, options.damping));
   if (!swept) {
-    plan.lambda = options.damping * std::accumulate(diagonal.begin(), diagonal.end(), 0.0) / static_cast<double>(weights.cols);
+    plan.lambda =
+        options.damping * std::accumulate(diagonal.begin(), diagonal.end(), 0.0) / static_cast<double>(weights.cols);
     plan.descent_passes = std::max(plan.descent_passes, 3);
     result.weights.group_of.clear();
     FindGrids(plan, result.weights);

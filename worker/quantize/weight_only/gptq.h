@@ -30,8 +30,8 @@ enum class ActOrder {
   kGroupAware,     // by falling H_jj inside each group, groups by their greatest (GAR: arXiv 2505.14638)
 };
 
-// From which weights the grid of a group is found: as they are, or as earlier columns' errors have changed them when the
-// sweep reaches the group. kStaticGroups always uses the first, kDynamicGroups always the second.
+// From which weights the grid of a group is found: as they are, or as earlier columns' errors have changed them when
+// the sweep reaches the group. kStaticGroups always uses the first, kDynamicGroups always the second.
 enum class GridSource { kOriginal, kUpdated };
 
 enum class GptqArithmetic {
@@ -43,9 +43,9 @@ struct GptqOptions {
   GridOptions grid;
   ActOrder act_order = ActOrder::kStaticGroups;
   GridSource grid_source = GridSource::kOriginal;
-  double damping = 0.01;  // lambda as a share of the mean of H's diagonal; above 0
-  int block_size = 128;   // columns between matrix products; with kUpdated it decides, as in the reference code, how
-                          // stale the weights are from which a grid is found
+  double damping = 0.01;     // lambda as a share of the mean of H's diagonal; above 0
+  int block_size = 128;      // columns between matrix products; with kUpdated it decides, as in the reference code, how
+                             // stale the weights are from which a grid is found
   int descent_passes = 1;    // 0 to 100
   bool refit_scales = true;  // in each descent pass; groups of at most 512 columns
   // Fewer tokens than this share of expected_tokens (a mixture's expert): round to nearest instead.
@@ -68,10 +68,10 @@ enum class GptqOutcome {
 struct GptqResult {
   GroupedMatrix weights;
   GptqOutcome outcome = GptqOutcome::kSwept;
-  std::string note;               // what was done besides and why, for the report; "" when nothing
-  std::vector<double> row_loss;   // d H d^T per row (quadratic.h), without damping, to float32's precision
-  double loss = 0;                // their sum
-  double lambda = 0;              // added to H's diagonal
+  std::string note;              // what was done besides and why, for the report; "" when nothing
+  std::vector<double> row_loss;  // d H d^T per row (quadratic.h), without damping, to float32's precision
+  double loss = 0;               // their sum
+  double lambda = 0;             // added to H's diagonal
 };
 
 // Quantizes weights[rows, cols] for inputs with this Hessian.
@@ -81,7 +81,8 @@ struct GptqResult {
 // INVALID_ARGUMENT: options out of range, sizes that do not agree, a weight that is NaN or infinite (named).
 // RESOURCE_EXHAUSTED: no memory.
 // Cost: cols^3 / 3 + (1 + 2 descent_passes) rows cols^2 multiply-adds. Memory besides weights, Hessian and result:
-// 4 cols^2 bytes (8 more while a factor of at most 4096 columns is made) and 2.3 KiB per column and thread.
+// 4 cols^2 bytes (8 more while a factor of at most 4096 columns is made), 1.8 KiB per column and 1 KiB per group and
+// thread.
 absl::StatusOr<GptqResult> QuantizeGptq(const MatrixView& weights, const HessianMatrix& hessian,
                                         const GptqOptions& options);
 

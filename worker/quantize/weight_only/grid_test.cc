@@ -18,13 +18,16 @@
 namespace quant::weight_only {
 namespace {
 
-using testing::Layer;
-using testing::MakeLayer;
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
+using testing::Layer;
+using testing::MakeLayer;
 
 GridOptions MinMax(Symmetry symmetry, int bits = 4) {
-  return {.bits = bits, .group_size = -1, .symmetry = symmetry, .search = ScaleSearch::kMinMax,
+  return {.bits = bits,
+          .group_size = -1,
+          .symmetry = symmetry,
+          .search = ScaleSearch::kMinMax,
           .scale_type = ScaleType::kFloat32};
 }
 
@@ -81,7 +84,8 @@ TEST(Grid, ZeroAndConstantGroupsAreExact) {
         // A plain symmetric grid clips the greatest positive weight by half a step, 2 / 15 * 0.75 / 2; a float16 scale
         // is off by up to 2^-11.
         const float slack = symmetry == Symmetry::kSymmetric && search == ScaleSearch::kMinMax ? 0.0505f
-                            : search == ScaleSearch::kMse ? 0.0505f : 0.75f * 0x1p-11f;
+                            : search == ScaleSearch::kMse                                      ? 0.0505f
+                                                                                               : 0.75f * 0x1p-11f;
         for (const float v : back) EXPECT_NEAR(v, value, value == 0 ? 0 : slack);
       }
     }
@@ -141,7 +145,8 @@ TEST(Rtn, SearchesLowerTheirOwnMeasure) {
       EXPECT_GT(best, 0.1 * plain) << bits;  // the grid has no more levels than it had
       // Without importance the search is uniform; with all of it in one place still finite.
       std::vector<float> odd(172, 0.0f);
-      EXPECT_EQ(QuantizeRtn(layer.view(), options, odd).value().codes, QuantizeRtn(layer.view(), options).value().codes);
+      EXPECT_EQ(QuantizeRtn(layer.view(), options, odd).value().codes,
+                QuantizeRtn(layer.view(), options).value().codes);
       odd[3] = std::numeric_limits<float>::quiet_NaN();
       EXPECT_EQ(QuantizeRtn(layer.view(), options, odd).value().scales,
                 QuantizeRtn(layer.view(), options).value().scales);
@@ -162,7 +167,8 @@ TEST(Rtn, RefusesBadInput) {
   std::vector<float> w(64, 1.0f);
   EXPECT_THAT(std::string(QuantizeRtn({w, 2, 33}, {}).status().message()), HasSubstr("2 x 33 with 64"));
   EXPECT_THAT(std::string(QuantizeRtn({w, 1, 64}, {.bits = 6}).status().message()), HasSubstr("6 bits"));
-  EXPECT_THAT(std::string(QuantizeRtn({w, 1, 64}, {}, std::vector<float>(3)).status().message()), HasSubstr("3 columns"));
+  EXPECT_THAT(std::string(QuantizeRtn({w, 1, 64}, {}, std::vector<float>(3)).status().message()),
+              HasSubstr("3 columns"));
   w[40] = std::numeric_limits<float>::infinity();
   EXPECT_THAT(std::string(QuantizeRtn({w, 2, 32}, {}).status().message()), HasSubstr("row 1, column 8 is inf"));
 }

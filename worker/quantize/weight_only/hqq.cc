@@ -41,9 +41,7 @@ Grid Optimise(std::span<const float> w, const GridOptions& options, const HqqOpt
   return best;
 }
 
-float RoundZero(float zero, ScaleType type) {
-  return zero == 0 ? 0 : RoundScale(zero, type);
-}
+float RoundZero(float zero, ScaleType type) { return zero == 0 ? 0 : RoundScale(zero, type); }
 
 // The best integer grid near `start` by sum |r|^p.
 Grid Integer(std::span<const float> w, const Grid& start, const GridOptions& options, float p, float qmax) {

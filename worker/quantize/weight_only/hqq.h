@@ -4,9 +4,9 @@
 //   e <- sign(r) max(0, |r| - |r|^(p-1) / beta) of the residual r = w - value,   zero <- mean(code - (w - e) / scale),
 // beta from 10 by 1.01 per step, 20 steps, the best by sum |r| kept.
 //
-// Where we depart: the zero point is then rounded to an integer, its two neighbours are tried, each with the scale refitted
-// to its codes, and the plain grid of the extremes stays a candidate; least sum |r|^p wins. So every format can hold the
-// result. kFloat keeps the zero point as it comes.
+// Where we depart: the zero point is then rounded to an integer, its two neighbours are tried, each with the scale
+// refitted to its codes, and the plain grid of the extremes stays a candidate; least sum |r|^p wins. So every format
+// can hold the result. kFloat keeps the zero point as it comes.
 #ifndef QUANT_WORKER_QUANTIZE_WEIGHT_ONLY_HQQ_H_
 #define QUANT_WORKER_QUANTIZE_WEIGHT_ONLY_HQQ_H_
 
@@ -21,8 +21,8 @@ namespace quant::weight_only {
 enum class ZeroPoints { kInteger, kFloat };
 
 struct HqqOptions {
-  int bits = 4;             // 2, 3, 4 or 8
-  int64_t group_size = 64;  // or -1; HQQ is weak with one group per row
+  int bits = 4;                                // 2, 3, 4 or 8
+  int64_t group_size = 64;                     // or -1; HQQ is weak with one group per row
   ScaleType scale_type = ScaleType::kFloat16;  // of float zero points too
   ZeroPoints zero_points = ZeroPoints::kInteger;
   int zero_min = 0;  // as GridOptions

@@ -17,10 +17,10 @@
 namespace quant::weight_only {
 namespace {
 
+using ::testing::HasSubstr;
 using testing::HessianOf;
 using testing::Layer;
 using testing::MakeLayer;
-using ::testing::HasSubstr;
 
 // Inputs as a quantized model might have them: each channel leaks into the next, and some noise.
 std::vector<float> Disturb(const std::vector<float>& x, int64_t cols, unsigned seed) {
@@ -41,7 +41,8 @@ CrossMomentMatrix CrossOf(const std::vector<float>& x, const std::vector<float>&
 }
 
 // sum over tokens and rows of (W x - V y)^2.
-double Error(const Layer& layer, const std::vector<float>& x, const std::vector<float>& v, const std::vector<float>& y) {
+double Error(const Layer& layer, const std::vector<float>& x, const std::vector<float>& v,
+             const std::vector<float>& y) {
   double sum = 0;
   for (int64_t t = 0; t < layer.tokens; ++t) {
     for (int64_t r = 0; r < layer.rows; ++r) {
@@ -62,8 +63,7 @@ TEST(InputError, HeldOutOutputsComeCloserToTheOriginal) {
   const std::vector<float> y = Disturb(layer.x, 96, 1);
   const std::vector<float> held_out = Disturb(layer.held_out, 96, 2);
   const HessianMatrix h = HessianOf(y, layer.tokens, 96);
-  const CompensatedWeights have =
-      CompensateInputError(layer.view(), h, CrossOf(layer.x, y, layer.tokens, 96)).value();
+  const CompensatedWeights have = CompensateInputError(layer.view(), h, CrossOf(layer.x, y, layer.tokens, 96)).value();
   EXPECT_EQ(have.note, "");
   const double before = Error(layer, layer.held_out, layer.w, held_out);
   EXPECT_LT(Error(layer, layer.held_out, have.weights, held_out), 0.5 * before);
@@ -104,7 +104,8 @@ TEST(InputError, SolvesTheNormalEquations) {
 TEST(InputError, EqualInputsChangeNothingAndThreadsNeither) {
   const Layer layer = MakeLayer(150, 64, 200, 63);
   const HessianMatrix h = HessianOf(layer.x, layer.tokens, 64);
-  EXPECT_EQ(CompensateInputError(layer.view(), h, CrossOf(layer.x, layer.x, layer.tokens, 64)).value().weights, layer.w);
+  EXPECT_EQ(CompensateInputError(layer.view(), h, CrossOf(layer.x, layer.x, layer.tokens, 64)).value().weights,
+            layer.w);
   const std::vector<float> y = Disturb(layer.x, 64, 3);
   const HessianMatrix hy = HessianOf(y, layer.tokens, 64);
   const CrossMomentMatrix d = CrossOf(layer.x, y, layer.tokens, 64);

@@ -19,13 +19,25 @@ namespace {
 constexpr int64_t kNestedBlock = 256;
 
 // formats.md section 4: normal quantiles as bitsandbytes stores them.
-constexpr std::array<float, 16> kNf4 = {
-    -1.0f,  -0.6961928009986877f, -0.5250730514526367f, -0.39491748809814453f, -0.28444138169288635f, -0.18477343022823334f,
-    -0.09105003625154495f, 0.0f, 0.07958029955625534f, 0.16093020141124725f, 0.24611230194568634f, 0.33791524171829224f,
-    0.44070982933044434f, 0.5626170039176941f, 0.7229568362236023f, 1.0f};
-constexpr std::array<float, 16> kFp4 = {
-    0.0f,  0.0625f / 12,  8.0f / 12,  12.0f / 12,  4.0f / 12,  6.0f / 12,  2.0f / 12,  3.0f / 12,
-    -0.0f, -0.0625f / 12, -8.0f / 12, -12.0f / 12, -4.0f / 12, -6.0f / 12, -2.0f / 12, -3.0f / 12};
+constexpr std::array<float, 16> kNf4 = {-1.0f,
+                                        -0.6961928009986877f,
+                                        -0.5250730514526367f,
+                                        -0.39491748809814453f,
+                                        -0.28444138169288635f,
+                                        -0.18477343022823334f,
+                                        -0.09105003625154495f,
+                                        0.0f,
+                                        0.07958029955625534f,
+                                        0.16093020141124725f,
+                                        0.24611230194568634f,
+                                        0.33791524171829224f,
+                                        0.44070982933044434f,
+                                        0.5626170039176941f,
+                                        0.7229568362236023f,
+                                        1.0f};
+constexpr std::array<float, 16> kFp4 = {0.0f,       0.0625f / 12, 8.0f / 12,  12.0f / 12,    4.0f / 12,  6.0f / 12,
+                                        2.0f / 12,  3.0f / 12,    -0.0f,      -0.0625f / 12, -8.0f / 12, -12.0f / 12,
+                                        -4.0f / 12, -6.0f / 12,   -2.0f / 12, -3.0f / 12};
 
 // A table in ascending order, the limits between neighbours, and the code of each place.
 struct Sorted {
@@ -94,7 +106,8 @@ class Encoder {
     const std::span<const float> w = Block(block);
     std::vector<float> h(w.size(), 1.0f);
     if (!importance_.empty()) {
-      for (size_t i = 0; i < h.size(); ++i) h[i] = importance_[(static_cast<size_t>(block * options_.block_size) + i) % static_cast<size_t>(weights_.cols)];
+      for (size_t i = 0; i < h.size(); ++i)
+        h[i] = importance_[(static_cast<size_t>(block * options_.block_size) + i) % static_cast<size_t>(weights_.cols)];
     }
     std::vector<uint8_t> places(w.size());
     float best = largest;
@@ -168,8 +181,8 @@ void Nest(CodebookMatrix& m) {
   const std::span<const float, 256> map = DynamicMap();
   m.nested_map.assign(map.begin(), map.end());
   m.nested_block = kNestedBlock;
-  m.nested_offset = static_cast<float>(std::accumulate(m.absmax.begin(), m.absmax.end(), 0.0) /
-                                       static_cast<double>(m.absmax.size()));
+  m.nested_offset =
+      static_cast<float>(std::accumulate(m.absmax.begin(), m.absmax.end(), 0.0) / static_cast<double>(m.absmax.size()));
   m.nested_codes.resize(m.absmax.size());
   for (size_t begin = 0; begin < m.absmax.size(); begin += kNestedBlock) {
     const size_t end = std::min(m.absmax.size(), begin + kNestedBlock);

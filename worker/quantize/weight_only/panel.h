@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // GPTQ on a panel of rows: rows are independent, so a panel goes through the whole sweep (sweep.h), and then through
-// coordinate descent (descent.h), on one thread. Inside a panel arrays are [column][lane], a lane being a row, so that a
-// column of 128 rows is quantized at once and everything between blocks of columns is a matrix product.
+// coordinate descent (descent.h), on one thread. Inside a panel arrays are [column][lane], a lane being a row, so that
+// a column of 128 rows is quantized at once and everything between blocks of columns is a matrix product.
 #ifndef QUANT_WORKER_QUANTIZE_WEIGHT_ONLY_PANEL_H_
 #define QUANT_WORKER_QUANTIZE_WEIGHT_ONLY_PANEL_H_
 
@@ -42,10 +42,10 @@ struct Panel {
 
   int64_t first = 0;
   int64_t rows = 0;
-  std::vector<float> scale;    // [groups][lanes]
-  std::vector<float> zero;     // [groups][lanes]
-  std::vector<uint8_t> codes;  // [cols][lanes]
-  std::vector<float> d;        // [cols][lanes] quantized - original
+  std::vector<float> scale;               // [groups][lanes]
+  std::vector<float> zero;                // [groups][lanes]
+  std::vector<uint8_t> codes;             // [cols][lanes]
+  std::vector<float> d;                   // [cols][lanes] quantized - original
   std::array<double, kPanelRows> loss{};  // d (H + lambda I) d^T
 };
 

@@ -42,8 +42,8 @@ void Form(const float* d, int64_t rows, const HessianMatrix& hessian, float* scr
 absl::Status Agree(int64_t rows, int64_t cols, size_t values, const HessianMatrix& hessian) {
   if (hessian.cols != cols || static_cast<int64_t>(hessian.h.size()) != cols * cols ||
       static_cast<int64_t>(values) != rows * cols) {
-    return absl::InvalidArgumentError(absl::StrCat("a Hessian of ", hessian.cols, " columns for weights of ", rows, " x ",
-                                                   cols, " (", values, " values)"));
+    return absl::InvalidArgumentError(absl::StrCat("a Hessian of ", hessian.cols, " columns for weights of ", rows,
+                                                   " x ", cols, " (", values, " values)"));
   }
   return absl::OkStatus();
 }

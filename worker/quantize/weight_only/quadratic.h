@@ -20,9 +20,8 @@ struct QuadraticError {
   double relative = 0;           // loss / tr(W H W^T); 0 when both are 0, infinite when only the latter is
 };
 
-// d H d^T of each row of d: [rows]. Products in float32, sums of 256 columns at a time in float64. The same bits for any
-// number of threads (0: OpenMP's). Cost: rows * cols^2 multiply-adds.
-// INVALID_ARGUMENT: sizes that do not agree.
+// d H d^T of each row of d: [rows]. Products in float32, sums of 256 columns at a time in float64. The same bits for
+// any number of threads (0: OpenMP's). Cost: rows * cols^2 multiply-adds. INVALID_ARGUMENT: sizes that do not agree.
 absl::StatusOr<std::vector<double>> QuadraticForm(const MatrixView& d, const HessianMatrix& hessian, int threads = 0);
 
 // The error of `quantized` against `weights`; twice the cost above. INVALID_ARGUMENT: sizes that do not agree.

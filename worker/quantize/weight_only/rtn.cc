@@ -35,8 +35,8 @@ absl::StatusOr<GroupedMatrix> QuantizeRtn(const MatrixView& weights, const GridO
       const int64_t begin = g * out.group_size;
       const auto count = static_cast<size_t>(std::min(out.group_size, out.cols - begin));
       const std::span<const float> group(weights.row(r) + begin, count);
-      const Grid grid =
-          FindGrid(group, importance.empty() ? importance : importance.subspan(static_cast<size_t>(begin), count), options);
+      const Grid grid = FindGrid(
+          group, importance.empty() ? importance : importance.subspan(static_cast<size_t>(begin), count), options);
       out.scales[static_cast<size_t>(r * groups + g)] = grid.scale;
       if (!out.zeros.empty()) out.zeros[static_cast<size_t>(r * groups + g)] = grid.zero;
       vec::Encode(group.data(), count, grid.scale, grid.zero, qmax, out.codes.data() + r * out.cols + begin);

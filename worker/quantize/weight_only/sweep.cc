@@ -120,8 +120,8 @@ void Sweep<T>::FindGrid(Panel& panel, int64_t begin, int64_t end, int64_t done) 
   const int64_t span = done - begin;
   update_.assign(static_cast<size_t>(span * kLanes), T{0});
   if (done < cols_) {
-    blas::TransposedProduct(span, kLanes, cols_ - done, l + done * cols_ + begin, cols_, d_.data() + done * kLanes, kLanes,
-                            update_.data(), kLanes);
+    blas::TransposedProduct(span, kLanes, cols_ - done, l + done * cols_ + begin, cols_, d_.data() + done * kLanes,
+                            kLanes, update_.data(), kLanes);
     blas::NegativeSolveLeftTransposed(span, kLanes, l + begin * cols_ + begin, cols_, update_.data(), kLanes);
   }
   const int64_t count = end - begin;
@@ -131,8 +131,8 @@ void Sweep<T>::FindGrid(Panel& panel, int64_t begin, int64_t end, int64_t done) 
   for (int64_t r = 0; r < panel.rows; ++r) {
     for (int64_t i = 0; i < count; ++i) {
       const int64_t k = begin + i;
-      group_[static_cast<size_t>(i)] = static_cast<float>(w_[static_cast<size_t>(k * kLanes + r)] +
-                                                          update_[static_cast<size_t>(i * kLanes + r)]);
+      group_[static_cast<size_t>(i)] =
+          static_cast<float>(w_[static_cast<size_t>(k * kLanes + r)] + update_[static_cast<size_t>(i * kLanes + r)]);
       if (!importance_.empty()) {
         importance_[static_cast<size_t>(i)] =
             plan_.importance[static_cast<size_t>(plan_.column[static_cast<size_t>(k)])];
@@ -157,8 +157,16 @@ void Sweep<T>::Columns(Panel& panel, int64_t begin, int64_t end) {
   const auto qmax = static_cast<float>((1 << plan_.grid.bits) - 1);
   const T* const l = factor_.l.data() + begin * cols_ + begin;
   if constexpr (std::is_same_v<T, double>) {
-    ColumnsInDouble{l, cols_, w_.data() + begin * kLanes, acc_.data(), d_.data() + begin * kLanes,
-                    codes_.data() + begin * kLanes, scale.data(), zero.data(), qmax, panel.loss.data()}
+    ColumnsInDouble{l,
+                    cols_,
+                    w_.data() + begin * kLanes,
+                    acc_.data(),
+                    d_.data() + begin * kLanes,
+                    codes_.data() + begin * kLanes,
+                    scale.data(),
+                    zero.data(),
+                    qmax,
+                    panel.loss.data()}
         .Run(count);
   } else {
     std::array<float, kLanes> loss;

@@ -32,11 +32,11 @@ class Sweep {
   const SweepPlan& plan_;
   const Factor<T>& factor_;
   int64_t cols_;
-  std::vector<T> w_;       // [cols][lanes] in order of k
-  std::vector<T> d_;       // [cols][lanes] in order of k
-  std::vector<T> acc_;     // [block][lanes]
-  std::vector<T> update_;  // [columns of a group and what lies between][lanes]: updated - original weights
-  std::vector<uint8_t> codes_;  // [cols][lanes] in order of k
+  std::vector<T> w_;               // [cols][lanes] in order of k
+  std::vector<T> d_;               // [cols][lanes] in order of k
+  std::vector<T> acc_;             // [block][lanes]
+  std::vector<T> update_;          // [columns of a group and what lies between][lanes]: updated - original weights
+  std::vector<uint8_t> codes_;     // [cols][lanes] in order of k
   std::vector<float> group_;       // one row's weights of one group, in order of column
   std::vector<float> importance_;  // theirs
 };

@@ -20,10 +20,10 @@ struct Layer {
   int64_t rows = 0;
   int64_t cols = 0;
   int64_t tokens = 0;
-  std::vector<float> w;        // [rows, cols]
-  std::vector<float> x;        // [tokens, cols]: calibration
+  std::vector<float> w;         // [rows, cols]
+  std::vector<float> x;         // [tokens, cols]: calibration
   std::vector<float> held_out;  // [tokens, cols]
-  HessianMatrix hessian;       // of x
+  HessianMatrix hessian;        // of x
 
   MatrixView view() const { return {w, rows, cols}; }
 };
@@ -34,8 +34,8 @@ inline HessianMatrix HessianOf(const std::vector<float>& x, int64_t tokens, int6
   return std::move(hessian).Finish();
 }
 
-// Inputs: cols / 8 common factors and noise, log-normal channel magnitudes; weights: heavy-tailed (a normal divided by a
-// uniform's root).
+// Inputs: cols / 8 common factors and noise, log-normal channel magnitudes; weights: heavy-tailed (a normal divided by
+// a uniform's root).
 inline Layer MakeLayer(int64_t rows, int64_t cols, int64_t tokens, unsigned seed) {
   std::mt19937 random(seed);
   std::normal_distribution<float> normal;

@@ -31,7 +31,9 @@ HWY_INLINE VF Code(VF w, const GridVec& grid) {
 }
 HWY_INLINE VF Value(VF code, const GridVec& grid) { return hn::Mul(grid.scale, hn::Sub(code, grid.zero)); }
 
-HWY_INLINE void StoreCodes(VF code, uint8_t* dst) { hn::StoreU(hn::DemoteTo(D8(), hn::ConvertTo(DI(), code)), D8(), dst); }
+HWY_INLINE void StoreCodes(VF code, uint8_t* dst) {
+  hn::StoreU(hn::DemoteTo(D8(), hn::ConvertTo(DI(), code)), D8(), dst);
+}
 
 // Loads past the end give zeros.
 HWY_INLINE VF LoadSome(const float* p, size_t count) {
@@ -102,7 +104,8 @@ float GridErrorImpl(const float* w, const float* h, size_t n, float scale, float
   return hn::ReduceSum(d, sum);
 }
 
-void GridFitImpl(const float* w, const float* h, size_t n, float scale, float zero, float qmax, float* num, float* den) {
+void GridFitImpl(const float* w, const float* h, size_t n, float scale, float zero, float qmax, float* num,
+                 float* den) {
   const DF d;
   const size_t lanes = hn::Lanes(d);
   const GridVec grid{hn::Set(d, scale), hn::Set(d, zero), hn::Set(d, qmax)};
@@ -255,8 +258,8 @@ void DescendImpl(const DescentBlock& b) {
         auto moved = hn::MaskFalse(d);
         for (int64_t v = 0; v < 2; ++v) {
           const int64_t at = k * b.lanes + strip + v * lanes;
-          const GridVec grid{hn::LoadU(d, b.scale[k] + strip + v * lanes),
-                             hn::LoadU(d, b.zero[k] + strip + v * lanes), qmax};
+          const GridVec grid{hn::LoadU(d, b.scale[k] + strip + v * lanes), hn::LoadU(d, b.zero[k] + strip + v * lanes),
+                             qmax};
           const VF old = hn::ConvertTo(d, hn::PromoteTo(DI(), hn::LoadU(D8(), b.codes + at)));
           const VF g = hn::LoadU(d, sums.data() + (k * 2 + v) * lanes);
           const VF target = hn::NegMulAdd(g, inverse, Value(old, grid));

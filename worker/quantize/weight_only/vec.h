@@ -17,8 +17,8 @@ void MinMax(const float* w, size_t n, float* lo, float* hi);
 // Whether every value is finite.
 bool AllFinite(const float* w, size_t n);
 
-// sum h[i] |value(w[i]) - w[i]|^p; h may be null (all ones). p = 2 is fast, another takes a logarithm and an exponential
-// per weight.
+// sum h[i] |value(w[i]) - w[i]|^p; h may be null (all ones). p = 2 is fast, another takes a logarithm and an
+// exponential per weight.
 float GridError(const float* w, const float* h, size_t n, float scale, float zero, float qmax, float p);
 
 // num = sum h (code - zero) w and den = sum h (code - zero)^2: num / den is the best scale for these codes.
@@ -41,18 +41,18 @@ inline constexpr int64_t kLanes = 32;
 
 // Columns of one block of GPTQ's sweep, from the last to the first (factor.h has the algebra).
 struct SweepBlock {
-  int64_t count = 0;          // columns
+  int64_t count = 0;  // columns
   int64_t lanes = 0;
-  const float* l = nullptr;   // L[first, first], row-major with stride ldl
+  const float* l = nullptr;  // L[first, first], row-major with stride ldl
   int64_t ldl = 0;
-  const float* w = nullptr;   // [count][lanes] original weights
-  const float* acc = nullptr;  // [count][lanes] sums over the columns already done
-  float* d = nullptr;         // [count][lanes] out: quantized - original
-  uint8_t* codes = nullptr;   // [count][lanes] out
+  const float* w = nullptr;             // [count][lanes] original weights
+  const float* acc = nullptr;           // [count][lanes] sums over the columns already done
+  float* d = nullptr;                   // [count][lanes] out: quantized - original
+  uint8_t* codes = nullptr;             // [count][lanes] out
   const float* const* scale = nullptr;  // [count] -> [lanes]
   const float* const* zero = nullptr;
   float qmax = 15;
-  float* loss = nullptr;      // [lanes] out: the block's share of d (H + lambda I) d^T
+  float* loss = nullptr;  // [lanes] out: the block's share of d (H + lambda I) d^T
 };
 void Sweep(const SweepBlock& block);
 
@@ -60,17 +60,17 @@ void Sweep(const SweepBlock& block);
 struct DescentBlock {
   int64_t count = 0;
   int64_t lanes = 0;
-  const float* h = nullptr;   // H[first, first], row-major with stride ldh
+  const float* h = nullptr;  // H[first, first], row-major with stride ldh
   int64_t ldh = 0;
-  float lambda = 0;           // added to H's diagonal
+  float lambda = 0;  // added to H's diagonal
   int rounds = 1;
-  float* g = nullptr;         // [count][lanes] in and out: (D (H + lambda I)) of these columns
-  float* d = nullptr;         // [count][lanes] in and out
-  uint8_t* codes = nullptr;   // in and out
+  float* g = nullptr;        // [count][lanes] in and out: (D (H + lambda I)) of these columns
+  float* d = nullptr;        // [count][lanes] in and out
+  uint8_t* codes = nullptr;  // in and out
   const float* const* scale = nullptr;
   const float* const* zero = nullptr;
   float qmax = 15;
-  float* gain = nullptr;      // [lanes] out: change of d (H + lambda I) d^T, never above 0
+  float* gain = nullptr;  // [lanes] out: change of d (H + lambda I) d^T, never above 0
 };
 void Descend(const DescentBlock& block);
 
