@@ -67,11 +67,9 @@ def tensor(data, kind, dims):
     return values.reshape(dims[::-1]), size
 
 
-def main(arguments):
-    if not arguments:
-        print(__doc__, file=sys.stderr)
-        return 2
-    with open(arguments[0], "rb") as file:
+def load(path):
+    """Keys, tensors as float32, and the types of tensors."""
+    with open(path, "rb") as file:
         data = file.read()
     r = Reader(data)
     assert data[:4] == b"GGUF"
@@ -101,6 +99,15 @@ def main(arguments):
     arch = keys.get("general.architecture", "")
     for key, kind in kinds.items():
         assert not (key.startswith(arch + ".") and isinstance(keys[key], int)) or kind in (4, 7), key
+    return keys, tensors, types
+
+
+def main(arguments):
+    if not arguments:
+        print(__doc__, file=sys.stderr)
+        return 2
+    keys, tensors, types = load(arguments[0])
+    arch = keys.get("general.architecture", "")
     shown = {k: v if not isinstance(v, list) or len(v) < 20 else [len(v)] + v[:8] for k, v in keys.items()}
     print(json.dumps({"keys": shown, "types": types}))
     failed = False

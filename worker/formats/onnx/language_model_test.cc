@@ -12,10 +12,10 @@
 #include "absl/strings/str_cat.h"
 #include "worker/formats/checkpoint_testing.h"
 #include "worker/formats/huggingface/builder.h"
+#include "worker/formats/language_model_testing.h"
 #include "worker/formats/onnx/onnx.h"
 #include "worker/formats/testing.h"
 #include "worker/graph/linear.h"
-#include "worker/runtime/reference_backend.h"
 
 namespace quant {
 namespace {
@@ -25,22 +25,12 @@ using testing::RandomCodebook;
 using testing::RandomGrouped;
 using testing::TempDir;
 
-const std::vector<int64_t> kTokens = {1, 5, 3, 2, 7, 30, 9, 11, 4, 8, 1, 6, 0};
-
-std::vector<float> InReference(const LanguageModel& model) {
-  auto executable = CompileReference(std::make_shared<const Graph>(model.graph), {});
-  EXPECT_THAT(executable, IsOk());
-  const auto out = (*executable)->Run({{Tensor::Of<int64_t>({1, static_cast<int64_t>(kTokens.size())}, kTokens)}});
-  EXPECT_THAT(out, IsOk());
-  return *ToFloat((*out)[0]);
-}
-
 void ExpectSameInOnnxRuntime(const Graph& graph, const std::vector<float>& want, const std::string& what) {
   TempDir dir;
   ASSERT_THAT(ExportOnnx(graph, dir / "model.onnx"), IsOk()) << what;
-  std::string command = absl::StrCat("python3 ", QUANT_SOURCE_DIR, "/logits_in_onnxruntime.py ",
+  std::string command = absl::StrCat("python3 ", QUANT_SOURCE_DIR, "/onnx/logits_in_onnxruntime.py ",
                                      (dir / "model.onnx").string(), " ", (dir / "out").string());
-  for (const int64_t t : kTokens) absl::StrAppend(&command, " ", t);
+  for (const int64_t t : testing::kTokens) absl::StrAppend(&command, " ", t);
   absl::StrAppend(&command, " >", (dir / "log").string(), " 2>&1");
   ASSERT_EQ(std::system(command.c_str()), 0) << what << ": " << testing::ReadFile(dir / "log");
   const std::string bytes = testing::ReadFile(dir / "out");
@@ -65,7 +55,7 @@ class LanguageModelInOnnxRuntime : public ::testing::Test {
   static void Compare(const Checkpoint& checkpoint, const std::string& what) {
     const auto plain = BuildLanguageModel(checkpoint, {});
     ASSERT_THAT(plain, IsOk()) << what;
-    const std::vector<float> want = InReference(*plain);
+    const std::vector<float> want = testing::InReference(*plain);
     ExpectSameInOnnxRuntime(plain->graph, want, what);
     const auto cached = BuildLanguageModel(checkpoint, {.kv_cache = true});
     ASSERT_THAT(cached, IsOk()) << what;
@@ -77,37 +67,6 @@ TEST_F(LanguageModelInOnnxRuntime, TheSharedModel) {
   const std::filesystem::path folder = testing::SharedData("models/tinystories-656k");
   QUANT_SKIP_WITHOUT(folder);
   Compare(**Checkpoint::Open(folder), "tinystories-656k");
-}
-
-// A checkpoint of two blocks with random weights: a llama with other keys and tensors.
-std::shared_ptr<const Checkpoint> MakeModel(const TempDir& dir, const nlohmann::json& more,
-                                            const std::map<std::string, Shape>& extra) {
-  nlohmann::json config = {{"model_type", "llama"},      {"vocab_size", 32},         {"hidden_size", 64},
-                           {"num_hidden_layers", 2},     {"num_attention_heads", 4}, {"num_key_value_heads", 2},
-                           {"intermediate_size", 96},    {"rms_norm_eps", 1e-5},     {"max_position_embeddings", 64},
-                           {"tie_word_embeddings", true}};
-  config.update(more);
-  std::mt19937 random(3);
-  const auto floats = [&](Shape shape) {
-    Tensor t = *Tensor::Allocate(DType::kFloat32, std::move(shape));
-    for (float& v : t.mutable_data<float>()) v = static_cast<float>(static_cast<int>(random() % 2001) - 1000) / 4000;
-    return *Cast(t, DType::kBFloat16);
-  };
-  std::vector<NamedTensor> tensors = {{"model.embed_tokens.weight", floats({32, 64})},
-                                      {"model.norm.weight", floats({64})}};
-  for (int i = 0; i < 2; ++i) {
-    std::map<std::string, Shape> shapes = {
-        {"input_layernorm.weight", {64}},      {"post_attention_layernorm.weight", {64}},
-        {"self_attn.q_proj.weight", {64, 64}}, {"self_attn.k_proj.weight", {32, 64}},
-        {"self_attn.v_proj.weight", {32, 64}}, {"self_attn.o_proj.weight", {64, 64}},
-        {"mlp.gate_proj.weight", {96, 64}},    {"mlp.up_proj.weight", {96, 64}},
-        {"mlp.down_proj.weight", {64, 96}}};
-    shapes.insert(extra.begin(), extra.end());
-    for (const auto& [name, shape] : shapes) {
-      tensors.push_back({absl::StrCat("model.layers.", i, ".", name), floats(shape)});
-    }
-  }
-  return testing::MakeCheckpoint(dir.path(), config, tensors);
 }
 
 TEST_F(LanguageModelInOnnxRuntime, SmallModelsOfOtherFamilies) {
@@ -130,13 +89,13 @@ TEST_F(LanguageModelInOnnxRuntime, SmallModelsOfOtherFamilies) {
        gemma}};
   for (const auto& [config, extra] : cases) {
     TempDir dir;
-    Compare(*MakeModel(dir, config, extra), config["model_type"]);
+    Compare(*testing::MakeLanguageModel(dir, config, extra), config["model_type"]);
   }
 }
 
 TEST_F(LanguageModelInOnnxRuntime, QuantizedInEveryForm) {
   TempDir dir;
-  const auto checkpoint = MakeModel(dir, {{"intermediate_size", 96}}, {});
+  const auto checkpoint = testing::MakeLanguageModel(dir, {{"intermediate_size", 96}}, {});
   auto model = BuildLanguageModel(*checkpoint, {});
   ASSERT_THAT(model, IsOk());
   uint32_t seed = 1;
@@ -156,13 +115,13 @@ TEST_F(LanguageModelInOnnxRuntime, QuantizedInEveryForm) {
     ASSERT_THAT(ReplaceLinear(&model->graph, l.name, w), IsOk());
     ++seed;
   }
-  const std::vector<float> want = InReference(*model);
+  const std::vector<float> want = testing::InReference(*model);
   ExpectSameInOnnxRuntime(model->graph, want, "quantized");
   // And our own backends run what was written.
   ASSERT_THAT(ExportOnnx(model->graph, dir / "model.onnx"), IsOk());
   LanguageModel read;
   read.graph = *ImportOnnx(dir / "model.onnx");
-  const std::vector<float> got = InReference(read);
+  const std::vector<float> got = testing::InReference(read);
   ASSERT_EQ(got.size(), want.size());
   float most = 0;
   for (const float v : want) most = std::max(most, std::abs(v));

@@ -107,15 +107,13 @@ class LinearLowering {
       }
       absmax = Constant("absmax", Tensor::Of<float>({static_cast<int64_t>(repeated.size())}, repeated));
     }
-    out_->push_back({.name = node_.name,
-                     .op_type = "MatMulBnb4",
-                     .domain = kMicrosoftDomain,
-                     .inputs = {node_.input(0), node_.input(1), absmax},
-                     .outputs = node_.outputs,
-                     .attributes = {{"K", w.cols},
-                                    {"N", w.rows},
-                                    {"block_size", block},
-                                    {"quant_type", int64_t{nf4 ? 1 : 0}}}});
+    out_->push_back(
+        {.name = node_.name,
+         .op_type = "MatMulBnb4",
+         .domain = kMicrosoftDomain,
+         .inputs = {node_.input(0), node_.input(1), absmax},
+         .outputs = node_.outputs,
+         .attributes = {{"K", w.cols}, {"N", w.rows}, {"block_size", block}, {"quant_type", int64_t{nf4 ? 1 : 0}}}});
     graph_.other_opsets[kMicrosoftDomain] = 1;
     return absl::OkStatus();
   }
