@@ -14,14 +14,14 @@ import tempfile
 
 from models import TOP, machine, support
 
-PLAIN = ["--method", "gptq", "--act-order", "off", "--scale-search", "min_max", "--descent-passes", "0", "--compensate=false"]
+PLAIN = ["--method", "gptq", "--act-order", "off", "--scale-search", "min_max", "--descent-passes", "0", "--no-compensate"]
 ASYMMETRIC = ["--symmetry", "asymmetric"]
 METHODS = [
     ("rtn min-max", ["--method", "rtn", "--scale-search", "min_max", *ASYMMETRIC], True),
     ("rtn", ["--method", "rtn", *ASYMMETRIC], True),
     ("gptq plain", [*PLAIN, *ASYMMETRIC], True),
     ("gptq", ["--method", "gptq", *ASYMMETRIC], True),
-    ("gptq without compensation", ["--method", "gptq", "--compensate=false", *ASYMMETRIC], True),
+    ("gptq without compensation", ["--method", "gptq", "--no-compensate", *ASYMMETRIC], True),
     ("gptq symmetric", ["--method", "gptq"], True),
     ("awq", ["--method", "awq"], True),
     ("awq + gptq", ["--method", "awq", "--then-gptq"], True),
