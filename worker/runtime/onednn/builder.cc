@@ -130,6 +130,12 @@ absl::StatusOr<const Tensor*> PlanBuilder::Constant(int id) {
 }
 
 std::vector<float> PlanBuilder::ConstantFloats(int id) {
+  // A weight matrix behind a Cast: widened for the caller, and kept by nobody.
+  if (id >= 0 && value(id).constant == nullptr && value(id).dtype == DType::kFloat32 && IsConstant(id)) {
+    const int producer = Producer(id);
+    if (node(producer).op_type == "Cast" && IsFloat(value(In(producer, 0)).dtype))
+      return ConstantFloats(In(producer, 0));
+  }
   const absl::StatusOr<const Tensor*> constant = Constant(id);
   if (!constant.ok() || *constant == nullptr) return {};
   absl::StatusOr<std::vector<float>> floats = ToFloat(**constant);
