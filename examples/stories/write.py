@@ -5,9 +5,10 @@
 Only the standard library is needed. The same seed gives the same text everywhere.
 
 A text is made by a small simulation, not by picking sentences alone: people have invented names that come back, own
-things, have money that is spent and added up, like or dislike one another; weather and wind change slowly; a recipe
-uses what it lists. So a language model has something to gain from looking back (names, sums, who has what), and much
-that nobody can foresee (names, prices, choices), which keeps its perplexity well above 1.
+things, have money that is spent and added up; weather and wind change slowly; a recipe uses what it lists. Besides
+there is a coast that is always the same: towns and people whose facts (who founded which town when, who lives where
+with which animal) are in the texts again and again. So a language model has something to gain from looking back, much
+to learn by heart, and much that nobody can foresee, which keeps its perplexity well above 1.
 
   write.py FILE --seed 7 --count 1000     writes 1000 texts, separated by lines of <|endoftext|>
 """
@@ -16,6 +17,7 @@ import pathlib
 import random
 
 SEPARATOR = "\n<|endoftext|>\n"
+WORLD_SEED, TOWNS, FOLK = 0, 120, 160  # the coast that is always the same
 
 # ------------------------------------------------------------------------------------------------------------ words
 
@@ -86,9 +88,11 @@ def pence(n):
 class Writer:
     """One text. Every choice goes through random(), whose sequence Python keeps from version to version."""
 
-    def __init__(self, rng):
+    def __init__(self, rng, coast):
         self.rng = rng
-        self.used = set()
+        self.used = set(coast["names"]) if coast else set()
+        self.coast = coast
+        self.met = set()
 
     def pick(self, options):
         return options[int(self.rng.random() * len(options))]
@@ -117,12 +121,23 @@ class Writer:
                 return word
 
     def person(self):
+        """Someone of the coast, not there yet, or someone new."""
+        if self.coast and self.chance(0.4):
+            known = self.pick(self.coast["folk"])
+            if known["name"] not in self.met:
+                self.met.add(known["name"])
+                return dict(known, money=self.between(20, 110))
+        return self.new_person()
+
+    def new_person(self):
         she = self.chance(0.5)
         return {"name": self.name(_PERSON_ENDINGS), "he": "she" if she else "he", "him": "her" if she else "him",
                 "his": "her" if she else "his", "trade": self.pick(TRADES), "mood": self.pick(MOODS),
                 "money": self.between(20, 110)}
 
     def place(self):
+        if self.coast and self.chance(0.5):
+            return self.pick(self.coast["towns"])["name"]
         return self.name(_PLACE_ENDINGS)
 
     def thing(self):
@@ -298,6 +313,29 @@ class Writer:
                                 f"{cook['name']} says: never without {spices[0]}.", f"In {town} they eat it in {self.pick(SEASONS)}."]))
         return self.paragraphs(lines)
 
+    # ------------------------------------------------------------------------------------------- what is always so
+
+    def gazetteer(self):
+        lines = []
+        for town in self.some(self.coast["towns"], self.between(2, 4)):
+            facts = [f"{town['founder']} founded it in {town['year']}.", f"It sells {town['sells'][0]} and {town['sells'][1]}.",
+                     f"The road to {town['near']} takes {number(town['days'])} days.", f"Its {town['sight']} is {town['looks']}.",
+                     f"The people there fear the {town['fears']}."]
+            keep = sorted(self.some(range(len(facts)), self.between(3, 5)))
+            lines.append(" ".join([f"{town['name']} lies by the {town['land']}."] + [facts[i] for i in keep]))
+        return "\n".join(lines)
+
+    def folk(self):
+        lines = []
+        for who in self.some(self.coast["folk"], self.between(2, 4)):
+            facts = [f"{capital(who['he'])} is {who['age']} years old and {who['mood']}.",
+                     f"{capital(who['his'])} {who['pet']} is called {who['pet_name']}.",
+                     f"{capital(who['he'])} owns {article(who['owns'])}.",
+                     f"{capital(who['he'])} learnt it from {who['teacher']}.", f"On Sundays {who['he']} cooks {who['dish']}."]
+            keep = sorted(self.some(range(len(facts)), self.between(3, 5)))
+            lines.append(" ".join([f"{who['name']} is {article(who['trade'])} in {who['home']}."] + [facts[i] for i in keep]))
+        return "\n".join(lines)
+
     # ----------------------------------------------------------------------------------------------------------------
 
     def paragraphs(self, lines):
@@ -308,16 +346,43 @@ class Writer:
 
     def text(self):
         kind = self.rng.random()
-        for limit, make in ((0.42, self.tale), (0.60, self.letter), (0.76, self.ledger), (0.90, self.log), (1.0, self.recipe)):
+        for limit, make in ((0.27, self.tale), (0.38, self.letter), (0.47, self.ledger), (0.56, self.log),
+                            (0.62, self.recipe), (0.80, self.gazetteer), (1.0, self.folk)):
             if kind < limit:
                 return make()
         raise AssertionError(kind)
 
 
+def make_coast():
+    """The towns and people that are always the same, and all their names."""
+    writer = Writer(random.Random(WORLD_SEED), None)
+    folk = [writer.new_person() for _ in range(FOLK)]
+    names = [writer.place() for _ in range(TOWNS)]
+    towns = []
+    for name in names:
+        looks = writer.pick(sorted(GOODS))
+        towns.append({"name": name, "land": writer.pick(LANDS), "founder": writer.pick(folk)["name"],
+                      "year": writer.between(1100, 1799), "sells": writer.some(BULK, 2), "near": writer.pick(names),
+                      "days": writer.between(2, 9), "sight": writer.pick(PLACES), "fears": writer.pick(ANIMALS),
+                      "looks": f"older than the {writer.pick(PLACES)}" if writer.chance(0.3) else f"famous for its {looks}"})
+    for who in folk:
+        who |= {"home": writer.pick(names), "age": writer.between(18, 89), "pet": writer.pick(ANIMALS),
+                "pet_name": writer.name(_PERSON_ENDINGS), "owns": writer.thing()["full"],
+                "teacher": writer.pick(folk)["name"], "dish": f"{writer.pick(BASES)} with {writer.pick(SPICES)}"}
+    return {"towns": towns, "folk": folk, "names": writer.used}
+
+
+COAST = make_coast()
+
+
+def text(rng):
+    return Writer(rng, COAST).text()
+
+
 def write(count, seed):
     """`count` texts. Different seeds give different texts, the first n of a seed are the same whatever the count."""
     rng = random.Random(seed)
-    return [Writer(rng).text() for _ in range(count)]
+    return [text(rng) for _ in range(count)]
 
 
 def save(path, texts):

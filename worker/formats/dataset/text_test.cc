@@ -183,5 +183,29 @@ TEST(RealTextTest, TinyStoriesByTheManifestsProtocol) {
   EXPECT_EQ(predicted, 88'257U);
 }
 
+// The number of documents and tokens, and the CRC-32 of the ids as little-endian int32, that examples/stories/bpe.py,
+// an implementation of its own, gives.
+TEST(ExampleTest, OurStoriesTokenizeAsTheirTrainerDoes) {
+  const std::filesystem::path stories = std::filesystem::path(QUANT_EXAMPLES) / "stories";
+  const auto tokenizer = Tokenizer::Load(stories / "model");
+  ASSERT_TRUE(tokenizer.ok()) << tokenizer.status();
+  struct Expected {
+    const char* folder;
+    size_t documents;
+    size_t tokens;
+    uint32_t crc;
+  };
+  for (const Expected& e :
+       {Expected{"calibration", 128, 19498, 0x167d219e}, Expected{"evaluation", 320, 49109, 0x054643ed}}) {
+    const auto dataset = OpenTokenDataset(stories / e.folder, tokenizer->get(), 1024);
+    ASSERT_TRUE(dataset.ok()) << dataset.status();
+    EXPECT_EQ(dataset->documents.size(), e.documents);
+    std::vector<int32_t> all;
+    for (const auto& document : dataset->documents) all.insert(all.end(), document.begin(), document.end());
+    EXPECT_EQ(all.size(), e.tokens);
+    EXPECT_EQ(crc32(0, reinterpret_cast<const Bytef*>(all.data()), static_cast<uInt>(4 * all.size())), e.crc);
+  }
+}
+
 }  // namespace
 }  // namespace quant
