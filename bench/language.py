@@ -33,7 +33,7 @@ GRIDS = [(4, 128), (4, 32), (3, 128), (3, 32)]
 
 def cases(names):
     stories = TOP / "examples" / "stories"
-    found = {"stories": (stories / "model", stories / "calibration.txt", stories / "evaluation.txt")}
+    found = {"stories": (stories / "model", stories / "calibration", stories / "evaluation")}
     shared = support.shared_data()
     if shared is not None:
         text = shared / "datasets" / "tinystories.txt"
