@@ -182,6 +182,22 @@ TEST(Bitsandbytes, ConfigBlocksAreTheDocumentedOnes) {
                                   common));
 }
 
+TEST(Bitsandbytes, ReadsBytesStoredAsWordsOfAnotherType) {
+  const CodebookMatrix w = testing::RandomCodebook(4, 64, 64, false, false, 1);
+  TempDir dir;
+  const auto plain = Write(dir, w, DType::kFloat16);
+  std::vector<NamedTensor> tensors;
+  for (const auto& [name, t] : plain->tensors()) {
+    const bool weight = name == "m.weight";
+    tensors.push_back({name, weight ? *Tensor::Borrow(DType::kBFloat16, {64, 1}, t.bytes(), nullptr) : t});
+  }
+  const auto words = testing::MakeCheckpoint(dir / "words", plain->config(), tensors);
+  auto read = ReadBitsandbytesLinear(*words, "m");
+  ASSERT_THAT(read, IsOk());
+  ASSERT_TRUE(read->has_value());
+  EXPECT_EQ(std::get<CodebookMatrix>(**read).codes, w.codes);
+}
+
 TEST(Bitsandbytes, RefusesLayersOfTwoKinds) {
   const std::vector<TestLayer> layers = {{"a", testing::RandomCodebook(2, 64, 64, false, false, 1)},
                                          {"b", testing::RandomCodebook(2, 64, 64, true, false, 1)}};

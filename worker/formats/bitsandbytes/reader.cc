@@ -92,7 +92,12 @@ absl::StatusOr<WeightMatrix> Read4Bit(const LayerParts& parts) {
   ASSIGN_OR_RETURN(const QuantState s, ReadState(parts));
   CodebookMatrix w{.rows = s.rows, .cols = s.cols, .block_size = s.block_size, .fp4 = s.fp4};
   const int64_t count = s.rows * s.cols;
-  ASSIGN_OR_RETURN(const Tensor* packed, parts.Get(".weight", {DType::kUInt8}, {(count + 1) / 2, 1}));
+  // bnb_4bit_quant_storage: the same bytes may be called words of another type.
+  const Tensor* packed = parts.Find(".weight");
+  if (packed->dtype() == DType::kUInt8 || packed->rank() != 2 || packed->dim(1) != 1 ||
+      static_cast<int64_t>(packed->bytes().size()) != (count + 1) / 2) {
+    ASSIGN_OR_RETURN(packed, parts.Get(".weight", {DType::kUInt8}, {(count + 1) / 2, 1}));
+  }
   ASSIGN_OR_RETURN(w.codebook, parts.Floats(".weight.quant_map", {16}));
   if (s.nested) {
     const int64_t nested = (w.blocks() + s.nested_block - 1) / s.nested_block;
@@ -149,7 +154,7 @@ absl::StatusOr<std::optional<WeightMatrix>> ReadBitsandbytesLinear(const Checkpo
     }
     return std::nullopt;
   }
-  if (IsFloat(weight->dtype())) return std::nullopt;
+  if (IsFloat(weight->dtype()) && parts.Find(".weight.absmax") == nullptr) return std::nullopt;
   absl::StatusOr<WeightMatrix> w =
       weight->dtype() == DType::kInt8 || parts.Find(".SCB") != nullptr ? Read8Bit(parts) : Read4Bit(parts);
   if (!w.ok()) return w.status();
