@@ -5,9 +5,9 @@
 //   latency_bench MODEL.onnx [--int8 MODEL2.onnx] [--threads 2] [--batch 1] [--runs 500 | --seconds 1]
 //
 // Inputs are normally distributed floats with a fixed seed, or zeros for integers; a free first dimension is the batch,
-// other free dimensions are 1. The graph is prepared (constants and batch normalization folded) as a job does it. Prints
-// one JSON object: {"fp32": {"mean_ms", "std_ms", "p50_ms", "p95_ms", "p99_ms", "min_ms", "runs"}, "int8": {...},
-// "threads", "batch"}.
+// other free dimensions are 1. The graph is prepared (constants and batch normalization folded) as a job does it.
+// Prints one JSON object: {"fp32": {"mean_ms", "std_ms", "p50_ms", "p95_ms", "p99_ms", "min_ms", "runs"}, "int8":
+// {...}, "threads", "batch"}.
 #include <unistd.h>
 
 #include <algorithm>
@@ -154,9 +154,7 @@ absl::Status Main(const std::vector<std::string>& args) {
     if (options.check) RETURN_IF_ERROR(Check(c));
   }
   const auto start = std::chrono::steady_clock::now();
-  const auto elapsed = [&] {
-    return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-  };
+  const auto elapsed = [&] { return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count(); };
   while (elapsed() < 0.3) {  // warm-up
     for (Candidate& c : candidates) RETURN_IF_ERROR(RunOnce(c, false));
   }

@@ -14,7 +14,8 @@ inline constexpr std::string_view kBuiltKinds[] = {"quantize", "benchmark"};
 inline constexpr std::string_view kBuiltMethods[] = {"dynamic", "static", "rtn", "gptq", "awq", "nf4", "hqq"};
 
 // Export formats, by the ends of their enum names in lower case.
-inline constexpr std::string_view kBuiltFormats[] = {"onnx", "gptq", "awq", "bitsandbytes", "compressed_tensors", "gguf"};
+inline constexpr std::string_view kBuiltFormats[] = {"onnx", "gptq", "awq", "bitsandbytes", "compressed_tensors",
+                                                     "gguf"};
 
 // Kinds of checkpoint that jobs can read, by the ends of the names of quant.v1.ModelFormat in lower case.
 inline constexpr std::string_view kBuiltModelFormats[] = {"onnx", "hugging_face"};

@@ -144,7 +144,8 @@ absl::Status CheckRule(const std::string& at, const v1::LayerRule& rule) {
     case v1::LayerRule::kRecipe:
       RETURN_IF_ERROR(CheckBuilt("rule action", "recipe", kBuiltRuleActions));
       if (rule.recipe().rules_size() > 0) {
-        return absl::InvalidArgumentError(absl::StrCat(at, ".recipe has rules of its own, which is one level too many"));
+        return absl::InvalidArgumentError(
+            absl::StrCat(at, ".recipe has rules of its own, which is one level too many"));
       }
       return CheckMethod(at + ".recipe", rule.recipe());
     case v1::LayerRule::kGrid:
@@ -247,8 +248,8 @@ absl::Status CheckTimeout(const v1::JobSpec& spec) {
 
 absl::StatusOr<v1::ModelFormat> CheckModel(const std::string& id, ArtifactCatalog* catalog) {
   ASSIGN_OR_RETURN(const v1::Model model, catalog->GetModel(id));
-  RETURN_IF_ERROR(CheckBuilt("model format", ShortName(v1::ModelFormat_Name(model.format()), "MODEL_FORMAT_"),
-                             kBuiltModelFormats));
+  RETURN_IF_ERROR(
+      CheckBuilt("model format", ShortName(v1::ModelFormat_Name(model.format()), "MODEL_FORMAT_"), kBuiltModelFormats));
   return model.format();
 }
 
@@ -257,14 +258,16 @@ absl::Status CheckMethodFits(const v1::Recipe& recipe, v1::ModelFormat model) {
   const bool language = model == v1::MODEL_FORMAT_HUGGING_FACE;
   const bool weight_only = !recipe.has_dynamic() && !recipe.has_static_int8();
   if (language != weight_only) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        "method ", std::string(MethodName(recipe)), " is for ", weight_only ? "Hugging Face checkpoints" : "ONNX models",
-        ", and the model is ", language ? "a Hugging Face checkpoint: use rtn, gptq, awq, nf4 or hqq"
-                                        : "an ONNX file: use static or dynamic"));
+    return absl::InvalidArgumentError(
+        absl::StrCat("method ", std::string(MethodName(recipe)), " is for ",
+                     weight_only ? "Hugging Face checkpoints" : "ONNX models", ", and the model is ",
+                     language ? "a Hugging Face checkpoint: use rtn, gptq, awq, nf4 or hqq"
+                              : "an ONNX file: use static or dynamic"));
   }
   if (!language && recipe.format() != v1::EXPORT_FORMAT_UNSPECIFIED && recipe.format() != v1::EXPORT_FORMAT_ONNX) {
-    return absl::InvalidArgumentError(absl::StrCat("format ", ShortName(v1::ExportFormat_Name(recipe.format()), "EXPORT_FORMAT_"),
-                                                   " is for Hugging Face checkpoints; an ONNX model is written as onnx"));
+    return absl::InvalidArgumentError(
+        absl::StrCat("format ", ShortName(v1::ExportFormat_Name(recipe.format()), "EXPORT_FORMAT_"),
+                     " is for Hugging Face checkpoints; an ONNX model is written as onnx"));
   }
   return absl::OkStatus();
 }

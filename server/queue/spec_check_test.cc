@@ -264,8 +264,8 @@ TEST(CheckInputs, MethodsAreForTheirKindOfModel) {
   RecipeOf(&spec)->mutable_gptq();
   EXPECT_THAT(CheckInputs(spec, &catalog), IsOk());
   catalog.AddModel("m-1", v1::MODEL_FORMAT_ONNX);
-  EXPECT_THAT(CheckInputs(spec, &catalog),
-              StatusIs(absl::StatusCode::kInvalidArgument, AllOf(HasSubstr("method gptq"), HasSubstr("static or dynamic"))));
+  EXPECT_THAT(CheckInputs(spec, &catalog), StatusIs(absl::StatusCode::kInvalidArgument,
+                                                    AllOf(HasSubstr("method gptq"), HasSubstr("static or dynamic"))));
   spec = StaticSpec();
   RecipeOf(&spec)->set_format(v1::EXPORT_FORMAT_GGUF);
   EXPECT_THAT(CheckInputs(spec, &catalog),

@@ -113,8 +113,8 @@ void JobRunner::Run(const v1::Lease& lease, ActiveLease& active) {
 }
 
 void JobRunner::Attempt(Work& work) {
-  absl::StatusOr<JobFolder> folder = JobFolder::Create(cache_.jobs_folder(), cache_.resume_folder(),
-                                                         work.active.job_id(), work.active.token());
+  absl::StatusOr<JobFolder> folder =
+      JobFolder::Create(cache_.jobs_folder(), cache_.resume_folder(), work.active.job_id(), work.active.token());
   if (!folder.ok()) {
     work.Fail(folder.status(), Blame::kEnvironment, "INTERNAL", "fetch");
     return Complete(work, nullptr);

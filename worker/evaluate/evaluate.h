@@ -39,10 +39,10 @@ struct EvaluateOptions {
 // percent; top5 only with more than 5 classes; ties count for the lower index). Always: sqnr_db (all outputs together:
 // 10 log10 of the original's energy over the difference's), cosine (mean over samples, first output) and, for such a
 // first output of a model with labels or with no other output, same_top (percent of samples with the same arg max).
-// With several outputs also "sqnr_db/<output>". A metric that compares the two models has the ideal value as `original` (same_top 100, cosine 1;
-// sqnr_db 200, the cap used for "no difference").
-// INVALID_ARGUMENT: no samples left after skip; a label outside the classes; NaN or infinity in the *original's*
-// outputs. NaN in the quantized outputs is counted as wrong and noted in `notes`.
+// With several outputs also "sqnr_db/<output>". A metric that compares the two models has the ideal value as `original`
+// (same_top 100, cosine 1; sqnr_db 200, the cap used for "no difference"). INVALID_ARGUMENT: no samples left after
+// skip; a label outside the classes; NaN or infinity in the *original's* outputs. NaN in the quantized outputs is
+// counted as wrong and noted in `notes`.
 struct Evaluation {
   std::vector<MetricResult> metrics;
   std::vector<std::string> notes;

@@ -34,7 +34,8 @@ class Writer {
     for (size_t i = 1; i < graph->inputs.size(); ++i) {
       Shape shape;
       for (const Dim& d : graph->inputs[i].shape) shape.push_back(d.known() ? d.value : 0);
-      if (shape.size() != 4) return absl::InvalidArgumentError(absl::StrCat("cache ", graph->inputs[i].name, " is not 4-D"));
+      if (shape.size() != 4)
+        return absl::InvalidArgumentError(absl::StrCat("cache ", graph->inputs[i].name, " is not 4-D"));
       shape[0] = 1;
       ASSIGN_OR_RETURN(Tensor empty, Tensor::Allocate(DType::kFloat32, shape));
       w.cache_.push_back(std::move(empty));
@@ -53,7 +54,8 @@ class Writer {
     ASSIGN_OR_RETURN(const std::span<const Tensor> out, executable_->Run(inputs));
     const double ms = NowMs() - begin;
     const int64_t vocabulary = out[0].dim(2);
-    next_ = static_cast<int32_t>(std::max<int64_t>(0, ArgMax(out[0].data<float>().last(static_cast<size_t>(vocabulary)))));
+    next_ =
+        static_cast<int32_t>(std::max<int64_t>(0, ArgMax(out[0].data<float>().last(static_cast<size_t>(vocabulary)))));
     for (size_t i = 0; i < cache_.size(); ++i) {
       ASSIGN_OR_RETURN(cache_[i], out[i + 1].Clone());
     }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Speed of language models: reading a prompt (prefill) and writing token after token (decode), original and quantized in
-// turn, so that a change of the machine's speed reaches both.
+// Speed of language models: reading a prompt (prefill) and writing token after token (decode), original and quantized
+// in turn, so that a change of the machine's speed reaches both.
 #ifndef QUANT_WORKER_EVALUATE_LANGUAGE_SPEED_H_
 #define QUANT_WORKER_EVALUATE_LANGUAGE_SPEED_H_
 
@@ -21,8 +21,8 @@ absl::StatusOr<ThroughputResult> MeasurePrefill(std::shared_ptr<const Graph> ori
                                                 std::shared_ptr<const Graph> quantized, std::span<const int32_t> prompt,
                                                 double seconds, int threads, const ProgressFn& progress);
 
-// Milliseconds per token: the models, with a key/value cache (huggingface/builder.h, kv_cache), read the prompt and then
-// predict `tokens` more (at least 2), the likeliest each, taking turns. The first step of each is not counted.
+// Milliseconds per token: the models, with a key/value cache (huggingface/builder.h, kv_cache), read the prompt and
+// then predict `tokens` more (at least 2), the likeliest each, taking turns. The first step of each is not counted.
 // INVALID_ARGUMENT: a graph without a cache.
 absl::StatusOr<LatencyPairResult> MeasureDecode(std::shared_ptr<const Graph> original,
                                                 std::shared_ptr<const Graph> quantized, std::span<const int32_t> prompt,

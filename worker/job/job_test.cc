@@ -1,7 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
 // Whole jobs in this process, on the example model.
-#include "worker/job/job_main.h"
-
 #include <filesystem>
 #include <fstream>
 #include <iterator>
@@ -13,6 +11,7 @@
 #include "worker/formats/onnx/onnx.h"
 #include "worker/graph/graph.h"
 #include "worker/job/job_error.h"
+#include "worker/job/job_main.h"
 #include "worker/job/recipe.h"
 
 namespace quant {

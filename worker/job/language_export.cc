@@ -140,8 +140,8 @@ absl::Status LanguageExport::Verify(const ProgressFn& progress) {
                                               weights.has_value() ? "has other weights" : "is not quantized"));
     }
     const std::string prefix = absl::StrCat(module, ".");
-    for (auto it = written->tensors().lower_bound(prefix); it != written->tensors().end() && it->first.starts_with(prefix);
-         ++it) {
+    for (auto it = written->tensors().lower_bound(prefix);
+         it != written->tensors().end() && it->first.starts_with(prefix); ++it) {
       ReleasePages(it->second.bytes());
     }
   }
@@ -212,7 +212,8 @@ absl::StatusOr<std::shared_ptr<const Graph>> LanguageExport::ReadBack(bool kv_ca
 std::vector<std::string> LanguageExport::notes() const {
   std::vector<std::string> notes = writer_ == nullptr ? std::vector<std::string>() : writer_->notes();
   if (format_ == CheckpointFormat::kGguf) {
-    if (rounded_again_) notes.push_back("layers were rounded again to the grids GGUF has; the figures are of the file's weights");
+    if (rounded_again_)
+      notes.push_back("layers were rounded again to the grids GGUF has; the figures are of the file's weights");
   }
   return notes;
 }

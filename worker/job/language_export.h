@@ -6,8 +6,8 @@
 //   RETURN_IF_ERROR(out->Finish());
 //   ASSIGN_OR_RETURN(std::shared_ptr<const Graph> read, out->ReadBack(progress));
 //
-// Checkpoint formats are written as the blocks come. An ONNX file is one graph: for it and for GGUF the quantized layers
-// are kept in memory until the end.
+// Checkpoint formats are written as the blocks come. An ONNX file is one graph: for it and for GGUF the quantized
+// layers are kept in memory until the end.
 //
 // Thread-compatible.
 #ifndef QUANT_WORKER_JOB_LANGUAGE_EXPORT_H_
@@ -43,8 +43,8 @@ class LanguageExport {
   // Everything that was not quantized, and the end of the files.
   absl::Status Finish();
 
-  // After Finish: reads every layer from the files and compares its real weights, bit by bit; of ONNX the logits; of GGUF,
-  // whose grids may round weights again, within 15 % of their size. DATA_LOSS naming the layer that differs.
+  // After Finish: reads every layer from the files and compares its real weights, bit by bit; of ONNX the logits; of
+  // GGUF, whose grids may round weights again, within 15 % of their size. DATA_LOSS naming the layer that differs.
   absl::Status Verify(const ProgressFn& progress);
 
   // After Verify: the model as the files have it, for measuring. With a key/value cache: null for ONNX and GGUF.
@@ -64,9 +64,9 @@ class LanguageExport {
   const Checkpoint* checkpoint_;
   const LanguageModel* model_;
   std::filesystem::path folder_;
-  std::unique_ptr<CheckpointWriter> writer_;       // null for ONNX
-  std::shared_ptr<Graph> graph_;                   // ONNX and GGUF: the model with its quantized layers
-  std::map<std::string, std::string> digests_;     // SHA-256 of a layer's real weights, by module
+  std::unique_ptr<CheckpointWriter> writer_;    // null for ONNX
+  std::shared_ptr<Graph> graph_;                // ONNX and GGUF: the model with its quantized layers
+  std::map<std::string, std::string> digests_;  // SHA-256 of a layer's real weights, by module
   std::map<std::string, Tensor> changed_;
   bool rounded_again_ = false;  // GGUF: the file's weights are not quite those it was given
 };

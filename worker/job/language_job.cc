@@ -47,7 +47,8 @@ absl::StatusOr<Loaded> Load(const fs::path& folder) {
   loaded.checkpoint = *std::move(checkpoint);
   absl::StatusOr<LanguageModel> model = BuildLanguageModel(*loaded.checkpoint, {});
   if (!model.ok()) {
-    return WithJobReason(model.status(), absl::IsUnimplemented(model.status()) ? "OPERATOR_UNSUPPORTED" : "MODEL_INVALID");
+    return WithJobReason(model.status(),
+                         absl::IsUnimplemented(model.status()) ? "OPERATOR_UNSUPPORTED" : "MODEL_INVALID");
   }
   loaded.model = *std::move(model);
   if (absl::Status s = CheckSupported(loaded.model.graph); !s.ok()) return WithJobReason(s, "OPERATOR_UNSUPPORTED");
@@ -57,7 +58,8 @@ absl::StatusOr<Loaded> Load(const fs::path& folder) {
 // One quantize job, step by step.
 class LanguageQuantizeJob {
  public:
-  LanguageQuantizeJob(const quant::v1::Lease& lease, const fs::path& folder, const JobLimits& limits, Reporter& reporter)
+  LanguageQuantizeJob(const quant::v1::Lease& lease, const fs::path& folder, const JobLimits& limits,
+                      Reporter& reporter)
       : lease_(lease), folder_(folder), limits_(limits), reporter_(reporter) {}
 
   absl::StatusOr<quant::v1::Report> Run() {
@@ -65,16 +67,17 @@ class LanguageQuantizeJob {
     const quant::v1::QuantizeSpec& spec = lease_.job().spec().quantize();
     ASSIGN_OR_RETURN(recipe_, ResolveLanguageRecipe(spec.recipe(), lease_.has_calibration_dataset()));
     if (NeedsCalibration(recipe_) && !lease_.has_calibration_dataset()) {
-      return WithJobReason(absl::InvalidArgumentError(absl::StrCat(
-                               "method ", MethodName(recipe_),
-                               " learns from text: submit with --calibration DATASET, or use --method rtn, nf4 or hqq")),
-                           "DATA_MISMATCH");
+      return WithJobReason(
+          absl::InvalidArgumentError(
+              absl::StrCat("method ", MethodName(recipe_),
+                           " learns from text: submit with --calibration DATASET, or use --method rtn, nf4 or hqq")),
+          "DATA_MISMATCH");
     }
     ASSIGN_OR_RETURN(loaded_, Load(folder_ / "model"));
     if (const std::string quantized = loaded_.checkpoint->QuantMethod(); !quantized.empty()) {
-      return WithJobReason(absl::InvalidArgumentError(absl::StrCat(
-                               "the model is quantized already (", quantized,
-                               "); quantize the original, or measure this one with --kind benchmark")),
+      return WithJobReason(absl::InvalidArgumentError(
+                               absl::StrCat("the model is quantized already (", quantized,
+                                            "); quantize the original, or measure this one with --kind benchmark")),
                            "MODEL_INVALID");
     }
     RETURN_IF_ERROR(PlanBlocks());
@@ -99,7 +102,8 @@ class LanguageQuantizeJob {
     std::vector<Linear> linears;
     for (size_t b = 0; b + 1 < cuts.size(); ++b) {
       ASSIGN_OR_RETURN(const DecoderBlock block, DecoderBlock::Cut(loaded_.model.graph, cuts[b], cuts[b + 1]));
-      for (const InputGroup& group : block.Groups()) linears.insert(linears.end(), group.linears.begin(), group.linears.end());
+      for (const InputGroup& group : block.Groups())
+        linears.insert(linears.end(), group.linears.begin(), group.linears.end());
     }
     std::vector<std::string> in_blocks;
     for (const Linear& l : linears) in_blocks.push_back(l.name);
@@ -153,8 +157,8 @@ class LanguageQuantizeJob {
                                 .threads = limits_.threads,
                                 .memory_bytes = MemoryBytes(),
                                 .spill_folder = folder_};
-    absl::StatusOr<BlockDriver> driver = BlockDriver::Create(loaded_.model.graph, loaded_.model.cuts, data_.calibration,
-                                                             options, reporter_.Progress());
+    absl::StatusOr<BlockDriver> driver =
+        BlockDriver::Create(loaded_.model.graph, loaded_.model.cuts, data_.calibration, options, reporter_.Progress());
     if (!driver.ok()) return DataReason(driver.status());
     reporter_.BeginPhase("quantize");
     if (std::optional<ResumePoints::Point> point = resume.Load(); point.has_value()) {
@@ -202,8 +206,8 @@ class LanguageQuantizeJob {
       if (method.kind != LinearMethod::Kind::kKeep) {
         absl::StatusOr<std::vector<float>> weights = LinearWeights(loaded_.model.graph, linear);
         if (!weights.ok()) return WithJobReason(weights.status(), "MODEL_INVALID");
-        ASSIGN_OR_RETURN(LinearResult result, QuantizeLinear(method, {*weights, linear.rows, linear.cols}, nullptr, nullptr,
-                                                             limits_.threads));
+        ASSIGN_OR_RETURN(LinearResult result, QuantizeLinear(method, {*weights, linear.rows, linear.cols}, nullptr,
+                                                             nullptr, limits_.threads));
         Describe(result, &layer);
       }
       one.layers.push_back(std::move(layer));

@@ -79,15 +79,16 @@ absl::Status MeasureLanguage(const LanguageMeasureRequest& r, Reporter& reporter
       std::vector<std::string> values;
       for (const LayerOutcome& layer : r.layers) values.push_back(layer.output);
       WindowHeads heads(r.windows);
-      ASSIGN_OR_RETURN(std::vector<LayerError> profile, ErrorProfile(original, quantized, values, heads, kProfileSamples,
-                                                                     threads, reporter.Progress(0.9, 1)));
+      ASSIGN_OR_RETURN(
+          std::vector<LayerError> profile,
+          ErrorProfile(original, quantized, values, heads, kProfileSamples, threads, reporter.Progress(0.9, 1)));
       if (!profile.empty()) errors = std::move(profile);
     }
     AddLayers(r.layers, errors, report);
     if (r.evaluation.latency_runs() < 0) return absl::OkStatus();
     reporter.BeginPhase("benchmark");
-    const std::vector<int32_t>& prompt =
-        *std::max_element(r.windows.begin(), r.windows.end(), [](const auto& a, const auto& b) { return a.size() < b.size(); });
+    const std::vector<int32_t>& prompt = *std::max_element(
+        r.windows.begin(), r.windows.end(), [](const auto& a, const auto& b) { return a.size() < b.size(); });
     ASSIGN_OR_RETURN(const ThroughputResult prefill,
                      MeasurePrefill(original, quantized, prompt, kPrefillSeconds, threads, reporter.Progress(0, 0.5)));
     SetThroughput(prefill, report);

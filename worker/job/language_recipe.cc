@@ -85,8 +85,8 @@ absl::Status ResolveMethod(Recipe* recipe, bool has_calibration) {
       return absl::OkStatus();
     }
     default:
-      return absl::UnimplementedError(absl::StrCat("method '", MethodName(*recipe),
-                                                   "' is not built for language models; there are: rtn, gptq, awq, nf4, hqq"));
+      return absl::UnimplementedError(absl::StrCat(
+          "method '", MethodName(*recipe), "' is not built for language models; there are: rtn, gptq, awq, nf4, hqq"));
   }
   if (recipe->has_hqq()) {
     if (recipe->hqq().p() == 0) recipe->mutable_hqq()->set_p(0.7f);
@@ -249,13 +249,14 @@ ExportOptions ExportOptionsOf(const Recipe& resolved, std::string tool_version) 
 
 bool NeedsCalibration(const Recipe& resolved) {
   const auto needs = [](const Recipe& r) { return r.has_gptq() || r.has_awq(); };
-  return needs(resolved) || std::any_of(resolved.rules().begin(), resolved.rules().end(),
-                                        [&](const quant::v1::LayerRule& r) { return r.has_recipe() && needs(r.recipe()); });
+  return needs(resolved) ||
+         std::any_of(resolved.rules().begin(), resolved.rules().end(),
+                     [&](const quant::v1::LayerRule& r) { return r.has_recipe() && needs(r.recipe()); });
 }
 
-absl::StatusOr<std::map<std::string, LinearMethod>> PlanLayers(const Recipe& resolved, const std::vector<Linear>& linears,
-                                                               bool has_calibration, int threads,
-                                                               std::vector<std::string>* notes) {
+absl::StatusOr<std::map<std::string, LinearMethod>> PlanLayers(const Recipe& resolved,
+                                                               const std::vector<Linear>& linears, bool has_calibration,
+                                                               int threads, std::vector<std::string>* notes) {
   const CheckpointFormat format = FormatOf(resolved);
   std::vector<Rule> rules;
   for (const quant::v1::LayerRule& rule : resolved.rules()) {
@@ -288,9 +289,10 @@ absl::StatusOr<std::map<std::string, LinearMethod>> PlanLayers(const Recipe& res
         return absl::Status(holds.code(), absl::StrCat("layer '", linear.name, "': ", holds.message()));
       }
       if (!has_calibration && NeedsData(m)) {
-        return absl::InvalidArgumentError(absl::StrCat(
-            "layer '", linear.name, "': its errors are to be weighed with calibration data: submit with --calibration, or use "
-            "--scale-search mse and no --absmax-search"));
+        return absl::InvalidArgumentError(
+            absl::StrCat("layer '", linear.name,
+                         "': its errors are to be weighed with calibration data: submit with --calibration, or use "
+                         "--scale-search mse and no --absmax-search"));
       }
     }
     plan[linear.name] = std::move(m);

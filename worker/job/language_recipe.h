@@ -19,7 +19,8 @@ namespace quant {
 //   method      rtn, gptq, awq, nf4, hqq; others are for ONNX models: UNIMPLEMENTED
 //   grid        4 bits; groups of 128 (hqq: 64); symmetric for rtn and gptq, else asymmetric; scale search by
 //               Hessian-weighted error where there is calibration data, else by |error|^2.4
-//   format      gptq for gptq; awq for awq with 4 bits; bitsandbytes for nf4; compressed-tensors for rtn and hqq with 4 or
+//   format      gptq for gptq; awq for awq with 4 bits; bitsandbytes for nf4; compressed-tensors for rtn and hqq with 4
+//   or
 //               8 bits; gptq for the rest
 //   calibration 128 samples of 512 tokens
 absl::StatusOr<quant::v1::Recipe> ResolveLanguageRecipe(quant::v1::Recipe recipe, bool has_calibration);
@@ -30,9 +31,9 @@ ExportOptions ExportOptionsOf(const quant::v1::Recipe& resolved, std::string too
 // Whether the methods in the recipe (its rules' included) learn from data.
 bool NeedsCalibration(const quant::v1::Recipe& resolved);
 
-// What becomes of each layer, by name: routers of mixtures of experts stay in floating point, as does what a rule skips.
-// Rules that match nothing are told in `notes`. Everything is checked against the format before any work: INVALID_ARGUMENT
-// naming layer, value, limit and the group sizes that fit (CheckFormat).
+// What becomes of each layer, by name: routers of mixtures of experts stay in floating point, as does what a rule
+// skips. Rules that match nothing are told in `notes`. Everything is checked against the format before any work:
+// INVALID_ARGUMENT naming layer, value, limit and the group sizes that fit (CheckFormat).
 absl::StatusOr<std::map<std::string, LinearMethod>> PlanLayers(const quant::v1::Recipe& resolved,
                                                                const std::vector<Linear>& linears, bool has_calibration,
                                                                int threads, std::vector<std::string>* notes);

@@ -53,8 +53,12 @@ void AddWeights(const std::string& prefix, const WeightMatrix& weights, Collecto
     return;
   }
   const CodebookMatrix& w = std::get<CodebookMatrix>(weights);
-  (*facts)["codebook"] = {{"rows", w.rows},   {"cols", w.cols},         {"block_size", w.block_size},
-                          {"fp4", w.fp4},     {"offset", w.nested_offset}, {"nested_block", w.nested_block}};
+  (*facts)["codebook"] = {{"rows", w.rows},
+                          {"cols", w.cols},
+                          {"block_size", w.block_size},
+                          {"fp4", w.fp4},
+                          {"offset", w.nested_offset},
+                          {"nested_block", w.nested_block}};
   out->Add(prefix + "codes", Flat(w.codes), w.codes);
   out->Add(prefix + "table", Flat(w.codebook), w.codebook);
   out->Add(prefix + "absmax", Flat(w.absmax), w.absmax);
@@ -65,9 +69,15 @@ void AddWeights(const std::string& prefix, const WeightMatrix& weights, Collecto
 
 json OutcomeFacts(const QuantizedLayer& layer) {
   const LayerOutcome& o = layer.outcome;
-  return {{"name", o.name},         {"op", o.op},           {"method", o.method},
-          {"bits", o.bits},         {"group_size", o.group_size}, {"fallback", o.fallback},
-          {"parameters", o.parameters}, {"output", o.output}, {"relative_error", layer.relative_error}};
+  return {{"name", o.name},
+          {"op", o.op},
+          {"method", o.method},
+          {"bits", o.bits},
+          {"group_size", o.group_size},
+          {"fallback", o.fallback},
+          {"parameters", o.parameters},
+          {"output", o.output},
+          {"relative_error", layer.relative_error}};
 }
 
 absl::Status Write(const fs::path& folder, const Collector& tensors, std::map<std::string, std::string> metadata) {
@@ -126,10 +136,14 @@ absl::StatusOr<BlockResult> ParseBlock(const SafetensorsFile& file, int64_t bloc
   size_t i = 0;
   for (const json& f : facts.at("layers")) {
     QuantizedLayer layer;
-    layer.outcome = {.name = f.at("name"),         .op = f.at("op"),
-                     .method = f.at("method"),     .bits = f.at("bits"),
-                     .group_size = f.at("group_size"), .fallback = f.at("fallback"),
-                     .parameters = f.at("parameters"), .output = f.at("output")};
+    layer.outcome = {.name = f.at("name"),
+                     .op = f.at("op"),
+                     .method = f.at("method"),
+                     .bits = f.at("bits"),
+                     .group_size = f.at("group_size"),
+                     .fallback = f.at("fallback"),
+                     .parameters = f.at("parameters"),
+                     .output = f.at("output")};
     layer.relative_error = f.at("relative_error");
     if (f.contains("grouped") || f.contains("codebook")) {
       ASSIGN_OR_RETURN(layer.weights, ReadWeights(file, absl::StrCat(i, "."), f));
@@ -149,7 +163,8 @@ absl::StatusOr<BlockResult> ParseBlock(const SafetensorsFile& file, int64_t bloc
 absl::StatusOr<SafetensorsFile> Open(const fs::path& folder, const std::string& fingerprint) {
   ASSIGN_OR_RETURN(SafetensorsFile file, ReadSafetensors(folder / kFile));
   const auto it = file.metadata.find("fingerprint");
-  if (it == file.metadata.end() || it->second != fingerprint) return absl::FailedPreconditionError("it is of another run");
+  if (it == file.metadata.end() || it->second != fingerprint)
+    return absl::FailedPreconditionError("it is of another run");
   return file;
 }
 
@@ -211,7 +226,8 @@ absl::Status ResumePoints::Save(const BlockResult& result, std::span<const std::
   const std::string text = facts.dump(-1, ' ', /*ensure_ascii=*/true, json::error_handler_t::replace);
   RETURN_IF_ERROR(Write(BlockFolder(folder_, result.block), tensors, {{"block", text}, {"fingerprint", fingerprint_}}));
   Collector hidden;
-  ASSIGN_OR_RETURN(const Tensor bytes, Tensor::Borrow(DType::kUInt8, {static_cast<int64_t>(state.size())}, state, nullptr));
+  ASSIGN_OR_RETURN(const Tensor bytes,
+                   Tensor::Borrow(DType::kUInt8, {static_cast<int64_t>(state.size())}, state, nullptr));
   hidden.Add("hidden", bytes);
   RETURN_IF_ERROR(Write(StateFolder(folder_, result.block + 1), hidden, {{"fingerprint", fingerprint_}}));
   std::error_code error;

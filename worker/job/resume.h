@@ -5,9 +5,9 @@
 //                                         of each layer
 //   FOLDER/state-0001/model.safetensors   the hidden states before block 1, which need blocks 0 .. 0
 //
-// Every file names the run it belongs to by a fingerprint (model, data, recipe, program, instruction set): what does not
-// fit is not used, and the job begins anew. A block counts once its state is durable: results first, then the state,
-// then the state before is removed.
+// Every file names the run it belongs to by a fingerprint (model, data, recipe, program, instruction set): what does
+// not fit is not used, and the job begins anew. A block counts once its state is durable: results first, then the
+// state, then the state before is removed.
 //
 // Thread-compatible. One process at a time uses a folder (the job's lease sees to it).
 #ifndef QUANT_WORKER_JOB_RESUME_H_
@@ -41,8 +41,8 @@ class ResumePoints {
   // The newest complete point, or nullopt: there is none, it is of another run, or it is damaged (then it is removed).
   std::optional<Point> Load();
 
-  // Keeps the results of block `result.block` and the state after it. RESOURCE_EXHAUSTED and others as the disk says; the
-  // job may go on without a resume point.
+  // Keeps the results of block `result.block` and the state after it. RESOURCE_EXHAUSTED and others as the disk says;
+  // the job may go on without a resume point.
   absl::Status Save(const BlockResult& result, std::span<const std::byte> state);
 
   // Removes everything: the job is done.

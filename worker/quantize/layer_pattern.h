@@ -17,8 +17,8 @@ bool GlobMatches(std::string_view glob, std::string_view name);
 
 class LayerPattern {
  public:
-  // `name` is a glob, or "re:" and an ECMAScript regular expression searched for in the layer's name; empty: any layer of
-  // `op_type`. An empty `op_type` means any. INVALID_ARGUMENT: more than 512 bytes, or no regular expression.
+  // `name` is a glob, or "re:" and an ECMAScript regular expression searched for in the layer's name; empty: any layer
+  // of `op_type`. An empty `op_type` means any. INVALID_ARGUMENT: more than 512 bytes, or no regular expression.
   static absl::StatusOr<LayerPattern> Create(const std::string& name, const std::string& op_type);
 
   bool Matches(const std::string& layer, const std::string& op_type) const;

@@ -47,8 +47,8 @@ class MappedFile {
   size_t size_;
 };
 
-// Gives back the memory of whole pages within `bytes`, which lie in a MappedFile: reading them again reads the disk. For
-// readers that go through a large file once.
+// Gives back the memory of whole pages within `bytes`, which lie in a MappedFile: reading them again reads the disk.
+// For readers that go through a large file once.
 void ReleasePages(std::span<const std::byte> bytes);
 
 }  // namespace quant

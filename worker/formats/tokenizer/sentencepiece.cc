@@ -23,7 +23,8 @@ class SentencePieceTokenizer : public Tokenizer {
     std::string why;
     library_ = SentencePieceLibrary::Open(&why);
     if (library_ == nullptr) {
-      return absl::UnimplementedError(absl::StrCat("tokenizer.model needs libsentencepiece, which cannot be loaded: ", why));
+      return absl::UnimplementedError(
+          absl::StrCat("tokenizer.model needs libsentencepiece, which cannot be loaded: ", why));
     }
     if (const std::string wrong = library_->Load(mapped->text()); !wrong.empty()) {
       return absl::InvalidArgumentError(absl::StrCat("tokenizer.model is not a SentencePiece model: ", Quoted(wrong)));

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // libsentencepiece behind an interface without Abseil, in a module of its own (quant_sentencepiece.so, beside the
-// program) that is loaded when a model needs it. Two reasons, both Debian's: its header declares absl::string_view to be
-// the standard one, which Debian's Abseil contradicts; and the library exports the symbols of a protobuf of its own, which
-// would take the place of libprotobuf's in any program that links both (it crashes before main). The module's symbols bind
-// to its own libraries first and are seen by nobody else. Internal to formats/tokenizer.
+// program) that is loaded when a model needs it. Two reasons, both Debian's: its header declares absl::string_view to
+// be the standard one, which Debian's Abseil contradicts; and the library exports the symbols of a protobuf of its own,
+// which would take the place of libprotobuf's in any program that links both (it crashes before main). The module's
+// symbols bind to its own libraries first and are seen by nobody else. Internal to formats/tokenizer.
 #ifndef QUANT_WORKER_FORMATS_TOKENIZER_SENTENCEPIECE_LIBRARY_H_
 #define QUANT_WORKER_FORMATS_TOKENIZER_SENTENCEPIECE_LIBRARY_H_
 

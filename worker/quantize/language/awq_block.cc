@@ -14,10 +14,10 @@ namespace {
 
 // What is divided by the scales.
 struct Producer {
-  std::string gamma, beta;      // initializers of a norm
-  float gamma_offset = 0;       // the norm multiplies by offset + gamma (Gemma)
-  std::optional<Linear> rows;   // or a linear layer's rows
-  std::string bias;             // its bias, an initializer
+  std::string gamma, beta;     // initializers of a norm
+  float gamma_offset = 0;      // the norm multiplies by offset + gamma (Gemma)
+  std::optional<Linear> rows;  // or a linear layer's rows
+  std::string bias;            // its bias, an initializer
 };
 
 class ProducerFinder {
@@ -123,7 +123,8 @@ class ProducerFinder {
 absl::StatusOr<Tensor> Divided(const Tensor& parameter, float offset, const std::vector<float>& s,
                                std::vector<float>* before, std::vector<float>* after) {
   ASSIGN_OR_RETURN(std::vector<float> values, ToFloat(parameter));
-  if (values.size() != s.size()) return absl::InvalidArgumentError("a norm's parameter has another width than its readers");
+  if (values.size() != s.size())
+    return absl::InvalidArgumentError("a norm's parameter has another width than its readers");
   before->clear();
   for (size_t i = 0; i < values.size(); ++i) {
     before->push_back(values[i] + offset);
@@ -189,7 +190,8 @@ absl::Status Divide(Graph* graph, const Producer& p, std::vector<float>* s, std:
 }  // namespace
 
 absl::StatusOr<std::string> ScaleGroup(Graph* graph, const InputGroup& group, const HessianMatrix& hessian,
-                                       const LinearMethod& method, int threads, std::map<std::string, Tensor>* changed) {
+                                       const LinearMethod& method, int threads,
+                                       std::map<std::string, Tensor>* changed) {
   ProducerFinder finder(*graph, group);
   const std::optional<Producer> producer = finder.Find();
   if (!producer.has_value()) {
@@ -201,7 +203,8 @@ absl::StatusOr<std::string> ScaleGroup(Graph* graph, const InputGroup& group, co
     ASSIGN_OR_RETURN(std::vector<float> w, LinearWeights(*graph, l));
     weights.push_back(std::move(w));
   }
-  for (size_t i = 0; i < weights.size(); ++i) views.push_back({weights[i], group.linears[i].rows, group.linears[i].cols});
+  for (size_t i = 0; i < weights.size(); ++i)
+    views.push_back({weights[i], group.linears[i].rows, group.linears[i].cols});
   weight_only::AwqOptions options = method.awq;
   options.grid = method.grid;
   options.grid.search = weight_only::ScaleSearch::kMinMax;  // what is searched for here is the scale of columns

@@ -6,8 +6,8 @@
 //   x = a * U(..)                     the rows of linear layer U (and its bias) up -> down
 //   x = Attention(q, k, V(..))        the rows of V, as many heads as q has     v -> o
 //
-// and hold only when every reader of x is a layer of the group, and the divided values have no other reader. The columns
-// of the group's weights are multiplied by s; the block computes the same.
+// and hold only when every reader of x is a layer of the group, and the divided values have no other reader. The
+// columns of the group's weights are multiplied by s; the block computes the same.
 #ifndef QUANT_WORKER_QUANTIZE_LANGUAGE_AWQ_BLOCK_H_
 #define QUANT_WORKER_QUANTIZE_LANGUAGE_AWQ_BLOCK_H_
 

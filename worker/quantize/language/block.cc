@@ -19,7 +19,8 @@ ValueInfo HiddenInfo(const std::string& name) {
 
 }  // namespace
 
-absl::StatusOr<DecoderBlock> DecoderBlock::Cut(const Graph& model, const std::string& input, const std::string& output) {
+absl::StatusOr<DecoderBlock> DecoderBlock::Cut(const Graph& model, const std::string& input,
+                                               const std::string& output) {
   DecoderBlock block;
   block.input_ = input;
   block.output_ = output;
@@ -28,7 +29,8 @@ absl::StatusOr<DecoderBlock> DecoderBlock::Cut(const Graph& model, const std::st
   ASSIGN_OR_RETURN(block.graph_, Subgraph(model, from, to));
   for (const ValueInfo& v : block.graph_.inputs) {
     if (v.name == input || v.name == kIds) continue;
-    return absl::InvalidArgumentError(absl::StrCat("the block from '", input, "' to '", output, "' needs input '", v.name, "'"));
+    return absl::InvalidArgumentError(
+        absl::StrCat("the block from '", input, "' to '", output, "' needs input '", v.name, "'"));
   }
   return block;
 }
@@ -36,8 +38,10 @@ absl::StatusOr<DecoderBlock> DecoderBlock::Cut(const Graph& model, const std::st
 std::vector<InputGroup> DecoderBlock::Groups() const {
   std::vector<InputGroup> groups;
   for (Linear& linear : FindLinears(graph_)) {
-    const auto it = std::find_if(groups.begin(), groups.end(), [&](const InputGroup& g) { return g.input == linear.input; });
-    InputGroup& group = it == groups.end() ? groups.emplace_back(InputGroup{.input = linear.input, .linears = {}}) : *it;
+    const auto it =
+        std::find_if(groups.begin(), groups.end(), [&](const InputGroup& g) { return g.input == linear.input; });
+    InputGroup& group =
+        it == groups.end() ? groups.emplace_back(InputGroup{.input = linear.input, .linears = {}}) : *it;
     group.linears.push_back(std::move(linear));
   }
   return groups;

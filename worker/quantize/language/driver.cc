@@ -21,7 +21,9 @@ namespace {
 constexpr size_t kHoldOutEvery = 8;
 
 // Samples that judge: every eighth; none where there are fewer.
-bool HeldOut(size_t sample, size_t samples) { return samples >= kHoldOutEvery && sample % kHoldOutEvery == kHoldOutEvery - 1; }
+bool HeldOut(size_t sample, size_t samples) {
+  return samples >= kHoldOutEvery && sample % kHoldOutEvery == kHoldOutEvery - 1;
+}
 
 std::span<const float> Floats(const Tensor& t) { return t.data<float>(); }
 
@@ -110,9 +112,10 @@ class BlockWork {
       ++done_;
     }
     // In graph order, whatever the order of the groups.
-    std::stable_sort(result_.layers.begin(), result_.layers.end(), [&](const QuantizedLayer& a, const QuantizedLayer& b) {
-      return order_[a.outcome.name] < order_[b.outcome.name];
-    });
+    std::stable_sort(result_.layers.begin(), result_.layers.end(),
+                     [&](const QuantizedLayer& a, const QuantizedLayer& b) {
+                       return order_[a.outcome.name] < order_[b.outcome.name];
+                     });
     return std::move(result_);
   }
 
@@ -125,7 +128,8 @@ class BlockWork {
   absl::Status Scale(std::span<const InputGroup> groups) {
     std::vector<InputGroup> scaled;
     for (const InputGroup& g : groups) {
-      const bool any = std::any_of(g.linears.begin(), g.linears.end(), [&](const Linear& l) { return methods_[l.name].scaled; });
+      const bool any =
+          std::any_of(g.linears.begin(), g.linears.end(), [&](const Linear& l) { return methods_[l.name].scaled; });
       if (any) scaled.push_back(g);
     }
     if (scaled.empty()) return absl::OkStatus();
@@ -133,8 +137,8 @@ class BlockWork {
     for (const InputGroup& g : scaled) {
       const LinearMethod& method = methods_[g.linears[0].name];
       RETURN_IF_ERROR(Say(absl::StrCat("scales of ", g.linears[0].name)));
-      ASSIGN_OR_RETURN(const std::string note,
-                       ScaleGroup(&block_.graph(), g, moments.at(g.input).fit, method, options_.threads, &result_.changed));
+      ASSIGN_OR_RETURN(const std::string note, ScaleGroup(&block_.graph(), g, moments.at(g.input).fit, method,
+                                                          options_.threads, &result_.changed));
       if (!note.empty()) result_.notes.push_back(note);
     }
     return absl::OkStatus();
@@ -152,9 +156,8 @@ class BlockWork {
       };
       if (!is([](const LinearMethod& m) { return NeedsData(m); })) continue;
       // AWQ's scales change what an input is: it is not compared with the original's.
-      const bool cross = original_ != nullptr && is([](const LinearMethod& m) {
-                           return m.kind == LinearMethod::Kind::kGptq && !m.scaled;
-                         });
+      const bool cross = original_ != nullptr &&
+                         is([](const LinearMethod& m) { return m.kind == LinearMethod::Kind::kGptq && !m.scaled; });
       any_cross = any_cross || cross;
       values.push_back(g.input);
       ASSIGN_OR_RETURN(MomentsBuilder b, MomentsBuilder::Create(g.linears[0].cols, windows_.size(), cross));
@@ -168,8 +171,8 @@ class BlockWork {
     }
     for (size_t s = 0; s < windows_.size(); ++s) {
       const double fraction = static_cast<double>(s) / static_cast<double>(windows_.size());
-      RETURN_IF_ERROR(Tell(progress_, (done_ + 0.8 * fraction) / total_,
-                           absl::StrCat("inputs of ", groups[0].linears[0].name)));
+      RETURN_IF_ERROR(
+          Tell(progress_, (done_ + 0.8 * fraction) / total_, absl::StrCat("inputs of ", groups[0].linears[0].name)));
       ASSIGN_OR_RETURN(const std::span<const Tensor> y, runner.Run(hidden_, s, windows_[s]));
       std::span<const Tensor> x;
       if (original.has_value() && !HeldOut(s, windows_.size())) {
@@ -203,8 +206,8 @@ class BlockWork {
     ASSIGN_OR_RETURN(std::vector<float> weights, LinearWeights(block_.graph(), linear));
     if (moments != nullptr && moments->cross.cols > 0 && method.kind == LinearMethod::Kind::kGptq) {
       ASSIGN_OR_RETURN(weight_only::CompensatedWeights made,
-                       weight_only::CompensateInputError({weights, linear.rows, linear.cols}, moments->fit, moments->cross,
-                                                         {.threads = options_.threads}));
+                       weight_only::CompensateInputError({weights, linear.rows, linear.cols}, moments->fit,
+                                                         moments->cross, {.threads = options_.threads}));
       weights = std::move(made.weights);
       if (!made.note.empty()) result_.notes.push_back(absl::StrCat(linear.name, ": ", made.note));
     }
@@ -212,7 +215,8 @@ class BlockWork {
         QuantizeLinear(method, {weights, linear.rows, linear.cols}, moments == nullptr ? nullptr : &moments->fit,
                        moments == nullptr ? nullptr : &moments->Judge(), options_.threads);
     if (!quantized.ok()) {
-      return absl::Status(quantized.status().code(), absl::StrCat("layer '", linear.name, "': ", quantized.status().message()));
+      return absl::Status(quantized.status().code(),
+                          absl::StrCat("layer '", linear.name, "': ", quantized.status().message()));
     }
     RETURN_IF_ERROR(ReplaceLinear(&block_.graph(), linear.name, quantized->weights));
     Describe(*std::move(quantized), &layer);
@@ -263,11 +267,13 @@ absl::StatusOr<BlockDriver> BlockDriver::Create(const Graph& model, std::vector<
   std::vector<int64_t> tokens;
   for (const std::vector<int32_t>& w : windows) tokens.push_back(static_cast<int64_t>(w.size()));
   const size_t streams = options.compensate ? 2 : 1;
-  if (options.compensate) tokens.insert(tokens.end(), tokens.begin(), tokens.begin() + static_cast<std::ptrdiff_t>(windows.size()));
+  if (options.compensate)
+    tokens.insert(tokens.end(), tokens.begin(), tokens.begin() + static_cast<std::ptrdiff_t>(windows.size()));
   const std::vector<std::string> to = {cuts[0]};
   ASSIGN_OR_RETURN(Graph embedding, Subgraph(model, {}, to));
-  ASSIGN_OR_RETURN(const std::unique_ptr<Executable> executable,
-                   Compile(std::make_shared<const Graph>(std::move(embedding)), {.threads = options.threads, .max_plans = 2}));
+  ASSIGN_OR_RETURN(
+      const std::unique_ptr<Executable> executable,
+      Compile(std::make_shared<const Graph>(std::move(embedding)), {.threads = options.threads, .max_plans = 2}));
   std::optional<HiddenStates> hidden;
   for (size_t s = 0; s < windows.size(); ++s) {
     RETURN_IF_ERROR(Tell(progress, static_cast<double>(s) / static_cast<double>(windows.size()), "embedding"));
@@ -279,7 +285,8 @@ absl::StatusOr<BlockDriver> BlockDriver::Create(const Graph& model, std::vector<
       const int64_t budget = options.memory_bytes > 0 ? options.memory_bytes / 4 : INT64_MAX;
       ASSIGN_OR_RETURN(hidden, HiddenStates::Create(tokens, out[0].dim(2), budget, options.spill_folder));
     }
-    for (size_t stream = 0; stream < streams; ++stream) RETURN_IF_ERROR(hidden->Write(stream * windows.size() + s, out[0]));
+    for (size_t stream = 0; stream < streams; ++stream)
+      RETURN_IF_ERROR(hidden->Write(stream * windows.size() + s, out[0]));
   }
   return BlockDriver(model, std::move(cuts), windows, std::move(options), *std::move(hidden));
 }
@@ -311,8 +318,8 @@ absl::Status BlockDriver::Advance(const DecoderBlock& block, size_t offset) {
 absl::Status BlockDriver::Restore(int64_t next, std::span<const std::byte> state) {
   const std::span<std::byte> own = hidden_.mutable_bytes();
   if (next < 0 || next >= static_cast<int64_t>(cuts_.size()) || state.size() != own.size()) {
-    return absl::InvalidArgumentError(absl::StrCat("a resume point at block ", next, " of ", blocks(), " with ", state.size(),
-                                                   " bytes of hidden states, not ", own.size()));
+    return absl::InvalidArgumentError(absl::StrCat("a resume point at block ", next, " of ", blocks(), " with ",
+                                                   state.size(), " bytes of hidden states, not ", own.size()));
   }
   std::copy(state.begin(), state.end(), own.begin());
   next_ = next;

@@ -9,20 +9,20 @@
 //   }
 //
 // A block, in order: its input groups (layers that read one value) one after the other; of each, the samples run up to
-// the group's input through what is quantized so far (true-sequential), one Hessian is gathered for all its layers, each
-// is quantized, and its quantized form takes its place; at the end the samples run through the whole quantized block.
+// the group's input through what is quantized so far (true-sequential), one Hessian is gathered for all its layers,
+// each is quantized, and its quantized form takes its place; at the end the samples run through the whole quantized
+// block.
 //
 // Never worse: every eighth sample is held out. Its Hessian judges each layer beside round to nearest on the same grid;
 // where the method is not better there, round to nearest is kept and the outcome says so.
 //
-// With `compensate` the original model runs beside the quantized one, and GPTQ quantizes the weights that make good what
-// the layers before have done to the inputs (weight_only/input_error.h).
+// With `compensate` the original model runs beside the quantized one, and GPTQ quantizes the weights that make good
+// what the layers before have done to the inputs (weight_only/input_error.h).
 //
-// Memory: the hidden states (bfloat16, twice with `compensate`, spilled beyond a quarter of the budget), one block's weights
-// as float32 a layer at a time, and for the widest input of C columns 2 Hessians, a cross moment, a factor and its work:
-// about 24 C^2 bytes.
-// The same model, samples, options and instruction set give the same bits, for any number of threads and whether or not
-// the work was resumed in between.
+// Memory: the hidden states (bfloat16, twice with `compensate`, spilled beyond a quarter of the budget), one block's
+// weights as float32 a layer at a time, and for the widest input of C columns 2 Hessians, a cross moment, a factor and
+// its work: about 24 C^2 bytes. The same model, samples, options and instruction set give the same bits, for any number
+// of threads and whether or not the work was resumed in between.
 #ifndef QUANT_WORKER_QUANTIZE_LANGUAGE_DRIVER_H_
 #define QUANT_WORKER_QUANTIZE_LANGUAGE_DRIVER_H_
 

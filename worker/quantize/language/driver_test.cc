@@ -37,7 +37,8 @@ struct Model {
 
 void Add(Graph& g, const std::string& op, std::vector<std::string> in, const std::string& out,
          std::map<std::string, Attribute> attributes = {}) {
-  g.nodes.push_back({.name = out, .op_type = op, .inputs = std::move(in), .outputs = {out}, .attributes = std::move(attributes)});
+  g.nodes.push_back(
+      {.name = out, .op_type = op, .inputs = std::move(in), .outputs = {out}, .attributes = std::move(attributes)});
 }
 
 Model TwoBlocks() {
@@ -94,9 +95,10 @@ LinearMethod Method(LinearMethod::Kind kind, bool scaled = false) {
   return m;
 }
 
-std::vector<BlockResult> RunAll(const Model& m, const LinearMethod& method, const std::vector<std::vector<int32_t>>& windows,
-                                int threads = 1) {
-  DriverOptions options{.method_of = [&](const Linear&) { return method; }, .threads = threads, .spill_folder = ::testing::TempDir()};
+std::vector<BlockResult> RunAll(const Model& m, const LinearMethod& method,
+                                const std::vector<std::vector<int32_t>>& windows, int threads = 1) {
+  DriverOptions options{
+      .method_of = [&](const Linear&) { return method; }, .threads = threads, .spill_folder = ::testing::TempDir()};
   absl::StatusOr<BlockDriver> driver = BlockDriver::Create(m.graph, m.cuts, windows, options, nullptr);
   EXPECT_TRUE(driver.ok()) << driver.status();
   std::vector<BlockResult> results;
@@ -150,7 +152,8 @@ TEST(BlockDriver, TheBitsDoNotDependOnThreadsOrOnAResume) {
   const auto once = RunAll(m, method, windows, 1);
   ExpectSame(once, RunAll(m, method, windows, 2));
 
-  const DriverOptions options{.method_of = [&](const Linear&) { return method; }, .threads = 2, .spill_folder = ::testing::TempDir()};
+  const DriverOptions options{
+      .method_of = [&](const Linear&) { return method; }, .threads = 2, .spill_folder = ::testing::TempDir()};
   std::vector<std::byte> state;
   {
     absl::StatusOr<BlockDriver> first = BlockDriver::Create(m.graph, m.cuts, windows, options, nullptr);
@@ -221,7 +224,8 @@ TEST(ScaleGroup, TheBlockComputesTheSameAndItsNormChanges) {
   ASSERT_TRUE(hidden.ok());
   std::mt19937 random(11);
   for (size_t s = 0; s < tokens.size(); ++s) {
-    ASSERT_TRUE(hidden->Write(s, Tensor::Of<float>({1, tokens[s], kHidden}, Normal(random, tokens[s] * kHidden, 1))).ok());
+    ASSERT_TRUE(
+        hidden->Write(s, Tensor::Of<float>({1, tokens[s], kHidden}, Normal(random, tokens[s] * kHidden, 1))).ok());
   }
   absl::StatusOr<DecoderBlock> block = DecoderBlock::Cut(m.graph, m.cuts[0], m.cuts[1]);
   ASSERT_TRUE(block.ok()) << block.status();

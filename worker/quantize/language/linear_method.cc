@@ -76,18 +76,20 @@ absl::StatusOr<LinearResult> QuantizeLinear(const LinearMethod& method, const wo
                                             const HessianMatrix* fit, const HessianMatrix* judge, int threads) {
   const std::vector<float> importance = fit != nullptr ? fit->Diagonal() : std::vector<float>();
   ASSIGN_OR_RETURN(Attempt attempt, Carry(method, weights, fit, importance, threads));
-  LinearResult result{.weights = std::move(attempt.weights), .fallback = std::move(attempt.note), .method = method.name};
+  LinearResult result{
+      .weights = std::move(attempt.weights), .fallback = std::move(attempt.note), .method = method.name};
   if (judge == nullptr) return result;
   ASSIGN_OR_RETURN(wo::QuadraticError error, wo::QuadraticLoss(weights, result.weights, *judge, threads));
   // The baseline on the same grid, unless the method is that itself or its files hold no grid.
-  const bool baseline = method.kind == LinearMethod::Kind::kGptq || method.kind == LinearMethod::Kind::kHqq || method.clip;
+  const bool baseline =
+      method.kind == LinearMethod::Kind::kGptq || method.kind == LinearMethod::Kind::kHqq || method.clip;
   if (baseline) {
     ASSIGN_OR_RETURN(GroupedMatrix nearest, wo::QuantizeRtn(weights, method.grid, importance, threads));
     WeightMatrix plain = std::move(nearest);
     ASSIGN_OR_RETURN(const wo::QuadraticError other, wo::QuadraticLoss(weights, plain, *judge, threads));
     if (!(error.loss < other.loss)) {
-      result.fallback = absl::StrFormat("round to nearest kept: %s's error on held-out samples is %.3g, its %.3g", method.name,
-                                        std::sqrt(error.relative), std::sqrt(other.relative));
+      result.fallback = absl::StrFormat("round to nearest kept: %s's error on held-out samples is %.3g, its %.3g",
+                                        method.name, std::sqrt(error.relative), std::sqrt(other.relative));
       result.method = "rtn";
       result.weights = std::move(plain);
       error = other;

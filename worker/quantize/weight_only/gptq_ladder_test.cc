@@ -17,10 +17,10 @@
 namespace quant::weight_only {
 namespace {
 
+using ::testing::HasSubstr;
 using testing::HessianOf;
 using testing::Layer;
 using testing::MakeLayer;
-using ::testing::HasSubstr;
 
 double Relative(const Layer& layer, const GroupedMatrix& q) {
   return QuadraticLoss(layer.view(), q, layer.hessian).value().relative;

@@ -25,7 +25,7 @@ struct HqqOptions {
   int64_t group_size = 64;                     // or -1; HQQ is weak with one group per row
   ScaleType scale_type = ScaleType::kFloat16;  // of float zero points too
   ZeroPoints zero_points = ZeroPoints::kInteger;
-  int zero_min = 0;  // as GridOptions
+  int zero_min = 0;     // as GridOptions
   float p = 0.7f;       // norm of the error, above 0 and at most 1
   int iterations = 20;  // at most, 1 to 1000; it ends when the error rises
 };

@@ -103,18 +103,22 @@ void BinaryLoop(const float* a, Step a_step, const float* b, Step b_step, size_t
 void Binary(BinaryOp op, const float* a, Step a_step, const float* b, Step b_step, size_t n, float* dst) {
   if (n == 0) return;
   switch (op) {
-    case BinaryOp::kAdd: return BinaryLoop<BinaryOp::kAdd>(a, a_step, b, b_step, n, dst);
-    case BinaryOp::kSub: return BinaryLoop<BinaryOp::kSub>(a, a_step, b, b_step, n, dst);
-    case BinaryOp::kMul: return BinaryLoop<BinaryOp::kMul>(a, a_step, b, b_step, n, dst);
-    case BinaryOp::kDiv: return BinaryLoop<BinaryOp::kDiv>(a, a_step, b, b_step, n, dst);
-    case BinaryOp::kMax: return BinaryLoop<BinaryOp::kMax>(a, a_step, b, b_step, n, dst);
-    case BinaryOp::kMin: return BinaryLoop<BinaryOp::kMin>(a, a_step, b, b_step, n, dst);
+    case BinaryOp::kAdd:
+      return BinaryLoop<BinaryOp::kAdd>(a, a_step, b, b_step, n, dst);
+    case BinaryOp::kSub:
+      return BinaryLoop<BinaryOp::kSub>(a, a_step, b, b_step, n, dst);
+    case BinaryOp::kMul:
+      return BinaryLoop<BinaryOp::kMul>(a, a_step, b, b_step, n, dst);
+    case BinaryOp::kDiv:
+      return BinaryLoop<BinaryOp::kDiv>(a, a_step, b, b_step, n, dst);
+    case BinaryOp::kMax:
+      return BinaryLoop<BinaryOp::kMax>(a, a_step, b, b_step, n, dst);
+    case BinaryOp::kMin:
+      return BinaryLoop<BinaryOp::kMin>(a, a_step, b, b_step, n, dst);
   }
 }
 
-HWY_INLINE VF ClampVec(VF x, VF lo, VF hi) {
-  return hn::IfThenElse(hn::IsNaN(x), x, hn::Min(hn::Max(x, lo), hi));
-}
+HWY_INLINE VF ClampVec(VF x, VF lo, VF hi) { return hn::IfThenElse(hn::IsNaN(x), x, hn::Min(hn::Max(x, lo), hi)); }
 
 void Clamp(const float* src, size_t n, float lo, float hi, float* dst) {
   const DF df;

@@ -43,8 +43,8 @@ struct Grid {
 // the same type. b may be one element.
 void BinaryU8(BinaryOp op, const uint8_t* a, Grid ga, const uint8_t* b, Step b_step, Grid gb, float lo, float hi,
               Grid gd, size_t n, uint8_t* dst);
-void BinaryS8(BinaryOp op, const int8_t* a, Grid ga, const int8_t* b, Step b_step, Grid gb, float lo, float hi,
-              Grid gd, size_t n, int8_t* dst);
+void BinaryS8(BinaryOp op, const int8_t* a, Grid ga, const int8_t* b, Step b_step, Grid gb, float lo, float hi, Grid gd,
+              size_t n, int8_t* dst);
 
 // dst[r * channels + c] = src[r * channels + c] * mul[c] + add[c] (two roundings), rows of channels.
 void ChannelAffineF32(const float* src, size_t rows, size_t channels, const float* mul, const float* add, float* dst);

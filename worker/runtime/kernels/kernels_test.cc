@@ -35,8 +35,15 @@ T Code(float real, float scale, int32_t zero) {
 TEST(Kernels, QuantizeRoundsHalfToEvenAndSaturates) {
   for (const size_t n : kLengths) {
     std::vector<float> x = Random(n, 3, 1);
-    const float specials[] = {0.25f, -0.25f, 0.75f, 1e30f, -1e30f, std::numeric_limits<float>::infinity(),
-                              -std::numeric_limits<float>::infinity(), std::numeric_limits<float>::quiet_NaN(), -0.0f};
+    const float specials[] = {0.25f,
+                              -0.25f,
+                              0.75f,
+                              1e30f,
+                              -1e30f,
+                              std::numeric_limits<float>::infinity(),
+                              -std::numeric_limits<float>::infinity(),
+                              std::numeric_limits<float>::quiet_NaN(),
+                              -0.0f};
     for (size_t i = 0; i < std::min(n, std::size(specials)); ++i) x[n - 1 - i] = specials[i];
     std::vector<uint8_t> u(n);
     std::vector<int8_t> s(n);
@@ -128,12 +135,14 @@ TEST(Kernels, CopyMatrixInEveryArrangement) {
   for (const size_t size : {1, 2, 4, 8}) {
     for (const int64_t rows : {1, 2, 3, 4, 17, 40}) {
       for (const int64_t cols : {1, 2, 3, 4, 5, 33, 50}) {
-        for (const auto& [rs, cs] : {std::pair<int64_t, int64_t>{1, rows}, {cols, 1}, {cols + 2, 1}, {1, rows + 3}, {0, 1}, {2, 3}}) {
+        for (const auto& [rs, cs] :
+             {std::pair<int64_t, int64_t>{1, rows}, {cols, 1}, {cols + 2, 1}, {1, rows + 3}, {0, 1}, {2, 3}}) {
           std::vector<std::byte> dst(static_cast<size_t>(rows * cols) * size);
           CopyMatrix(size, rows, cols, src, rs, cs, dst.data());
           for (int64_t r = 0; r < rows; ++r) {
             for (int64_t c = 0; c < cols; ++c) {
-              ASSERT_EQ(0, std::memcmp(&dst[static_cast<size_t>(r * cols + c) * size], src + static_cast<size_t>(r * rs + c * cs) * size, size))
+              ASSERT_EQ(0, std::memcmp(&dst[static_cast<size_t>(r * cols + c) * size],
+                                       src + static_cast<size_t>(r * rs + c * cs) * size, size))
                   << size << " " << rows << "x" << cols << " strides " << rs << " " << cs;
             }
           }

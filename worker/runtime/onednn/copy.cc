@@ -71,7 +71,8 @@ absl::Status EmitCopy(PlanBuilder& builder, std::string_view node_name, std::str
           rest /= moves.dims[i];
         }
         kernels::CopyMatrix(size, count, cols, p[static_cast<size_t>(src)] + static_cast<size_t>(from) * size,
-                            row_stride, col_stride, p[static_cast<size_t>(dst)] + static_cast<size_t>(row * cols) * size);
+                            row_stride, col_stride,
+                            p[static_cast<size_t>(dst)] + static_cast<size_t>(row * cols) * size);
         row += count;
       }
     });

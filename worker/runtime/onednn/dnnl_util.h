@@ -57,8 +57,7 @@ auto Guard(std::string_view what, const F& f) -> decltype(f()) {
     if (e.status == dnnl_out_of_memory) return absl::ResourceExhaustedError(message);
     return absl::InternalError(message);
   } catch (const std::bad_alloc&) {
-    return absl::ResourceExhaustedError(
-        absl::StrCat("out of memory: ", absl::string_view(what.data(), what.size())));
+    return absl::ResourceExhaustedError(absl::StrCat("out of memory: ", absl::string_view(what.data(), what.size())));
   }
 }
 

@@ -296,9 +296,10 @@ absl::StatusOr<bool> EmitPRelu(PlanBuilder& b, int node_index) {
     const dnnl::memory weights(slopes, CpuEngine());
     std::copy(slope.begin(), slope.end(), static_cast<float*>(weights.get_data_handle()));
     const int dst = b.Define(out, layout);
-    b.AddPrimitive(n.name, "PRelu", dnnl::prelu_forward(pd), pd.scratchpad_desc(),
-                   {Arg::Of(DNNL_ARG_SRC, desc, src), Arg::Of(DNNL_ARG_WEIGHTS, weights), Arg::Of(DNNL_ARG_DST, desc, dst)},
-                   threads);
+    b.AddPrimitive(
+        n.name, "PRelu", dnnl::prelu_forward(pd), pd.scratchpad_desc(),
+        {Arg::Of(DNNL_ARG_SRC, desc, src), Arg::Of(DNNL_ARG_WEIGHTS, weights), Arg::Of(DNNL_ARG_DST, desc, dst)},
+        threads);
     return true;
   });
 }
@@ -327,8 +328,8 @@ absl::StatusOr<bool> EmitBatchNormalization(PlanBuilder& b, int node_index) {
     const float* from = reinterpret_cast<const float*>(p[static_cast<size_t>(src)]);
     float* to = reinterpret_cast<float*>(p[static_cast<size_t>(dst)]);
     ParallelRanges(threads, rows, 16, [&](int64_t begin, int64_t end) {
-      kernels::ChannelAffineF32(from + begin * channels, static_cast<size_t>(end - begin), static_cast<size_t>(channels),
-                                mul.data(), add.data(), to + begin * channels);
+      kernels::ChannelAffineF32(from + begin * channels, static_cast<size_t>(end - begin),
+                                static_cast<size_t>(channels), mul.data(), add.data(), to + begin * channels);
     });
     return absl::OkStatus();
   };

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Slice and constant Pad in whatever layout the value has, on codes as on real values (the code of 0 is the zero point).
+// Slice and constant Pad in whatever layout the value has, on codes as on real values (the code of 0 is the zero
+// point).
 #include <algorithm>
 #include <cstring>
 

@@ -30,7 +30,8 @@ absl::StatusOr<bool> EmitMeanOverPositions(PlanBuilder& b, int node_index) {
   // A QuantizeLinear right after is done here, row by row.
   const int next = b.OnlyConsumer(out);
   Grid to;
-  const bool quantize = next >= 0 && b.node(next).op_type == "QuantizeLinear" && b.In(next, 0) == out && b.NodeGrid(next, &to);
+  const bool quantize =
+      next >= 0 && b.node(next).op_type == "QuantizeLinear" && b.In(next, 0) == out && b.NodeGrid(next, &to);
   if (quantize) {
     b.Claim(next);
     out = b.Out(next);
@@ -46,7 +47,8 @@ absl::StatusOr<bool> EmitMeanOverPositions(PlanBuilder& b, int node_index) {
     float* mean = reinterpret_cast<float*>(p[static_cast<size_t>(means)]);
     const size_t rows = static_cast<size_t>(positions), cols = static_cast<size_t>(channels);
     for (int64_t n = 0; n < batch; ++n) {
-      const std::byte* from = p[static_cast<size_t>(src)] + n * positions * channels * (dtype == DType::kFloat32 ? 4 : 1);
+      const std::byte* from =
+          p[static_cast<size_t>(src)] + n * positions * channels * (dtype == DType::kFloat32 ? 4 : 1);
       std::byte* row = p[static_cast<size_t>(dst)] + n * channels * (quantize ? 1 : 4);
       float* real = quantize ? mean : reinterpret_cast<float*>(row);
       if (dtype == DType::kFloat32) {
@@ -96,7 +98,8 @@ absl::StatusOr<bool> EmitPool(PlanBuilder& b, int node_index) {
     for (int i = 3 - w.dims; i < 3; ++i) {
       const size_t k = static_cast<size_t>(i);
       // ceil_mode lets the last window reach past the padding; those positions never count.
-      const int64_t reach = (w.out[k] - 1) * w.stride[k] + (w.kernel[k] - 1) * w.dilation[k] + 1 - w.in[k] - w.pad_begin[k];
+      const int64_t reach =
+          (w.out[k] - 1) * w.stride[k] + (w.kernel[k] - 1) * w.dilation[k] + 1 - w.in[k] - w.pad_begin[k];
       if (reach > w.pad_end[k] && !max && include_pad) return false;
       kernel.push_back(w.kernel[k]);
       stride.push_back(w.stride[k]);
@@ -125,13 +128,15 @@ absl::StatusOr<bool> EmitPool(PlanBuilder& b, int node_index) {
     }
     const int dst = b.Define(result, Layout::kChannelsLast);
     b.AddPrimitive(n.name, absl::StrCat(n.op_type, " ", DTypeName(dtype)), dnnl::pooling_forward(pd),
-                   pd.scratchpad_desc(),
-                   {Arg::Of(DNNL_ARG_SRC, src_desc, src), Arg::Of(DNNL_ARG_DST, dst_desc, dst)}, threads);
+                   pd.scratchpad_desc(), {Arg::Of(DNNL_ARG_SRC, src_desc, src), Arg::Of(DNNL_ARG_DST, dst_desc, dst)},
+                   threads);
     return true;
   });
 }
 
-absl::StatusOr<bool> EmitGlobalAveragePool(PlanBuilder& b, int node_index) { return EmitMeanOverPositions(b, node_index); }
+absl::StatusOr<bool> EmitGlobalAveragePool(PlanBuilder& b, int node_index) {
+  return EmitMeanOverPositions(b, node_index);
+}
 
 absl::StatusOr<bool> EmitReduceMean(PlanBuilder& b, int node_index) {
   const Node& n = b.node(node_index);

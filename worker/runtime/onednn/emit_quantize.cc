@@ -143,9 +143,11 @@ absl::Status PlanBuilder::EmitDequantize(int id, Layout layout) {
     ParallelRanges(threads, elements, 4096, [&](int64_t begin, int64_t end) {
       const size_t n = static_cast<size_t>(end - begin);
       if (dtype == DType::kUInt8) {
-        kernels::DequantizeU8F32(reinterpret_cast<const uint8_t*>(from + begin), n, grid.scale, grid.zero_point, to + begin);
+        kernels::DequantizeU8F32(reinterpret_cast<const uint8_t*>(from + begin), n, grid.scale, grid.zero_point,
+                                 to + begin);
       } else {
-        kernels::DequantizeS8F32(reinterpret_cast<const int8_t*>(from + begin), n, grid.scale, grid.zero_point, to + begin);
+        kernels::DequantizeS8F32(reinterpret_cast<const int8_t*>(from + begin), n, grid.scale, grid.zero_point,
+                                 to + begin);
       }
     });
     return absl::OkStatus();

@@ -61,7 +61,8 @@ bool MatchRequantize(PlanBuilder& b, int quantize, PostOp* op, int* dequantize, 
   *add = b.OnlyConsumer(sum);
   if (*add < 0 || b.node(*add).op_type != "Add") return false;
   *residual = b.In(*add, b.In(*add, 0) == sum ? 1 : 0);
-  if (!b.Available(*residual) || b.IsConstant(*residual) || b.value(*residual).shape != b.value(sum).shape) return false;
+  if (!b.Available(*residual) || b.IsConstant(*residual) || b.value(*residual).shape != b.value(sum).shape)
+    return false;
   *op = PostOp{PostOp::Kind::kRequantize};
   op->grid = grid;
   op->codes = b.value(b.Out(quantize)).dtype;
@@ -224,8 +225,7 @@ absl::StatusOr<int> AppendPostOps(PlanBuilder& b, const Chain& chain, const Dest
           arg(Arg::Of(DNNL_ARG_WEIGHTS, VectorMemory(op.vector)));
         } else {
           const dnnl::memory::desc desc = Desc(DType::kFloat32, shape, Layout::kPlain);
-          ops->append_binary(
-              op.kind == PostOp::Kind::kMulVector ? algorithm::binary_mul : algorithm::binary_add, desc);
+          ops->append_binary(op.kind == PostOp::Kind::kMulVector ? algorithm::binary_mul : algorithm::binary_add, desc);
           arg(Arg::Of(DNNL_ARG_SRC_1, VectorMemory(op.vector)));
         }
         break;

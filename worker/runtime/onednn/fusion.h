@@ -4,7 +4,8 @@
 //   conv -> [per-channel scale and shift] -> [+ residual] -> activation(s) -> [QuantizeLinear]
 //
 // Nodes are taken while the value between them is read by nobody else, is no graph output and is not tapped, and while
-// the other operand of a sum or product is computed already. So of two branches that meet in an Add, the later one takes it.
+// the other operand of a sum or product is computed already. So of two branches that meet in an Add, the later one
+// takes it.
 #ifndef QUANT_WORKER_RUNTIME_ONEDNN_FUSION_H_
 #define QUANT_WORKER_RUNTIME_ONEDNN_FUSION_H_
 
@@ -17,35 +18,35 @@ namespace quant::onednn {
 
 struct PostOp {
   enum class Kind {
-    kEltwise,    // algorithm(alpha, beta)
-    kAddValue,   // + value of the same shape
-    kMulVector,  // * a float per channel (or one)
-    kAddVector,  // + a float per channel (or one)
-    kPrelu,      // x < 0 ? x * a float per channel (or one) : x
+    kEltwise,     // algorithm(alpha, beta)
+    kAddValue,    // + value of the same shape
+    kMulVector,   // * a float per channel (or one)
+    kAddVector,   // + a float per channel (or one)
+    kPrelu,       // x < 0 ? x * a float per channel (or one) : x
     kRequantize,  // dequantize(quantize(x)): a QuantizeLinear, DequantizeLinear pair before a residual sum
   };
   Kind kind;
   dnnl::algorithm algorithm = dnnl::algorithm::undef;
   float alpha = 0, beta = 0;
-  int operand = -1;            // kAddValue
-  std::vector<float> vector;   // kMulVector, kAddVector, kPrelu: 1 or `channels` values
-  Grid grid;                   // kRequantize
+  int operand = -1;           // kAddValue
+  std::vector<float> vector;  // kMulVector, kAddVector, kPrelu: 1 or `channels` values
+  Grid grid;                  // kRequantize
   DType codes = DType::kUInt8;
 };
 
 struct Chain {
   std::vector<PostOp> ops;
-  std::vector<int> nodes;    // taken, in order
-  int out = -1;              // the value that the last of them defines
-  bool quantized = false;    // the last is a QuantizeLinear onto `grid`
+  std::vector<int> nodes;  // taken, in order
+  int out = -1;            // the value that the last of them defines
+  bool quantized = false;  // the last is a QuantizeLinear onto `grid`
   Grid grid;
-  std::string name;          // "+relu+add"
+  std::string name;  // "+relu+add"
 };
 
 struct ChainOptions {
-  int channel_axis = 1;      // of the value, for per-channel vectors
-  bool quantize = false;     // a QuantizeLinear may be taken
-  bool binary = true;        // sums and per-channel vectors may be taken
+  int channel_axis = 1;   // of the value, for per-channel vectors
+  bool quantize = false;  // a QuantizeLinear may be taken
+  bool binary = true;     // sums and per-channel vectors may be taken
 };
 
 // The activation that `node` is, as a oneDNN eltwise on its first input; false when it is none.
@@ -59,17 +60,17 @@ std::vector<float> ChannelVector(PlanBuilder& builder, int id, const Shape& shap
 
 // What AppendPostOps needs to know of the primitive's destination.
 struct Destination {
-  Shape shape;                     // as the primitive sees it
+  Shape shape;  // as the primitive sees it
   Layout layout = Layout::kPlain;
   DType dtype = DType::kFloat32;
   int channel_axis = 1;
-  bool allow_sum = true;           // the residual's buffer may become the destination
+  bool allow_sum = true;  // the residual's buffer may become the destination
 };
 
 // Adds the chain (its QuantizeLinear aside) to the post-ops and arguments of a primitive. Returns the buffer that must
 // be the destination (a residual summed in place), or -1 for a new one.
-absl::StatusOr<int> AppendPostOps(PlanBuilder& builder, const Chain& chain, const Destination& dst,
-                                  dnnl::post_ops* ops, std::vector<Arg>* args);
+absl::StatusOr<int> AppendPostOps(PlanBuilder& builder, const Chain& chain, const Destination& dst, dnnl::post_ops* ops,
+                                  std::vector<Arg>* args);
 
 // Claims the chain's nodes and defines its output: in `buffer`, or a new buffer when it is -1. Returns the buffer.
 int DefineChainOutput(PlanBuilder& builder, const Chain& chain, Layout layout, int buffer);

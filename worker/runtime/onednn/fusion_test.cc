@@ -11,10 +11,10 @@
 namespace quant {
 namespace {
 
-using ::testing::HasSubstr;
-using ::testing::Not;
 using quant::testing::ExpectNear;
 using quant::testing::TestGraph;
+using ::testing::HasSubstr;
+using ::testing::Not;
 
 constexpr double kTolerance = 1e-5;
 
@@ -67,8 +67,13 @@ TEST(ConvFusion, AutoPadOneDimensionAndThreeDimensions) {
 
 TEST(ConvFusion, BatchNormalizationActivationsAndPerChannelConstants) {
   const std::tuple<const char*, std::map<std::string, Attribute>> activations[] = {
-      {"Relu", {}}, {"LeakyRelu", {{"alpha", 0.2f}}}, {"Sigmoid", {}}, {"Tanh", {}}, {"Elu", {{"alpha", 0.7f}}},
-      {"HardSwish", {}}, {"HardSigmoid", {{"alpha", 0.3f}, {"beta", 0.4f}}}};
+      {"Relu", {}},
+      {"LeakyRelu", {{"alpha", 0.2f}}},
+      {"Sigmoid", {}},
+      {"Tanh", {}},
+      {"Elu", {{"alpha", 0.7f}}},
+      {"HardSwish", {}},
+      {"HardSigmoid", {{"alpha", 0.3f}, {"beta", 0.4f}}}};
   for (const auto& [type, attributes] : activations) {
     TestGraph g;
     const std::string x = g.Input({1, 5, 8, 8});
@@ -101,7 +106,8 @@ TEST(ConvFusion, ResidualsAreSummedInPlaceOnlyWhenNobodyElseReadsThem) {
   for (const bool read_again : {false, true}) {
     TestGraph g;
     const std::string x = g.Input({1, 16, 8, 8});
-    std::string a = g.Op("Relu", {g.Op("Conv", {x, g.Random({16, 16, 3, 3}, -0.2f, 0.2f)}, {{"pads", Ints{1, 1, 1, 1}}})});
+    std::string a =
+        g.Op("Relu", {g.Op("Conv", {x, g.Random({16, 16, 3, 3}, -0.2f, 0.2f)}, {{"pads", Ints{1, 1, 1, 1}}})});
     for (int block = 0; block < 3; ++block) {
       const std::string b = g.Op("Conv", {a, g.Random({16, 16, 3, 3}, -0.2f, 0.2f)}, {{"pads", Ints{1, 1, 1, 1}}});
       const std::string first = a;
@@ -144,8 +150,9 @@ TEST(MatrixProducts, GemmInAllOrders) {
           TestGraph g;
           const std::string a = trans_a ? g.Op("Transpose", {g.Input({rows, 64})}) : g.Input({rows, 64});
           const std::string b = g.Random(trans_b ? Shape{cols, 64} : Shape{64, cols});
-          const std::string y = g.Op("Gemm", {a, b, g.Random({cols})},
-                                     {{"transA", int64_t{trans_a}}, {"transB", int64_t{trans_b}}, {"alpha", 0.5f}, {"beta", 2.0f}});
+          const std::string y =
+              g.Op("Gemm", {a, b, g.Random({cols})},
+                   {{"transA", int64_t{trans_a}}, {"transB", int64_t{trans_b}}, {"alpha", 0.5f}, {"beta", 2.0f}});
           g.Output(g.Op("Relu", {y}));
           ExpectNear(g, rows, kTolerance);
         }
@@ -170,8 +177,8 @@ TEST(Pooling, AllKinds) {
     for (const int64_t include : {0, 1}) {
       TestGraph g;
       const std::string x = g.Input({1, 5, 10, 13});
-      const std::map<std::string, Attribute> a = {{"kernel_shape", Ints{3, 2}}, {"strides", Ints{2, 2}},
-                                                  {"pads", Ints{1, 0, 1, 1}}, {"ceil_mode", ceil}};
+      const std::map<std::string, Attribute> a = {
+          {"kernel_shape", Ints{3, 2}}, {"strides", Ints{2, 2}}, {"pads", Ints{1, 0, 1, 1}}, {"ceil_mode", ceil}};
       g.Output(g.Op("MaxPool", {x}, a));
       std::map<std::string, Attribute> average = a;
       average["count_include_pad"] = include;
@@ -207,7 +214,8 @@ TEST(Elementwise, StandAloneOperators) {
   TestGraph g;
   const std::string x = g.Input({1, 5, 6, 7});
   const std::string conv = g.Op("Conv", {x, g.Random({5, 5, 1, 1})});
-  for (const char* type : {"Relu", "LeakyRelu", "Sigmoid", "Tanh", "Elu", "HardSwish", "HardSigmoid", "Exp", "Abs", "Neg"}) {
+  for (const char* type :
+       {"Relu", "LeakyRelu", "Sigmoid", "Tanh", "Elu", "HardSwish", "HardSigmoid", "Exp", "Abs", "Neg"}) {
     g.Output(g.Op(type, {conv}));
     g.Output(g.Op(type, {x}));
   }

@@ -14,12 +14,12 @@
 namespace quant {
 namespace {
 
-using ::testing::HasSubstr;
-using ::testing::Not;
 using quant::testing::Compare;
 using quant::testing::ExpectCodes;
 using quant::testing::ExpectNear;
 using quant::testing::TestGraph;
+using ::testing::HasSubstr;
+using ::testing::Not;
 using Ints = std::vector<int64_t>;
 
 constexpr double kShare = 0.005;
@@ -44,9 +44,10 @@ TEST_P(Int8ConvTest, CodesMatchTheReference) {
   const float scale = 0.02f * static_cast<float>(c.kernel) * std::sqrt(static_cast<float>(c.in / c.groups));
   const int zero = c.source == DType::kInt8 ? 3 : 120;
   g.Output(g.Quantize(y, scale, zero, c.source), c.source);
-  g.Output(g.Quantize(g.Op("Relu", {g.Op("Conv", {x, w}, {{"strides", Ints{c.stride, c.stride}}, {"group", c.groups}})}),
-                      scale, 0),
-           DType::kUInt8);
+  g.Output(
+      g.Quantize(g.Op("Relu", {g.Op("Conv", {x, w}, {{"strides", Ints{c.stride, c.stride}}, {"group", c.groups}})}),
+                 scale, 0),
+      DType::kUInt8);
   const std::string plan = ExpectCodes(g, 2, 1, kShare);
   if (HasExactInt8()) {
     EXPECT_THAT(plan, HasSubstr("Conv+QuantizeLinear")) << "must run in int8";
@@ -58,14 +59,15 @@ TEST_P(Int8ConvTest, CodesMatchTheReference) {
 
 INSTANTIATE_TEST_SUITE_P(
     Shapes, Int8ConvTest,
-    ::testing::Values(Case{3, 16, 16, 3, 1, 1, DType::kUInt8, 0, 127}, Case{3, 16, 16, 3, 1, 1, DType::kUInt8, 114, 127},
-                      Case{1, 5, 9, 3, 2, 1, DType::kUInt8, 7, 127}, Case{5, 17, 9, 3, 1, 1, DType::kUInt8, 100, 127},
-                      Case{17, 33, 8, 3, 1, 1, DType::kUInt8, 0, 127}, Case{17, 33, 8, 3, 1, 1, DType::kUInt8, 33, 64},
-                      Case{33, 7, 7, 5, 1, 1, DType::kUInt8, 128, 127}, Case{16, 24, 8, 1, 1, 1, DType::kUInt8, 9, 127},
-                      Case{64, 64, 8, 3, 1, 1, DType::kUInt8, 0, 127}, Case{64, 64, 8, 3, 1, 1, DType::kInt8, 0, 127},
-                      Case{5, 17, 9, 3, 1, 1, DType::kInt8, -11, 127}, Case{72, 10, 9, 3, 2, 1, DType::kInt8, 5, 127},
-                      Case{16, 16, 9, 3, 1, 16, DType::kUInt8, 5, 127}, Case{17, 17, 9, 3, 2, 17, DType::kUInt8, 0, 64},
-                      Case{17, 17, 9, 3, 2, 17, DType::kInt8, -3, 127}, Case{12, 18, 9, 3, 1, 3, DType::kUInt8, 50, 127},
+    ::testing::Values(Case{3, 16, 16, 3, 1, 1, DType::kUInt8, 0, 127},
+                      Case{3, 16, 16, 3, 1, 1, DType::kUInt8, 114, 127}, Case{1, 5, 9, 3, 2, 1, DType::kUInt8, 7, 127},
+                      Case{5, 17, 9, 3, 1, 1, DType::kUInt8, 100, 127}, Case{17, 33, 8, 3, 1, 1, DType::kUInt8, 0, 127},
+                      Case{17, 33, 8, 3, 1, 1, DType::kUInt8, 33, 64}, Case{33, 7, 7, 5, 1, 1, DType::kUInt8, 128, 127},
+                      Case{16, 24, 8, 1, 1, 1, DType::kUInt8, 9, 127}, Case{64, 64, 8, 3, 1, 1, DType::kUInt8, 0, 127},
+                      Case{64, 64, 8, 3, 1, 1, DType::kInt8, 0, 127}, Case{5, 17, 9, 3, 1, 1, DType::kInt8, -11, 127},
+                      Case{72, 10, 9, 3, 2, 1, DType::kInt8, 5, 127}, Case{16, 16, 9, 3, 1, 16, DType::kUInt8, 5, 127},
+                      Case{17, 17, 9, 3, 2, 17, DType::kUInt8, 0, 64}, Case{17, 17, 9, 3, 2, 17, DType::kInt8, -3, 127},
+                      Case{12, 18, 9, 3, 1, 3, DType::kUInt8, 50, 127},
                       Case{512, 40, 3, 1, 1, 1, DType::kUInt8, 77, 127}));
 
 TEST(Int8, ExtremesOfRangeDoNotSaturate) {
@@ -76,8 +78,9 @@ TEST(Int8, ExtremesOfRangeDoNotSaturate) {
     const Tensor w = *Cast(Tensor::Of<int32_t>({8, 64, 1, 1}, std::vector<int32_t>(8 * 64, code)), DType::kInt8);
     const std::string weights = g.Op("DequantizeLinear", {g.Constant(w), g.Constant(Tensor::Scalar(1.0f))});
     g.Output(g.Op("Conv", {x, weights}));
-    g.Output(g.Op("MatMul", {g.Op("Flatten", {g.Op("GlobalMaxPool", {x})}),
-                             g.Op("DequantizeLinear", {g.Constant(w.Reshaped({64, 8})), g.Constant(Tensor::Scalar(1.0f))})}));
+    g.Output(g.Op("MatMul",
+                  {g.Op("Flatten", {g.Op("GlobalMaxPool", {x})}),
+                   g.Op("DequantizeLinear", {g.Constant(w.Reshaped({64, 8})), g.Constant(Tensor::Scalar(1.0f))})}));
     ExpectNear(g, 1, 1e-6);
   }
 }
@@ -110,8 +113,11 @@ TEST(Int8, OperatorsBetweenCodesStayInCodes) {
   const float s = 0.03f;
   const std::string x = g.QuantizeDequantize(g.Input({1, 6, 8, 8}), s, 100);
   const auto ints = [&](Ints v) { return g.Constant(Tensor::Of<int64_t>({static_cast<int64_t>(v.size())}, v)); };
-  const auto out = [&](const std::string& v, float scale, int zero) { g.Output(g.Quantize(v, scale, zero), DType::kUInt8); };
-  out(g.Op("MaxPool", {x}, {{"kernel_shape", Ints{3, 3}}, {"strides", Ints{2, 2}}, {"pads", Ints{1, 1, 1, 1}}}), s, 100);
+  const auto out = [&](const std::string& v, float scale, int zero) {
+    g.Output(g.Quantize(v, scale, zero), DType::kUInt8);
+  };
+  out(g.Op("MaxPool", {x}, {{"kernel_shape", Ints{3, 3}}, {"strides", Ints{2, 2}}, {"pads", Ints{1, 1, 1, 1}}}), s,
+      100);
   out(g.Op("Transpose", {x}, {{"perm", Ints{0, 2, 3, 1}}}), s, 100);
   out(g.Op("Reshape", {x, ints({0, -1})}), s, 100);
   out(g.Op("Concat", {x, x}, {{"axis", int64_t{1}}}), s, 100);
@@ -121,7 +127,9 @@ TEST(Int8, OperatorsBetweenCodesStayInCodes) {
   out(g.Op("Relu", {x}), 0.02f, 0);
   out(g.Op("Sigmoid", {g.Op("LeakyRelu", {x})}), 1.0f / 255, 0);
   out(g.Op("Add", {x, g.Op("Transpose", {x}, {{"perm", Ints{0, 1, 3, 2}}})}), 0.06f, 99);
-  out(g.Op("Relu", {g.Op("Mul", {x, g.Dequantize(g.Quantize(g.Op("GlobalAveragePool", {x}), 0.01f, 128), 0.01f, 128)})}), 0.02f, 0);
+  out(g.Op("Relu",
+           {g.Op("Mul", {x, g.Dequantize(g.Quantize(g.Op("GlobalAveragePool", {x}), 0.01f, 128), 0.01f, 128)})}),
+      0.02f, 0);
   out(g.Op("GlobalAveragePool", {x}), 0.01f, 128);
   const std::string plan = ExpectCodes(g, 2, 1, kShare);
   EXPECT_THAT(plan, Not(HasSubstr("DequantizeLinear uint8->float32"))) << plan;
@@ -155,7 +163,8 @@ TEST(Int8, DynamicQuantizationIsOneProduct) {
   const std::string y = g.Op("Mul", {g.Op("Cast", {product}, {{"to", int64_t{1}}}), scale});
   g.Output(g.Op("Relu", {g.Op("Add", {y, g.Random({17})})}));
   const std::string plan = ExpectNear(g, 3, 1e-5);
-  EXPECT_THAT(plan, HasSubstr(HasExactInt8() ? "MatMul dynamic+Add+Relu uint8->float32" : "MatMul dynamic+Add+Relu float32->float32"));
+  EXPECT_THAT(plan, HasSubstr(HasExactInt8() ? "MatMul dynamic+Add+Relu uint8->float32"
+                                             : "MatMul dynamic+Add+Relu float32->float32"));
 }
 
 TEST(Int8, DynamicConvolutionIsOneProduct) {

@@ -82,8 +82,9 @@ class OneDnnExecutable : public Executable {
   bool is_lowered() const { return original_ != graph_; }
 
   static bool Fits(const Kept& kept, std::span<const Tensor> inputs) {
-    return std::equal(kept.inputs.begin(), kept.inputs.end(), inputs.begin(), inputs.end(),
-                      [](const TensorDesc& d, const Tensor& t) { return d.dtype == t.dtype() && d.shape == t.shape(); });
+    return std::equal(
+        kept.inputs.begin(), kept.inputs.end(), inputs.begin(), inputs.end(),
+        [](const TensorDesc& d, const Tensor& t) { return d.dtype == t.dtype() && d.shape == t.shape(); });
   }
 
   absl::Status MakePlan(std::span<const Tensor> inputs) {

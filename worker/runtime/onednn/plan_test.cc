@@ -14,10 +14,10 @@
 namespace quant {
 namespace {
 
-using ::testing::ElementsAre;
-using ::testing::HasSubstr;
 using quant::testing::Compare;
 using quant::testing::TestGraph;
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
 using Ints = std::vector<int64_t>;
 
 // A small network with most kinds of steps, float and int8.

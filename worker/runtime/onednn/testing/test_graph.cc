@@ -43,8 +43,8 @@ std::string TestGraph::RandomCodes(DType dtype, Shape shape, int low, int high) 
   return Constant(*Cast(*t, dtype));
 }
 
-std::string TestGraph::Op(std::string type, std::vector<std::string> inputs, std::map<std::string, Attribute> attributes,
-                          size_t outputs) {
+std::string TestGraph::Op(std::string type, std::vector<std::string> inputs,
+                          std::map<std::string, Attribute> attributes, size_t outputs) {
   Node n;
   n.name = absl::StrCat(type, "_", graph_.nodes.size());
   n.op_type = std::move(type);

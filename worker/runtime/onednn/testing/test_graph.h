@@ -53,9 +53,9 @@ class TestGraph {
 };
 
 struct Comparison {
-  std::string plan;         // DescribePlan of the oneDNN backend
-  double greatest = 0;      // difference, over all outputs
-  double magnitude = 0;     // of the reference's outputs
+  std::string plan;      // DescribePlan of the oneDNN backend
+  double greatest = 0;   // difference, over all outputs
+  double magnitude = 0;  // of the reference's outputs
 };
 
 // Runs both backends; a failure of either, of shapes or of types fails the test.
