@@ -122,7 +122,7 @@ absl::Status CheckMethod(const std::string& at, const v1::Recipe& recipe) {
 
 absl::Status CheckRegex(const std::string& field, const std::string& pattern) {
   try {
-    const std::regex compiled(pattern, std::regex::ECMAScript);
+    static_cast<void>(std::regex(pattern, std::regex::ECMAScript));
     return absl::OkStatus();
   } catch (const std::regex_error& error) {
     return absl::InvalidArgumentError(

@@ -239,7 +239,7 @@ void BlobCache::Erase(std::map<std::string, Entry>::iterator entry) {
 }
 
 absl::StatusOr<fs::path> BlobCache::Fetch(const FileDigest& blob, const Downloader& download, const Stop& stop) {
-  const fs::path path = PathOf(blob.sha256);
+  fs::path path = PathOf(blob.sha256);
   {
     MutexLock lock(&mu_);
     while (true) {
@@ -298,7 +298,7 @@ absl::Status BlobCache::Load(const FileDigest& blob, const Downloader& download)
     return absl::DataLossError(
         absl::StrCat("the download of blob ", blob.sha256, " made ", size, " of ", blob.size_bytes, " bytes"));
   }
-  const fs::path path = PathOf(blob.sha256);
+  fs::path path = PathOf(blob.sha256);
   std::error_code error;
   fs::create_directories(path.parent_path(), error);
   if (error) return FileError(error, "make", path.parent_path());

@@ -117,7 +117,8 @@ MetricResult Sqnr(std::string name, const ErrorSums& sums, int64_t samples) {
 
 }  // namespace
 
-absl::StatusOr<Evaluation> Evaluate(std::shared_ptr<const Graph> original, std::shared_ptr<const Graph> quantized,
+absl::StatusOr<Evaluation> Evaluate(const std::shared_ptr<const Graph>& original,
+                                    std::shared_ptr<const Graph> quantized,
                                     Dataset& data, const EvaluateOptions& options, const ProgressFn& progress) {
   const int64_t batch = RunnableBatch(*original, options.batch_size);
   absl::StatusOr<int64_t> samples = SamplesToUse(data, options.skip, options.samples, batch, FixedBatch(*original));
@@ -125,7 +126,7 @@ absl::StatusOr<Evaluation> Evaluate(std::shared_ptr<const Graph> original, std::
   const CompileOptions compile{.threads = options.threads};
   absl::StatusOr<std::unique_ptr<Executable>> a = Compile(original, compile);
   if (!a.ok()) return a.status();
-  absl::StatusOr<std::unique_ptr<Executable>> b = Compile(quantized, compile);
+  absl::StatusOr<std::unique_ptr<Executable>> b = Compile(std::move(quantized), compile);
   if (!b.ok()) return b.status();
 
   Totals totals;

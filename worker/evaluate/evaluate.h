@@ -47,7 +47,8 @@ struct Evaluation {
   std::vector<MetricResult> metrics;
   std::vector<std::string> notes;
 };
-absl::StatusOr<Evaluation> Evaluate(std::shared_ptr<const Graph> original, std::shared_ptr<const Graph> quantized,
+absl::StatusOr<Evaluation> Evaluate(const std::shared_ptr<const Graph>& original,
+                                    std::shared_ptr<const Graph> quantized,
                                     Dataset& data, const EvaluateOptions& options, const ProgressFn& progress);
 
 // Error of one value of the quantized graph against the same-named value of the original, over all elements seen.

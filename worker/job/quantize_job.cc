@@ -72,7 +72,7 @@ absl::StatusOr<Data> OpenData(const quant::v1::Lease& lease, const fs::path& fol
   return data;
 }
 
-absl::StatusOr<QuantizedModel> RunMethod(const quant::v1::Recipe& recipe, std::shared_ptr<const Graph> graph,
+absl::StatusOr<QuantizedModel> RunMethod(const quant::v1::Recipe& recipe, const std::shared_ptr<const Graph>& graph,
                                          const Data& data, int threads, Reporter& reporter) {
   if (recipe.method_case() == quant::v1::Recipe::kDynamic) {
     reporter.BeginPhase("quantize");

@@ -198,7 +198,9 @@ absl::StatusOr<std::string> ScaleGroup(Graph* graph, const InputGroup& group, co
     return absl::StrCat(group.linears[0].name, ": not scaled, ", finder.why_not());
   }
   std::vector<std::vector<float>> weights;
+  weights.reserve(group.linears.size());
   std::vector<weight_only::MatrixView> views;
+  views.reserve(group.linears.size());
   for (const Linear& l : group.linears) {
     ASSIGN_OR_RETURN(std::vector<float> w, LinearWeights(*graph, l));
     weights.push_back(std::move(w));
