@@ -118,8 +118,8 @@ MetricResult Sqnr(std::string name, const ErrorSums& sums, int64_t samples) {
 }  // namespace
 
 absl::StatusOr<Evaluation> Evaluate(const std::shared_ptr<const Graph>& original,
-                                    std::shared_ptr<const Graph> quantized,
-                                    Dataset& data, const EvaluateOptions& options, const ProgressFn& progress) {
+                                    std::shared_ptr<const Graph> quantized, Dataset& data,
+                                    const EvaluateOptions& options, const ProgressFn& progress) {
   const int64_t batch = RunnableBatch(*original, options.batch_size);
   absl::StatusOr<int64_t> samples = SamplesToUse(data, options.skip, options.samples, batch, FixedBatch(*original));
   if (!samples.ok()) return samples.status();

@@ -48,8 +48,8 @@ struct Evaluation {
   std::vector<std::string> notes;
 };
 absl::StatusOr<Evaluation> Evaluate(const std::shared_ptr<const Graph>& original,
-                                    std::shared_ptr<const Graph> quantized,
-                                    Dataset& data, const EvaluateOptions& options, const ProgressFn& progress);
+                                    std::shared_ptr<const Graph> quantized, Dataset& data,
+                                    const EvaluateOptions& options, const ProgressFn& progress);
 
 // Error of one value of the quantized graph against the same-named value of the original, over all elements seen.
 struct LayerError {
