@@ -9,9 +9,10 @@ import struct
 import numpy as np
 
 from hf_checkpoints import CASES
-from service import SETTLED, Service, ServiceTestCase, main, wait_until
+from service import EXAMPLE, SETTLED, Service, ServiceTestCase, main, wait_until
 
 VOCAB = 96
+STORIES = EXAMPLE.parent / "stories"
 
 
 def llama(folder, name="llama", **changes):
@@ -70,34 +71,50 @@ class LanguageTest(ServiceTestCase):
         print({m: round(v, 5) for m, v in divergence.items()})
         self.assertLess(divergence["gptq"], divergence["rtn"])
 
+    def written(self, inputs, form, *flags):
+        """The folder of a job's result, after the checks that hold for every format."""
+        job, report = self.quantize(inputs, *flags, "--format", form)
+        self.assertGreater(self.value(report, "kl_divergence"), 0)
+        folder = self.service.folder / f"out-{job['id']}"
+        self.service.ok("model", "download", job["result_model_id"], folder)
+        return folder
+
+    def measured_again(self, folder, inputs):
+        """The divergence of a downloaded checkpoint, uploaded as a model of its own."""
+        again = self.service.upload("model", folder)
+        job = self.service.run_job("--kind", "benchmark", "--model", again, "--baseline", inputs[1], "--evaluation", inputs[3],
+                                   "--evaluation-skip", "16", "--evaluation-samples", "8", "--latency-runs", "4", timeout=300)
+        return self.value(self.service.report(job["id"]), "kl_divergence")
+
     def test_every_format_is_written_and_read_back(self):
-        inputs = self.inputs()
-        for form, flags, key in (("gptq", ["--method", "gptq", "--group-size", "-1"], "gptq"),
-                                 ("awq", ["--method", "rtn", "--symmetry", "asymmetric", "--group-size", "32"], None),
-                                 ("bitsandbytes", ["--method", "nf4"], "bitsandbytes"),
-                                 ("compressed-tensors", ["--method", "rtn", "--group-size", "-1"], "compressed-tensors"),
-                                 ("gguf", ["--method", "rtn", "--group-size", "32"], None),
-                                 ("onnx", ["--method", "gptq", "--bits", "3", "--group-size", "32"], None)):
+        text = self.service.upload("dataset", STORIES / "calibration")
+        inputs = ["--model", self.service.upload("model", STORIES / "model"), "--calibration", text, "--calibration-samples",
+                  "16", "--evaluation", text, "--evaluation-skip", "16", "--evaluation-samples", "8", "--latency-runs", "4"]
+        for form, flags, method in (("gptq", ["--method", "gptq"], "gptq"),
+                                    ("awq", ["--method", "awq"], "awq"),
+                                    ("bitsandbytes", ["--method", "nf4"], "bitsandbytes"),
+                                    ("compressed-tensors", ["--method", "rtn"], "compressed-tensors")):
             with self.subTest(format=form):
-                job = self.service.submit(*inputs, *flags, "--format", form)
-                job = self.service.wait_job(job, SETTLED, timeout=300)
-                if form in ("awq", "gguf", "gptq") and job["state"] == "FAILED":
-                    # 172 columns, no tokenizer: not every format holds that; then the message says what is missing.
-                    self.assertEqual(job["error"]["error_class"], "FINAL")
-                    self.assertRegex(job["error"]["message"], "172|tokenizer")
-                    continue
-                self.assertEqual(job["state"], "SUCCEEDED", job.get("error"))
-                files = self.service.download(job["result_model_id"], f"out-{form}")
-                folder = self.service.folder / f"out-{form}"
-                self.assertIn("config.json", files)
-                if key:
-                    config = json.loads((folder / "config.json").read_text())
-                    self.assertEqual(config["quantization_config"]["quant_method"], key)
-                    again = self.service.upload("model", folder)
-                    job = self.service.run_job("--kind", "benchmark", "--model", again, "--baseline", inputs[1],
-                                               "--evaluation", inputs[3], "--latency-runs", "4", timeout=300)
-                    report = self.service.report(job["id"])
-                    self.assertGreater(self.value(report, "kl_divergence"), 0)
+                folder = self.written(inputs, form, *flags)
+                config = json.loads((folder / "config.json").read_text())
+                self.assertEqual(config["quantization_config"]["quant_method"], method)
+                self.assertTrue((folder / "tokenizer.json").exists())
+                self.assertLess(self.measured_again(folder, inputs), 0.1)
+        folder = self.written(inputs, "gguf", "--method", "rtn", "--group-size", "32")
+        self.assertEqual((folder / "model.gguf").read_bytes()[:4], b"GGUF")
+        folder = self.written(inputs, "onnx", "--method", "gptq", "--bits", "3", "--group-size", "32")
+        self.assertTrue((folder / "model.onnx").exists())
+
+    def test_formats_that_cannot_hold_a_layer_say_so_before_any_work(self):
+        inputs = self.inputs()  # 172 outputs are no multiple of 32; there is no tokenizer
+        for form, flags, word in (("gptq", ["--method", "gptq", "--group-size", "-1"], "172"),
+                                  ("awq", ["--method", "rtn", "--symmetry", "asymmetric", "--group-size", "32"], "172"),
+                                  ("gguf", ["--method", "rtn", "--group-size", "32"], "tokenizer")):
+            with self.subTest(format=form):
+                job, _ = self.quantize(inputs, *flags, "--format", form, state="FAILED")
+                self.assertEqual(job["error"]["error_class"], "FINAL")
+                self.assertEqual(job["error"]["phase"], "load")
+                self.assertIn(word, job["error"]["message"])
 
     def test_a_grid_that_a_format_cannot_hold_is_refused_before_any_work(self):
         inputs = self.inputs()
