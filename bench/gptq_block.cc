@@ -87,6 +87,7 @@ absl::Status Main(const std::vector<std::string>& args) {
   options.threads = threads;
   const weight_only::ThreadScope scope(threads);
   std::map<std::string, HessianMatrix> hessians;
+  std::map<std::string, weight_only::SharedFactor> factors;
   double hessian_s = 0;
   double sweep_s = 0;
   std::vector<std::string> parts;
@@ -98,11 +99,12 @@ absl::Status Main(const std::vector<std::string>& args) {
       RETURN_IF_ERROR(hessian.Add(x, layer.tokens));
       hessians[layer.input] = std::move(hessian).Finish();
       hessian_s += timer.Seconds();
+      factors.try_emplace(layer.input, hessians[layer.input]);
     }
     ASSIGN_OR_RETURN(const std::vector<float> w, Read(folder + layer.name + ".f32", layer.rows * layer.cols));
     const Timer timer;
     ASSIGN_OR_RETURN(const weight_only::GptqResult result,
-                     weight_only::QuantizeGptq({w, layer.rows, layer.cols}, hessians[layer.input], options));
+                     weight_only::QuantizeGptq({w, layer.rows, layer.cols}, factors.at(layer.input), options));
     const double seconds = timer.Seconds();
     sweep_s += seconds;
     parts.push_back(absl::StrFormat("\"%s\": {\"sweep_s\": %.4f, \"loss\": %.9g}", layer.name, seconds, result.loss));

@@ -206,8 +206,8 @@ class LanguageQuantizeJob {
       if (method.kind != LinearMethod::Kind::kKeep) {
         absl::StatusOr<std::vector<float>> weights = LinearWeights(loaded_.model.graph, linear);
         if (!weights.ok()) return WithJobReason(weights.status(), "MODEL_INVALID");
-        ASSIGN_OR_RETURN(LinearResult result, QuantizeLinear(method, {*weights, linear.rows, linear.cols}, nullptr,
-                                                             nullptr, limits_.threads));
+        ASSIGN_OR_RETURN(LinearResult result,
+                         QuantizeLinear(method, {*weights, linear.rows, linear.cols}, nullptr, limits_.threads));
         Describe(result, &layer);
       }
       one.layers.push_back(std::move(layer));

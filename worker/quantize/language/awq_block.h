@@ -25,7 +25,7 @@ namespace quant {
 // Searches scales for a group's input on the method's grid and applies them to the block's graph: its initializers are
 // replaced by float32 ones, norms by ones of their own type (what rounding them changes is made good in the weights).
 // Everything replaced besides the group's own weights is put into `changed`, by name. Returns a note: why the group was
-// not scaled, or "" when it was (or when no scale was better than none).
+// not scaled, or "" when it was (or when no scale was better than none, and then `changed` stays as it was).
 absl::StatusOr<std::string> ScaleGroup(Graph* graph, const InputGroup& group, const HessianMatrix& hessian,
                                        const LinearMethod& method, int threads, std::map<std::string, Tensor>* changed);
 

@@ -7,12 +7,13 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
 #include "common/status_macros.h"
 #include "worker/calibrate/cross_moment.h"
 #include "worker/calibrate/hessian.h"
 #include "worker/graph/subgraph.h"
 #include "worker/quantize/language/awq_block.h"
-#include "worker/quantize/weight_only/input_error.h"
+#include "worker/quantize/language/output_check.h"
 #include "worker/runtime/executable.h"
 
 namespace quant {
@@ -32,47 +33,50 @@ absl::Status AtValue(const absl::Status& status, const std::string& value, size_
   return absl::Status(status.code(), absl::StrCat("input '", value, "', sample ", sample, ": ", status.message()));
 }
 
-// The Hessians of one input: of the samples to learn from, and of those held out.
+// The moments of one input over a set of samples.
 struct Moments {
-  HessianMatrix fit;
-  HessianMatrix judge;      // cols 0: none held out
-  CrossMomentMatrix cross;  // cols 0: not gathered; over the samples of `fit`
-  const HessianMatrix& Judge() const { return judge.cols > 0 ? judge : fit; }
+  HessianMatrix hessian;
+  std::optional<CrossMomentMatrix> cross;  // with the original model's; not gathered where it does not run beside
 };
 
 class MomentsBuilder {
  public:
-  static absl::StatusOr<MomentsBuilder> Create(int64_t cols, size_t samples, bool cross) {
+  static absl::StatusOr<MomentsBuilder> Create(int64_t cols, bool cross) {
     MomentsBuilder b;
-    b.samples_ = samples;
-    ASSIGN_OR_RETURN(b.fit_, Hessian::Create(cols));
-    if (samples >= kHoldOutEvery) {
-      ASSIGN_OR_RETURN(b.judge_, Hessian::Create(cols));
-    }
+    ASSIGN_OR_RETURN(b.hessian_, Hessian::Create(cols));
     if (cross) {
       ASSIGN_OR_RETURN(b.cross_, CrossMoment::Create(cols));
     }
     return b;
   }
-  bool wants_original(size_t sample) const { return cross_.has_value() && !HeldOut(sample, samples_); }
-  // `original` is null unless wants_original.
-  absl::Status Add(size_t sample, const Tensor& x, const Tensor* original) {
-    std::optional<Hessian>& h = HeldOut(sample, samples_) ? judge_ : fit_;
-    const int64_t tokens = x.elements() / h->cols();
-    RETURN_IF_ERROR(h->Add(Floats(x), tokens));
-    return original == nullptr ? absl::OkStatus() : cross_->Add(Floats(*original), Floats(x), tokens);
+  absl::Status Add(const Tensor& x, const Tensor* original) {
+    const int64_t tokens = x.elements() / hessian_->cols();
+    RETURN_IF_ERROR(hessian_->Add(Floats(x), tokens));
+    return cross_.has_value() ? cross_->Add(Floats(*original), Floats(x), tokens) : absl::OkStatus();
   }
   Moments Finish() && {
-    Moments m{.fit = std::move(*fit_).Finish(), .judge = {}, .cross = {}};
-    if (judge_.has_value()) m.judge = std::move(*judge_).Finish();
+    Moments m{.hessian = std::move(*hessian_).Finish(), .cross = {}};
     if (cross_.has_value()) m.cross = std::move(*cross_).Finish();
     return m;
   }
 
  private:
-  size_t samples_ = 0;
-  std::optional<Hessian> fit_, judge_;
+  std::optional<Hessian> hessian_;
   std::optional<CrossMoment> cross_;
+};
+
+// What is known of one input: over the samples to learn from, and over those held out, where there are any.
+struct InputMoments {
+  Moments fit;
+  std::optional<Moments> judge;
+
+  LayerInputs Layers() const {
+    const Moments& other = judge.has_value() ? *judge : fit;
+    LayerInputs inputs(fit.hessian, other.hessian);
+    if (fit.cross.has_value()) inputs.fit_cross = &*fit.cross;
+    if (other.cross.has_value()) inputs.judge_cross = &*other.cross;
+    return inputs;
+  }
 };
 
 // Works on one block; made anew for each.
@@ -95,19 +99,20 @@ class BlockWork {
     }
     total_ = 1.0 + static_cast<double>(groups.size());
     RETURN_IF_ERROR(Scale(groups));
-    std::map<std::string, Moments> all;
+    std::map<std::string, InputMoments> all;
     if (!options_.true_sequential) {
       ASSIGN_OR_RETURN(all, Gather(groups));
     }
     for (const InputGroup& group : groups) {
-      std::map<std::string, Moments> own;
+      std::map<std::string, InputMoments> own;
       if (options_.true_sequential) {
         ASSIGN_OR_RETURN(own, Gather({&group, 1}));
       }
       const auto& moments = options_.true_sequential ? own : all;
-      const auto it = moments.find(group.input);
+      std::optional<LayerInputs> inputs;
+      if (const auto it = moments.find(group.input); it != moments.end()) inputs.emplace(it->second.Layers());
       for (const Linear& linear : group.linears) {
-        RETURN_IF_ERROR(Quantize(linear, it == moments.end() ? nullptr : &it->second));
+        RETURN_IF_ERROR(Quantize(linear, inputs.has_value() ? &*inputs : nullptr));
       }
       ++done_;
     }
@@ -134,21 +139,49 @@ class BlockWork {
     }
     if (scaled.empty()) return absl::OkStatus();
     ASSIGN_OR_RETURN(auto moments, Gather(scaled));
+    ASSIGN_OR_RETURN(const OutputCheck check,
+                     OutputCheck::Create(block_, hidden_, windows_, CheckSamples(), options_.threads));
     for (const InputGroup& g : scaled) {
       const LinearMethod& method = methods_[g.linears[0].name];
       RETURN_IF_ERROR(Say(absl::StrCat("scales of ", g.linears[0].name)));
-      ASSIGN_OR_RETURN(const std::string note, ScaleGroup(&block_.graph(), g, moments.at(g.input).fit, method,
-                                                          options_.threads, &result_.changed));
-      if (!note.empty()) result_.notes.push_back(note);
+      DecoderBlock scaled_block = block_;
+      std::map<std::string, Tensor> changed;
+      ASSIGN_OR_RETURN(std::string note, ScaleGroup(&scaled_block.graph(), g, moments.at(g.input).fit.hessian, method,
+                                                    options_.threads, &changed));
+      if (!changed.empty()) {
+        weight_only::GridOptions grid = method.grid;
+        grid.search = weight_only::ScaleSearch::kMinMax;  // as in the search
+        ASSIGN_OR_RETURN(const double with, check.Error(scaled_block, g, grid));
+        ASSIGN_OR_RETURN(const double without, check.Error(block_, g, grid));
+        if (with < without) {
+          block_ = std::move(scaled_block);
+          for (auto& [name, tensor] : changed) result_.changed[name] = std::move(tensor);
+        } else {
+          note = absl::StrFormat("%s: not scaled, the block's outputs would be further off (%.3g against %.3g)",
+                                 g.linears[0].name, with, without);
+        }
+      }
+      if (!note.empty()) result_.notes.push_back(std::move(note));
     }
     return absl::OkStatus();
   }
 
+  // On which AWQ's choices are checked: the samples held out, or all where none are, at most 16.
+  std::vector<size_t> CheckSamples() const {
+    constexpr size_t kMost = 16;
+    std::vector<size_t> samples;
+    for (size_t s = 0; s < windows_.size() && samples.size() < kMost; ++s) {
+      if (HeldOut(s, windows_.size()) || windows_.size() < kHoldOutEvery) samples.push_back(s);
+    }
+    return samples;
+  }
+
   // The moments of the groups' inputs; of groups that need none, nothing.
-  absl::StatusOr<std::map<std::string, Moments>> Gather(std::span<const InputGroup> groups) {
+  absl::StatusOr<std::map<std::string, InputMoments>> Gather(std::span<const InputGroup> groups) {
     std::vector<std::string> values;
-    std::vector<MomentsBuilder> builders;
-    std::map<std::string, Moments> moments;
+    std::vector<MomentsBuilder> fit, judge;
+    std::map<std::string, InputMoments> moments;
+    const bool hold_out = windows_.size() >= kHoldOutEvery;
     bool any_cross = false;
     for (const InputGroup& g : groups) {
       const auto is = [&](auto&& what) {
@@ -160,8 +193,11 @@ class BlockWork {
                          is([](const LinearMethod& m) { return m.kind == LinearMethod::Kind::kGptq && !m.scaled; });
       any_cross = any_cross || cross;
       values.push_back(g.input);
-      ASSIGN_OR_RETURN(MomentsBuilder b, MomentsBuilder::Create(g.linears[0].cols, windows_.size(), cross));
-      builders.push_back(std::move(b));
+      for (std::vector<MomentsBuilder>* builders : {&fit, &judge}) {
+        if (builders == &judge && !hold_out) continue;
+        ASSIGN_OR_RETURN(MomentsBuilder b, MomentsBuilder::Create(g.linears[0].cols, cross));
+        builders->push_back(std::move(b));
+      }
     }
     if (values.empty()) return moments;
     ASSIGN_OR_RETURN(BlockRunner runner, block_.Runner(values, options_.threads));
@@ -175,19 +211,23 @@ class BlockWork {
           Tell(progress_, (done_ + 0.8 * fraction) / total_, absl::StrCat("inputs of ", groups[0].linears[0].name)));
       ASSIGN_OR_RETURN(const std::span<const Tensor> y, runner.Run(hidden_, s, windows_[s]));
       std::span<const Tensor> x;
-      if (original.has_value() && !HeldOut(s, windows_.size())) {
+      if (original.has_value()) {
         ASSIGN_OR_RETURN(x, original->Run(hidden_, windows_.size() + s, windows_[s]));
       }
+      std::vector<MomentsBuilder>& builders = HeldOut(s, windows_.size()) ? judge : fit;
       for (size_t i = 0; i < y.size(); ++i) {
-        const Tensor* beside = builders[i].wants_original(s) ? &x[i] : nullptr;
-        RETURN_IF_ERROR(AtValue(builders[i].Add(s, y[i], beside), values[i], s));
+        RETURN_IF_ERROR(AtValue(builders[i].Add(y[i], x.empty() ? nullptr : &x[i]), values[i], s));
       }
     }
-    for (size_t i = 0; i < values.size(); ++i) moments[values[i]] = std::move(builders[i]).Finish();
+    for (size_t i = 0; i < values.size(); ++i) {
+      InputMoments& m = moments[values[i]];
+      m.fit = std::move(fit[i]).Finish();
+      if (hold_out) m.judge = std::move(judge[i]).Finish();
+    }
     return moments;
   }
 
-  absl::Status Quantize(const Linear& linear, const Moments* moments) {
+  absl::Status Quantize(const Linear& linear, LayerInputs* inputs) {
     const LinearMethod& method = methods_[linear.name];
     order_[linear.name] = linear.node;
     QuantizedLayer layer;
@@ -203,21 +243,14 @@ class BlockWork {
     }
     RETURN_IF_ERROR(Say(linear.name));
     // The graph's initializer: AWQ may have changed it.
-    ASSIGN_OR_RETURN(std::vector<float> weights, LinearWeights(block_.graph(), linear));
-    if (moments != nullptr && moments->cross.cols > 0 && method.kind == LinearMethod::Kind::kGptq) {
-      ASSIGN_OR_RETURN(weight_only::CompensatedWeights made,
-                       weight_only::CompensateInputError({weights, linear.rows, linear.cols}, moments->fit,
-                                                         moments->cross, {.threads = options_.threads}));
-      weights = std::move(made.weights);
-      if (!made.note.empty()) result_.notes.push_back(absl::StrCat(linear.name, ": ", made.note));
-    }
+    ASSIGN_OR_RETURN(const std::vector<float> weights, LinearWeights(block_.graph(), linear));
     absl::StatusOr<LinearResult> quantized =
-        QuantizeLinear(method, {weights, linear.rows, linear.cols}, moments == nullptr ? nullptr : &moments->fit,
-                       moments == nullptr ? nullptr : &moments->Judge(), options_.threads);
+        QuantizeLinear(method, {weights, linear.rows, linear.cols}, inputs, options_.threads);
     if (!quantized.ok()) {
       return absl::Status(quantized.status().code(),
                           absl::StrCat("layer '", linear.name, "': ", quantized.status().message()));
     }
+    if (!quantized->note.empty()) result_.notes.push_back(absl::StrCat(linear.name, ": ", quantized->note));
     RETURN_IF_ERROR(ReplaceLinear(&block_.graph(), linear.name, quantized->weights));
     Describe(*std::move(quantized), &layer);
     result_.layers.push_back(std::move(layer));

@@ -13,16 +13,17 @@
 // each is quantized, and its quantized form takes its place; at the end the samples run through the whole quantized
 // block.
 //
-// Never worse: every eighth sample is held out. Its Hessian judges each layer beside round to nearest on the same grid;
-// where the method is not better there, round to nearest is kept and the outcome says so.
+// Never worse: every eighth sample is held out. On them each layer is judged beside round to nearest on the same grid,
+// by the error of its outputs; where the method is not better, round to nearest is kept and the outcome says so.
 //
 // With `compensate` the original model runs beside the quantized one, and GPTQ quantizes the weights that make good
-// what the layers before have done to the inputs (weight_only/input_error.h).
+// what the layers before have done to the inputs (weight_only/input_error.h); the error that judges is then against the
+// original's outputs.
 //
 // Memory: the hidden states (bfloat16, twice with `compensate`, spilled beyond a quarter of the budget), one block's
-// weights as float32 a layer at a time, and for the widest input of C columns 2 Hessians, a cross moment, a factor and
-// its work: about 24 C^2 bytes. The same model, samples, options and instruction set give the same bits, for any number
-// of threads and whether or not the work was resumed in between.
+// weights as float32 a layer at a time, and for the widest input of C columns 2 Hessians, 2 cross moments and 2
+// factors: about 24 C^2 bytes, and 8 C^2 of work where C is at most 4096. The same model, samples, options and
+// instruction set give the same bits, for any number of threads and whether or not the work was resumed in between.
 #ifndef QUANT_WORKER_QUANTIZE_LANGUAGE_DRIVER_H_
 #define QUANT_WORKER_QUANTIZE_LANGUAGE_DRIVER_H_
 

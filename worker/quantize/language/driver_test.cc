@@ -111,6 +111,50 @@ std::vector<BlockResult> RunAll(const Model& m, const LinearMethod& method,
   return results;
 }
 
+// One block, h + up(norm(h)) + 0 * gate(norm(h)). Input 0 is large. In `gate` all weights are alike, so that scales
+// make its column 0 more exact; in `up` column 0 is the largest of its group already, and scaling it coarsens the
+// others.
+Model BlockThatIgnoresGate() {
+  std::mt19937 random(13);
+  Model m;
+  Graph& g = m.graph;
+  g.opset = 23;
+  g.inputs = {{.name = "input_ids", .dtype = DType::kInt64, .has_shape = true, .shape = {{}, {}}}};
+  g.initializers["embed"] = Tensor::Of<float>({kVocab, kHidden}, Normal(random, kVocab * kHidden, 1));
+  Add(g, "Gather", {"embed", "input_ids"}, "h0");
+  std::vector<float> gamma(kHidden, 1.0f);
+  gamma[0] = 10;
+  std::vector<float> up = Normal(random, kHidden * kHidden, 1), gate = Normal(random, kHidden * kHidden, 30);
+  for (int64_t r = 0; r < kHidden; ++r) up[static_cast<size_t>(r * kHidden)] = 5;
+  g.initializers["gamma"] = Tensor::Of<float>({kHidden}, gamma);
+  g.initializers["up.weight"] = Tensor::Of<float>({kHidden, kHidden}, up);
+  g.initializers["gate.weight"] = Tensor::Of<float>({kHidden, kHidden}, gate);
+  g.initializers["nothing"] = Tensor::Of<float>({1}, {0.0f});
+  Add(g, "RMSNormalization", {"h0", "gamma"}, "norm", {{"axis", int64_t{-1}}});
+  const std::string u = AppendLinear(&g, "up", "norm", "up.weight");
+  const std::string v = AppendLinear(&g, "gate", "norm", "gate.weight");
+  Add(g, "Mul", {v, "nothing"}, "silent");
+  Add(g, "Add", {u, "silent"}, "sum");
+  Add(g, "Add", {"h0", "sum"}, "h1");
+  m.cuts = {"h0", "h1"};
+  g.outputs = {{.name = "h1", .has_shape = true, .shape = {{}, {}, {}}}};
+  EXPECT_TRUE(g.Validate().ok()) << g.Validate();
+  return m;
+}
+
+TEST(BlockDriver, LeavesOutScalesThatMakeTheBlocksOutputsWorse) {
+  const Model m = BlockThatIgnoresGate();
+  const auto windows = Windows(16);
+  const auto results = RunAll(m, Method(LinearMethod::Kind::kRtn, /*scaled=*/true), windows);
+  ASSERT_EQ(results.size(), 1u);
+  ASSERT_EQ(results[0].notes.size(), 1u);
+  EXPECT_THAT(results[0].notes[0], HasSubstr("up: not scaled, the block's outputs would be further off"));
+  EXPECT_TRUE(results[0].changed.empty());
+  // Where they help what the block makes of the layers, they stay.
+  const auto used = RunAll(TwoBlocks(), Method(LinearMethod::Kind::kRtn, /*scaled=*/true), windows);
+  EXPECT_TRUE(used[0].changed.contains("b0.gamma"));
+}
+
 double MeanError(const std::vector<BlockResult>& results) {
   double sum = 0, n = 0;
   for (const BlockResult& b : results) {
@@ -268,13 +312,51 @@ TEST(QuantizeLinear, KeepsRoundToNearestWhereTheMethodDoesNotGeneralise) {
   const std::vector<float> noise = Normal(random, 512 * cols, 1);
   ASSERT_TRUE(judge->Add(noise, 512).ok());
   const HessianMatrix f = (*std::move(fit)).Finish(), j = (*std::move(judge)).Finish();
-  absl::StatusOr<LinearResult> r = QuantizeLinear(Method(LinearMethod::Kind::kGptq), {w, rows, cols}, &f, &j, 1);
+  LayerInputs other(f, j);
+  absl::StatusOr<LinearResult> r = QuantizeLinear(Method(LinearMethod::Kind::kGptq), {w, rows, cols}, &other, 1);
   ASSERT_TRUE(r.ok()) << r.status();
   EXPECT_EQ(r->method, "rtn");
   EXPECT_THAT(r->fallback, HasSubstr("round to nearest kept"));
-  r = QuantizeLinear(Method(LinearMethod::Kind::kGptq), {w, rows, cols}, &f, &f, 1);
+  LayerInputs same(f, f);
+  r = QuantizeLinear(Method(LinearMethod::Kind::kGptq), {w, rows, cols}, &same, 1);
   ASSERT_TRUE(r.ok());
   EXPECT_EQ(r->method, "gptq");
+}
+
+TEST(QuantizeLinear, JudgesCompensatedWeightsByTheOriginalOutputs) {
+  std::mt19937 random(6);
+  const int64_t rows = 8, cols = 32, tokens = 4096;
+  const std::vector<float> w = Normal(random, rows * cols, 1);
+  const std::vector<float> y = Normal(random, tokens * cols, 1);
+  std::vector<float> moved = y;  // x = 2 y: earlier layers have halved the inputs
+  for (float& v : moved) v *= 2;
+  const auto cross_of = [&](const std::vector<float>& x) {
+    CrossMoment cross = *CrossMoment::Create(cols);
+    EXPECT_TRUE(cross.Add(x, y, tokens).ok());
+    return std::move(cross).Finish();
+  };
+  Hessian hessian = *Hessian::Create(cols);
+  ASSERT_TRUE(hessian.Add(y, tokens).ok());
+  const HessianMatrix h = std::move(hessian).Finish();
+  const CrossMomentMatrix halved = cross_of(moved), alike = cross_of(y);
+  LayerInputs inputs(h, h);
+  inputs.fit_cross = inputs.judge_cross = &halved;
+  absl::StatusOr<LinearResult> r = QuantizeLinear(Method(LinearMethod::Kind::kGptq), {w, rows, cols}, &inputs, 1);
+  ASSERT_TRUE(r.ok()) << r.status();
+  EXPECT_EQ(r->method, "gptq");
+  std::vector<float> q(w.size());
+  DequantizeRows(r->weights, 0, rows, q);
+  double along = 0, size = 0;
+  for (size_t i = 0; i < w.size(); ++i) along += q[i] * w[i], size += w[i] * w[i];
+  EXPECT_NEAR(along / size, 2, 0.2) << "the weights make up for it";
+
+  // Learned where inputs had been halved, judged where they are as they were: exact for what it was asked to be, and
+  // twice what the original gives.
+  inputs.judge_cross = &alike;
+  r = QuantizeLinear(Method(LinearMethod::Kind::kGptq), {w, rows, cols}, &inputs, 1);
+  ASSERT_TRUE(r.ok()) << r.status();
+  EXPECT_EQ(r->method, "rtn");
+  EXPECT_THAT(r->fallback, HasSubstr("nearer to the original's outputs"));
 }
 
 }  // namespace

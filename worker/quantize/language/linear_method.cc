@@ -9,6 +9,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "common/status_macros.h"
+#include "worker/quantize/weight_only/input_error.h"
 #include "worker/quantize/weight_only/quadratic.h"
 #include "worker/quantize/weight_only/rtn.h"
 
@@ -22,24 +23,24 @@ struct Attempt {
   std::string note;
 };
 
-absl::StatusOr<Attempt> Carry(const LinearMethod& method, const wo::MatrixView& weights, const HessianMatrix* fit,
+absl::StatusOr<Attempt> Carry(const LinearMethod& method, const wo::MatrixView& weights, LayerInputs* inputs,
                               std::span<const float> importance, int threads) {
   Attempt a;
   switch (method.kind) {
     case LinearMethod::Kind::kRtn: {
-      if (method.clip && fit != nullptr) {
-        ASSIGN_OR_RETURN(a.weights, wo::QuantizeClipped(weights, method.grid, *fit, threads));
+      if (method.clip && inputs != nullptr) {
+        ASSIGN_OR_RETURN(a.weights, wo::QuantizeClipped(weights, method.grid, inputs->fit.hessian(), threads));
         return a;
       }
       ASSIGN_OR_RETURN(a.weights, wo::QuantizeRtn(weights, method.grid, importance, threads));
       return a;
     }
     case LinearMethod::Kind::kGptq: {
-      if (fit == nullptr) return absl::InvalidArgumentError("GPTQ needs the Hessian of the layer's inputs");
+      if (inputs == nullptr) return absl::InvalidArgumentError("GPTQ needs the Hessian of the layer's inputs");
       wo::GptqOptions options = method.gptq;
       options.grid = method.grid;
       options.threads = threads;
-      ASSIGN_OR_RETURN(wo::GptqResult result, wo::QuantizeGptq(weights, *fit, options));
+      ASSIGN_OR_RETURN(wo::GptqResult result, wo::QuantizeGptq(weights, inputs->fit, options));
       a.weights = std::move(result.weights);
       a.note = std::move(result.note);
       return a;
@@ -73,23 +74,42 @@ bool NeedsData(const LinearMethod& method) {
 }
 
 absl::StatusOr<LinearResult> QuantizeLinear(const LinearMethod& method, const wo::MatrixView& weights,
-                                            const HessianMatrix* fit, const HessianMatrix* judge, int threads) {
-  const std::vector<float> importance = fit != nullptr ? fit->Diagonal() : std::vector<float>();
-  ASSIGN_OR_RETURN(Attempt attempt, Carry(method, weights, fit, importance, threads));
-  LinearResult result{
-      .weights = std::move(attempt.weights), .fallback = std::move(attempt.note), .method = method.name};
-  if (judge == nullptr) return result;
-  ASSIGN_OR_RETURN(wo::QuadraticError error, wo::QuadraticLoss(weights, result.weights, *judge, threads));
+                                            LayerInputs* inputs, int threads) {
+  const std::vector<float> importance = inputs != nullptr ? inputs->fit.hessian().Diagonal() : std::vector<float>();
+  LinearResult result{.weights = {}, .fallback = {}, .method = method.name, .note = {}};
+  wo::MatrixView target = weights;
+  std::vector<float> compensated;
+  if (method.kind == LinearMethod::Kind::kGptq && inputs != nullptr && inputs->fit_cross != nullptr) {
+    ASSIGN_OR_RETURN(wo::CompensatedWeights made,
+                     wo::CompensateInputError(weights, inputs->ridge, *inputs->fit_cross, {.threads = threads}));
+    compensated = std::move(made.weights);
+    target.values = compensated;
+    result.note = std::move(made.note);
+  }
+  ASSIGN_OR_RETURN(Attempt attempt, Carry(method, target, inputs, importance, threads));
+  result.weights = std::move(attempt.weights);
+  result.fallback = std::move(attempt.note);
+  if (inputs == nullptr) return result;
+  const HessianMatrix& judge = inputs->judge;
+  ASSIGN_OR_RETURN(wo::QuadraticError error, wo::QuadraticLoss(target, result.weights, judge, threads));
   // The baseline on the same grid, unless the method is that itself or its files hold no grid.
   const bool baseline =
       method.kind == LinearMethod::Kind::kGptq || method.kind == LinearMethod::Kind::kHqq || method.clip;
   if (baseline) {
     ASSIGN_OR_RETURN(GroupedMatrix nearest, wo::QuantizeRtn(weights, method.grid, importance, threads));
     WeightMatrix plain = std::move(nearest);
-    ASSIGN_OR_RETURN(const wo::QuadraticError other, wo::QuadraticLoss(weights, plain, *judge, threads));
-    if (!(error.loss < other.loss)) {
-      result.fallback = absl::StrFormat("round to nearest kept: %s's error on held-out samples is %.3g, its %.3g",
-                                        method.name, std::sqrt(error.relative), std::sqrt(other.relative));
+    ASSIGN_OR_RETURN(const wo::QuadraticError other, wo::QuadraticLoss(weights, plain, judge, threads));
+    double ours = error.loss;
+    double theirs = other.loss;
+    if (inputs->judge_cross != nullptr) {
+      ASSIGN_OR_RETURN(ours, wo::OutputLoss(weights, result.weights, judge, *inputs->judge_cross, threads));
+      ASSIGN_OR_RETURN(theirs, wo::OutputLoss(weights, plain, judge, *inputs->judge_cross, threads));
+    }
+    if (!(ours < theirs)) {
+      result.fallback =
+          absl::StrFormat("round to nearest kept: %s's error on held-out samples is %.3g, its %.3g%s", method.name,
+                          std::sqrt(error.relative), std::sqrt(other.relative),
+                          inputs->judge_cross != nullptr ? ", and it is nearer to the original's outputs" : "");
       result.method = "rtn";
       result.weights = std::move(plain);
       error = other;

@@ -92,16 +92,17 @@ int64_t Cholesky(float* a, int64_t n) { return TiledCholesky(a, n); }
 int64_t Cholesky(double* a, int64_t n) { return TiledCholesky(a, n); }
 
 template <typename T>
-std::optional<Factor<T>> FactorHessian(const HessianMatrix& hessian, std::span<const int32_t> column,
-                                       std::span<const uint8_t> dead, double damping) {
+std::optional<Factor<T>> FactorHessian(const HessianMatrix& hessian, std::span<const int32_t> column, double damping) {
   const int64_t n = hessian.cols;
   double sum = 0;
   double greatest = 0;
   int64_t live = 0;
+  std::vector<uint8_t> dead(static_cast<size_t>(n));
   for (int64_t c = 0; c < n; ++c) {
     const double d = hessian.h[static_cast<size_t>(c * n + c)];
     greatest = std::max(greatest, std::fabs(d));
-    if (dead[static_cast<size_t>(c)] != 0) continue;
+    dead[static_cast<size_t>(c)] = d == 0;
+    if (d == 0) continue;
     sum += d;
     ++live;
   }
@@ -142,9 +143,18 @@ std::optional<Factor<T>> FactorHessian(const HessianMatrix& hessian, std::span<c
   return std::nullopt;
 }
 
-template std::optional<Factor<float>> FactorHessian(const HessianMatrix&, std::span<const int32_t>,
-                                                    std::span<const uint8_t>, double);
-template std::optional<Factor<double>> FactorHessian(const HessianMatrix&, std::span<const int32_t>,
-                                                     std::span<const uint8_t>, double);
+template std::optional<Factor<float>> FactorHessian(const HessianMatrix&, std::span<const int32_t>, double);
+template std::optional<Factor<double>> FactorHessian(const HessianMatrix&, std::span<const int32_t>, double);
+
+const std::optional<Factor<float>>& SharedFactor::Get(std::span<const int32_t> column, double damping) {
+  if (damping != damping_ || !std::equal(column.begin(), column.end(), column_.begin(), column_.end())) {
+    factor_.reset();  // before the next takes its memory
+    damping_ = 0;     // nothing is kept should that throw
+    factor_ = FactorHessian<float>(hessian_, column, damping);
+    column_.assign(column.begin(), column.end());
+    damping_ = damping;
+  }
+  return factor_;
+}
 
 }  // namespace quant::weight_only

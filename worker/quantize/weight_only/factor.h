@@ -37,12 +37,30 @@ struct Factor {
 };
 
 // Factors H with rows and columns in the order `column` (k -> column of H). lambda = damping * mean of the diagonal
-// over the columns that are not dead; a dead column (dead[c] != 0) stands as that mean alone. Columns up to 4096 are
+// over the columns that are not dead; a dead column (H_cc = 0) stands as that mean alone. Columns up to 4096 are
 // factored in float64. When a factor fails: float64; then damping doubled up to 1; then six floors on the diagonal from
 // 1e-6 to 0.1 of its greatest magnitude on top; then nullopt. Memory: sizeof(T) n^2, and 8 n^2 while in float64.
 template <typename T>
-std::optional<Factor<T>> FactorHessian(const HessianMatrix& hessian, std::span<const int32_t> column,
-                                       std::span<const uint8_t> dead, double damping);
+std::optional<Factor<T>> FactorHessian(const HessianMatrix& hessian, std::span<const int32_t> column, double damping);
+
+// The last factor of one Hessian in float32, kept for the next layer that reads the same input: q, k and v share one,
+// gate and up share one. Thread-compatible.
+class SharedFactor {
+ public:
+  explicit SharedFactor(const HessianMatrix& hessian) : hessian_(hessian) {}  // outlives this
+
+  // FactorHessian<float> of these; made anew only where `column` or `damping` differ from the last call's. Valid until
+  // the next call.
+  const std::optional<Factor<float>>& Get(std::span<const int32_t> column, double damping);
+
+  const HessianMatrix& hessian() const { return hessian_; }
+
+ private:
+  const HessianMatrix& hessian_;
+  std::vector<int32_t> column_;  // of factor_; empty: none made yet
+  double damping_ = 0;
+  std::optional<Factor<float>> factor_;
+};
 
 }  // namespace quant::weight_only
 

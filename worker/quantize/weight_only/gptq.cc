@@ -186,8 +186,8 @@ std::string Useless(const HessianMatrix& hessian, const std::vector<float>& diag
   return "";
 }
 
-absl::StatusOr<GptqResult> Quantize(const MatrixView& weights, const HessianMatrix& hessian,
-                                    const GptqOptions& options) {
+absl::StatusOr<GptqResult> Quantize(const MatrixView& weights, SharedFactor& input, const GptqOptions& options) {
+  const HessianMatrix& hessian = input.hessian();
   const ThreadScope scope(options.threads);
   GptqResult result;
   const std::vector<float> diagonal = hessian.Diagonal();
@@ -229,8 +229,8 @@ absl::StatusOr<GptqResult> Quantize(const MatrixView& weights, const HessianMatr
     return true;
   };
   const bool swept = options.arithmetic == GptqArithmetic::kFloat64
-                         ? sweep(FactorHessian<double>(hessian, plan.column, plan.dead, options.damping))
-                         : sweep(FactorHessian<float>(hessian, plan.column, plan.dead, options.damping));
+                         ? sweep(FactorHessian<double>(hessian, plan.column, options.damping))
+                         : sweep(input.Get(plan.column, options.damping));
   if (!swept) {
     plan.lambda =
         options.damping * std::accumulate(diagonal.begin(), diagonal.end(), 0.0) / static_cast<double>(weights.cols);
@@ -266,9 +266,14 @@ GptqOptions GptqOptions::Plain(int bits, int64_t group_size, Symmetry symmetry) 
 
 absl::StatusOr<GptqResult> QuantizeGptq(const MatrixView& weights, const HessianMatrix& hessian,
                                         const GptqOptions& options) {
-  RETURN_IF_ERROR(Check(weights, hessian, options));
+  SharedFactor input(hessian);
+  return QuantizeGptq(weights, input, options);
+}
+
+absl::StatusOr<GptqResult> QuantizeGptq(const MatrixView& weights, SharedFactor& input, const GptqOptions& options) {
+  RETURN_IF_ERROR(Check(weights, input.hessian(), options));
   try {
-    return Quantize(weights, hessian, options);
+    return Quantize(weights, input, options);
   } catch (const std::bad_alloc&) {
     return absl::ResourceExhaustedError(
         absl::StrCat("no memory for GPTQ on ", weights.rows, " x ", weights.cols, " weights"));

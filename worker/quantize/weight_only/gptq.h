@@ -17,6 +17,7 @@
 
 #include "absl/status/statusor.h"
 #include "worker/calibrate/hessian.h"
+#include "worker/quantize/weight_only/factor.h"
 #include "worker/quantize/weight_only/grid.h"
 #include "worker/tensor/weight_matrix.h"
 
@@ -85,6 +86,9 @@ struct GptqResult {
 // thread.
 absl::StatusOr<GptqResult> QuantizeGptq(const MatrixView& weights, const HessianMatrix& hessian,
                                         const GptqOptions& options);
+
+// The same, with a factor that the layers of one input share: the cols^3 / 3 are spent once.
+absl::StatusOr<GptqResult> QuantizeGptq(const MatrixView& weights, SharedFactor& input, const GptqOptions& options);
 
 }  // namespace quant::weight_only
 

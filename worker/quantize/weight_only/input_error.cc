@@ -40,6 +40,14 @@ absl::Status Check(const MatrixView& weights, const HessianMatrix& hessian, cons
 absl::StatusOr<CompensatedWeights> CompensateInputError(const MatrixView& weights, const HessianMatrix& hessian,
                                                         const CrossMomentMatrix& cross,
                                                         const InputErrorOptions& options) {
+  SharedFactor input(hessian);
+  return CompensateInputError(weights, input, cross, options);
+}
+
+absl::StatusOr<CompensatedWeights> CompensateInputError(const MatrixView& weights, SharedFactor& input,
+                                                        const CrossMomentMatrix& cross,
+                                                        const InputErrorOptions& options) {
+  const HessianMatrix& hessian = input.hessian();
   RETURN_IF_ERROR(Check(weights, hessian, cross, options));
   CompensatedWeights out;
   out.weights.assign(weights.values.begin(), weights.values.end());
@@ -57,9 +65,7 @@ absl::StatusOr<CompensatedWeights> CompensateInputError(const MatrixView& weight
   const ThreadScope scope(options.threads);
   std::vector<int32_t> order(static_cast<size_t>(cols));
   std::iota(order.begin(), order.end(), 0);
-  std::vector<uint8_t> dead(order.size());
-  for (int64_t c = 0; c < cols; ++c) dead[static_cast<size_t>(c)] = hessian.h[static_cast<size_t>(c * cols + c)] == 0;
-  const std::optional<Factor<float>> factor = FactorHessian<float>(hessian, order, dead, options.ridge);
+  const std::optional<Factor<float>>& factor = input.Get(order, options.ridge);
   if (!factor.has_value()) {
     out.note = "the Hessian is not positive definite with any damping";
     return out;

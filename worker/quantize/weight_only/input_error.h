@@ -19,6 +19,7 @@
 #include "absl/status/statusor.h"
 #include "worker/calibrate/cross_moment.h"
 #include "worker/calibrate/hessian.h"
+#include "worker/quantize/weight_only/factor.h"
 #include "worker/quantize/weight_only/grid.h"
 
 namespace quant::weight_only {
@@ -39,6 +40,11 @@ struct CompensatedWeights {
 // weights that are not finite. Cost: cols^3 / 3 + 2 rows cols^2 multiply-adds. Memory: the result and 4 cols^2 bytes (8
 // more up to 4096 columns).
 absl::StatusOr<CompensatedWeights> CompensateInputError(const MatrixView& weights, const HessianMatrix& hessian,
+                                                        const CrossMomentMatrix& cross,
+                                                        const InputErrorOptions& options = {});
+
+// The same, with a factor that the layers of one input share.
+absl::StatusOr<CompensatedWeights> CompensateInputError(const MatrixView& weights, SharedFactor& input,
                                                         const CrossMomentMatrix& cross,
                                                         const InputErrorOptions& options = {});
 

@@ -6,12 +6,15 @@
 
 #include <cmath>
 #include <limits>
+#include <numeric>
 #include <random>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include "worker/quantize/weight_only/gptq.h"
+#include "worker/quantize/weight_only/quadratic.h"
+#include "worker/quantize/weight_only/rtn.h"
 #include "worker/quantize/weight_only/testing.h"
 
 namespace quant::weight_only {
@@ -56,6 +59,45 @@ double Error(const Layer& layer, const std::vector<float>& x, const std::vector<
     }
   }
   return sum;
+}
+
+TEST(OutputLoss, IsTheErrorAgainstTheOriginalButForAConstant) {
+  const Layer layer = MakeLayer(20, 96, 700, 62);
+  const std::vector<float> y = Disturb(layer.x, 96, 3);
+  const HessianMatrix h = HessianOf(y, layer.tokens, 96);
+  const CrossMomentMatrix cross = CrossOf(layer.x, y, layer.tokens, 96);
+  const double own = Error(layer, layer.x, layer.w, y);
+  for (const int bits : {2, 4, 8}) {
+    const WeightMatrix q = QuantizeRtn(layer.view(), {.bits = bits, .group_size = 32}).value();
+    std::vector<float> values(layer.w.size());
+    DequantizeRows(q, 0, layer.rows, values);
+    const double n = static_cast<double>(layer.tokens);
+    const double wanted = 2 / n * (Error(layer, layer.x, values, y) - own);
+    EXPECT_NEAR(OutputLoss(layer.view(), q, h, cross).value(), wanted, 1e-4 * 2 / n * own + 1e-4 * std::fabs(wanted));
+  }
+  EXPECT_EQ(OutputLoss(layer.view(), GroupedMatrix{}, h, cross).status().code(), absl::StatusCode::kInvalidArgument);
+}
+
+TEST(SharedFactor, GivesTheSameBitsAndIsMadeOnce) {
+  const Layer layer = MakeLayer(20, 96, 700, 63);
+  SharedFactor shared(layer.hessian);
+  const GptqOptions options{.grid = {.group_size = 32}};
+  const GptqResult alone = QuantizeGptq(layer.view(), layer.hessian, options).value();
+  for (int i = 0; i < 2; ++i) {
+    const GptqResult result = QuantizeGptq(layer.view(), shared, options).value();
+    EXPECT_EQ(result.weights.codes, alone.weights.codes);
+    EXPECT_EQ(result.row_loss, alone.row_loss);
+  }
+  std::vector<int32_t> order(96);
+  std::iota(order.begin(), order.end(), 0);
+  const float* const first = shared.Get(order, 0.01)->l.data();
+  EXPECT_EQ(shared.Get(order, 0.01)->l.data(), first);
+  const double lambda = shared.Get(order, 0.01)->lambda;
+  EXPECT_NEAR(shared.Get(order, 0.02)->lambda, 2 * lambda, 1e-6 * lambda);
+  std::swap(order[0], order[95]);
+  const float before = shared.Get(order, 0.02)->l[0];
+  std::swap(order[0], order[95]);
+  EXPECT_NE(shared.Get(order, 0.02)->l[0], before);
 }
 
 TEST(InputError, HeldOutOutputsComeCloserToTheOriginal) {

@@ -97,4 +97,40 @@ absl::StatusOr<QuadraticError> QuadraticLoss(const MatrixView& weights, const We
   return error;
 }
 
+absl::StatusOr<double> OutputLoss(const MatrixView& weights, const WeightMatrix& quantized,
+                                  const HessianMatrix& hessian, const CrossMomentMatrix& cross, int threads) {
+  RETURN_IF_ERROR(Agree(weights.rows, weights.cols, weights.values.size(), hessian));
+  const int64_t n = weights.cols;
+  if (Rows(quantized) != weights.rows || Cols(quantized) != n || cross.cols != n) {
+    return absl::InvalidArgumentError(absl::StrCat("quantized weights of ", Rows(quantized), " x ", Cols(quantized),
+                                                   " and a cross moment of ", cross.cols, " columns for ", weights.rows,
+                                                   " x ", n));
+  }
+  const ThreadScope scope(threads);
+  std::vector<double> row_loss(static_cast<size_t>(weights.rows));
+#pragma omp parallel
+  {
+    std::vector<float> scratch(static_cast<size_t>(kRows * kCols));
+    std::vector<float> e(static_cast<size_t>(kRows * n));
+    std::vector<float> wanted(e.size());  // W D
+#pragma omp for schedule(dynamic)
+    for (int64_t r = 0; r < weights.rows; r += kRows) {
+      const int64_t rows = std::min(kRows, weights.rows - r);
+      const auto count = static_cast<size_t>(rows * n);
+      DequantizeRows(quantized, r, r + rows, std::span<float>(e).first(count));
+      const float* const w = weights.row(r);
+      for (size_t i = 0; i < count; ++i) e[i] -= w[i];
+      Form(e.data(), rows, hessian, scratch.data(), row_loss.data() + r);
+      blas::Product(rows, n, n, w, n, cross.d.data(), n, 0, wanted.data(), n);
+      for (int64_t i = 0; i < rows; ++i) {
+        double sum = 0;
+        for (int64_t c = 0; c < n; ++c)
+          sum += static_cast<double>(wanted[static_cast<size_t>(i * n + c)]) * e[static_cast<size_t>(i * n + c)];
+        row_loss[static_cast<size_t>(r + i)] -= 2 * sum;
+      }
+    }
+  }
+  return std::accumulate(row_loss.begin(), row_loss.end(), 0.0);
+}
+
 }  // namespace quant::weight_only

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "worker/calibrate/cross_moment.h"
 #include "worker/calibrate/hessian.h"
 #include "worker/quantize/weight_only/grid.h"
 #include "worker/tensor/weight_matrix.h"
@@ -27,6 +28,17 @@ absl::StatusOr<std::vector<double>> QuadraticForm(const MatrixView& d, const Hes
 // The error of `quantized` against `weights`; twice the cost above. INVALID_ARGUMENT: sizes that do not agree.
 absl::StatusOr<QuadraticError> QuadraticLoss(const MatrixView& weights, const WeightMatrix& quantized,
                                              const HessianMatrix& hessian, int threads = 0);
+
+// How much worse the layer's outputs are than with its own weights, against those of the original model, where x
+// reached it and not y: with D of x - y (cross_moment.h) the loss of Q y against W x is, but for what Q does not
+// change,
+//
+//   tr(E H E^T) - 2 tr(W D E^T),     E = Q - W
+//
+// so of two Q the one with less serves the original's outputs better; below 0 is better than W itself. Cost: 2 rows
+// cols^2 multiply-adds. INVALID_ARGUMENT: sizes that do not agree.
+absl::StatusOr<double> OutputLoss(const MatrixView& weights, const WeightMatrix& quantized,
+                                  const HessianMatrix& hessian, const CrossMomentMatrix& cross, int threads = 0);
 
 }  // namespace quant::weight_only
 

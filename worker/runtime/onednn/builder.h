@@ -145,8 +145,8 @@ class PlanBuilder {
   void AddPrimitive(std::string_view node_name, std::string_view what, const dnnl::primitive& primitive,
                     const dnnl::memory::desc& scratchpad, std::vector<Arg> args, int threads);
   // Threads for a step that takes `microseconds` on one: all, or one when handing out the work would gain little: a
-  // barrier costs about 4 us when all cores are ours, and 10 times that when others want them too. ResNet-20 at batch 1,
-  // int8, 2 threads, whose layers take about 12 us: 0.26 ms with limits of 30 and 15 us, 0.18 ms with 8.
+  // barrier costs about 4 us when all cores are ours, and 10 times that when others want them too. ResNet-20 at batch
+  // 1, int8, 2 threads, whose layers take about 12 us: 0.26 ms with limits of 30 and 15 us, 0.18 ms with 8.
   int ThreadsFor(double microseconds) const { return microseconds >= 10.0 ? threads_ : 1; }
   int threads() const { return threads_; }
   WeightCache& weights() { return weights_; }
