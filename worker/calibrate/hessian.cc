@@ -14,23 +14,11 @@ namespace {
 
 constexpr int64_t kMaxCols = 65536;
 
-// The index of the first value that is NaN or infinite, or -1. v - v is 0 for finite v only.
-int64_t FirstNonFinite(std::span<const float> x) {
-  constexpr size_t kChunk = 4096;
-  for (size_t begin = 0; begin < x.size(); begin += kChunk) {
-    const size_t end = std::min(begin + kChunk, x.size());
-    float sum = 0;
-    for (size_t i = begin; i < end; ++i) sum += x[i] - x[i];
-    if (sum == 0) continue;
-    for (size_t i = begin; i < end; ++i) {
-      if (!std::isfinite(x[i])) return static_cast<int64_t>(i);
-    }
-  }
-  return -1;
-}
-
-void AddAbs(const float* x, int64_t tokens, int64_t cols, double* sum) {
+// sum |x| of each column. Not finite where a value is not: double holds every sum of finite floats.
+std::vector<double> AbsSums(const float* x, int64_t tokens, int64_t cols) {
   constexpr int64_t kWidth = 512;
+  std::vector<double> sums(static_cast<size_t>(cols));
+  double* const sum = sums.data();
 #pragma omp parallel for schedule(static)
   for (int64_t begin = 0; begin < cols; begin += kWidth) {
     const int64_t end = std::min(begin + kWidth, cols);
@@ -38,6 +26,7 @@ void AddAbs(const float* x, int64_t tokens, int64_t cols, double* sum) {
       for (int64_t c = begin; c < end; ++c) sum[c] += std::fabs(x[t * cols + c]);
     }
   }
+  return sums;
 }
 
 }  // namespace
@@ -77,11 +66,14 @@ absl::Status Hessian::Add(std::span<const float> x, int64_t tokens) {
     return absl::InvalidArgumentError(
         absl::StrCat("Hessian: ", x.size(), " values are not ", tokens, " tokens of ", cols_, " columns"));
   }
-  if (const int64_t bad = FirstNonFinite(x); bad >= 0) {
+  const std::vector<double> sums = AbsSums(x.data(), tokens, cols_);
+  const auto finite = [](auto v) { return std::isfinite(v); };
+  if (!std::all_of(sums.begin(), sums.end(), finite)) {
+    const int64_t bad = std::find_if_not(x.begin(), x.end(), finite) - x.begin();
     return absl::InvalidArgumentError(absl::StrCat("the input of token ", bad / cols_, " is ",
                                                    x[static_cast<size_t>(bad)], " in column ", bad % cols_));
   }
-  AddAbs(x.data(), tokens, cols_, abs_sum_.data());
+  for (size_t c = 0; c < sums.size(); ++c) abs_sum_[c] += sums[c];
   for (int64_t done = 0; done < tokens;) {
     const int64_t take = std::min(tokens - done, syrk::kBlockTokens - pending_);
     Gather(x.data() + done * cols_, take);
