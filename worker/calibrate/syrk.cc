@@ -4,17 +4,12 @@
 #include <cblas.h>
 
 #include <algorithm>
-#include <bit>
 #include <cstdlib>
-#include <cstring>
 #include <string_view>
 #include <utility>
 #include <vector>
 
-#if defined(__x86_64__)
-#include <immintrin.h>
-#define QUANT_HAVE_X86 1
-#endif
+#include "worker/calibrate/bfloat16_micro.h"
 
 namespace quant::syrk {
 namespace {
@@ -26,11 +21,6 @@ std::vector<std::pair<int64_t, int64_t>> LowerTiles(int64_t n) {
     for (int64_t j = 0; j <= i; ++j) tiles.emplace_back(i, j);
   }
   return tiles;
-}
-
-uint32_t RoundToBFloat16(float value) {
-  const uint32_t bits = std::bit_cast<uint32_t>(value);
-  return (bits + 0x7FFFU + ((bits >> 16) & 1U)) >> 16;  // half to even; the caller has refused NaN and infinity
 }
 
 }  // namespace
@@ -103,35 +93,6 @@ constexpr int64_t kMicroRows = 8;  // 8 x 48: 24 accumulators, 3 loads and 8 bro
 constexpr int64_t kMicroPanels = 3;
 constexpr int64_t kTilePanels = 12;  // 192 columns: the two sides of a tile take 768 KiB, most of an L2 cache
 
-// dst[8, 48] = the sums for columns [row, row + 8) of panel `a` against three panels from `b` on.
-[[gnu::target("avx512f,avx512bf16")]] void Micro(const uint32_t* a, const uint32_t* b, int64_t pairs, float* dst) {
-  constexpr int64_t kStride = (kBlockTokens / 2) * kPanel;
-  __m512 acc[kMicroRows][kMicroPanels];
-#pragma GCC unroll 8
-  for (int64_t m = 0; m < kMicroRows; ++m) {
-#pragma GCC unroll 3
-    for (int64_t n = 0; n < kMicroPanels; ++n) acc[m][n] = _mm512_setzero_ps();
-  }
-  for (int64_t k = 0; k < pairs; ++k) {
-    __m512bh right[kMicroPanels];
-#pragma GCC unroll 3
-    for (int64_t n = 0; n < kMicroPanels; ++n) {
-      right[n] = reinterpret_cast<__m512bh>(_mm512_loadu_si512(b + n * kStride + k * kPanel));
-    }
-#pragma GCC unroll 8
-    for (int64_t m = 0; m < kMicroRows; ++m) {
-      const auto left = reinterpret_cast<__m512bh>(_mm512_set1_epi32(static_cast<int>(a[k * kPanel + m])));
-#pragma GCC unroll 3
-      for (int64_t n = 0; n < kMicroPanels; ++n) acc[m][n] = _mm512_dpbf16_ps(acc[m][n], left, right[n]);
-    }
-  }
-#pragma GCC unroll 8
-  for (int64_t m = 0; m < kMicroRows; ++m) {
-#pragma GCC unroll 3
-    for (int64_t n = 0; n < kMicroPanels; ++n) _mm512_storeu_ps(dst + m * 48 + n * kPanel, acc[m][n]);
-  }
-}
-
 // One tile: panels [pi, pi + kTilePanels) of rows against as many from pj on, those not wholly above the diagonal.
 void Tile(const uint32_t* packed, int64_t pairs, int64_t cols, int64_t panels, int64_t pi, int64_t pj, float* sum) {
   constexpr int64_t kStride = (kBlockTokens / 2) * kPanel;
@@ -140,7 +101,8 @@ void Tile(const uint32_t* packed, int64_t pairs, int64_t cols, int64_t panels, i
     for (int64_t i = pi * kPanel; i < std::min((pi + kTilePanels) * kPanel, cols); i += kMicroRows) {
       const int64_t j = b * kPanel;
       if (j >= i + kMicroRows) continue;
-      Micro(packed + (i / kPanel) * kStride + i % kPanel, packed + b * kStride, pairs, micro);
+      BFloat16Micro<kMicroRows, kMicroPanels>(packed + (i / kPanel) * kStride + i % kPanel, packed + b * kStride,
+                                              kStride, pairs, micro);
       const int64_t width = std::min(kMicroPanels * kPanel, cols - j);
       for (int64_t m = 0; m < std::min(kMicroRows, cols - i); ++m) {
         float* dst = sum + (i + m) * cols + j;

@@ -17,12 +17,14 @@ using Lanes = std::array<float, kLanes>;
 
 }  // namespace
 
-Descent::Descent(const SweepPlan& plan, const HessianMatrix& hessian, const GroupedMatrix& out)
-    : plan_(plan), hessian_(hessian), out_(out), cols_(out.cols) {
+Descent::Descent(const SweepPlan& plan, const HessianMatrix& hessian, const PackedSquare* packed,
+                 const GroupedMatrix& out)
+    : plan_(plan), hessian_(hessian), packed_(packed), out_(out), cols_(out.cols) {
   const int64_t group = out.group_size;
   refit_ = plan.refit_scales && out.group_of.empty() && group <= 512;
   block_ = std::min(refit_ ? std::max(group, 128 / group * group) : 128, cols_);
   g_.resize(static_cast<size_t>(block_ * kLanes));
+  if (packed != nullptr) packed_d_.emplace(cols_);
   if (refit_) {
     level_.resize(static_cast<size_t>(group * kLanes));
     product_.resize(level_.size());
@@ -30,15 +32,24 @@ Descent::Descent(const SweepPlan& plan, const HessianMatrix& hessian, const Grou
 }
 
 void Descent::Run(Panel& panel) {
+  if (packed_ != nullptr && plan_.descent_passes > 0) Pack(panel, 0, cols_);
   for (int pass = 0; pass < plan_.descent_passes; ++pass) {
     for (int64_t begin = 0; begin < cols_; begin += block_) Block(panel, begin, std::min(begin + block_, cols_));
   }
 }
 
+void Descent::Pack(const Panel& panel, int64_t begin, int64_t end) {
+  for (int64_t c = begin; c < end; ++c) packed_d_->Set(c, panel.d.data() + c * kLanes);
+}
+
 void Descent::Block(Panel& panel, int64_t begin, int64_t end) {
   const int64_t count = end - begin;
-  blas::Product(count, kLanes, cols_, hessian_.h.data() + begin * cols_, cols_, panel.d.data(), kLanes, 0, g_.data(),
-                kLanes);
+  if (packed_ != nullptr) {
+    PanelProduct(*packed_, *packed_d_, cols_, begin, end, g_.data(), kLanes);
+  } else {
+    blas::Product(count, kLanes, cols_, hessian_.h.data() + begin * cols_, cols_, panel.d.data(), kLanes, 0, g_.data(),
+                  kLanes);
+  }
   const auto lambda = static_cast<float>(plan_.lambda);
   for (int64_t i = 0; i < count * kLanes; ++i)
     g_[static_cast<size_t>(i)] += lambda * panel.d[static_cast<size_t>(begin * kLanes + i)];
@@ -68,6 +79,7 @@ void Descent::Block(Panel& panel, int64_t begin, int64_t end) {
                 .gain = gain.data()});
   for (int64_t r = 0; r < kLanes; ++r)
     panel.loss[static_cast<size_t>(r)] += static_cast<double>(gain[static_cast<size_t>(r)]);
+  if (packed_ != nullptr) Pack(panel, begin, end);
 }
 
 void Descent::Refit(Panel& panel, int64_t group, int64_t block_begin) {

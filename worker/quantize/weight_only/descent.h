@@ -11,18 +11,21 @@
 #define QUANT_WORKER_QUANTIZE_WEIGHT_ONLY_DESCENT_H_
 
 #include <cstdint>
+#include <optional>
 #include <vector>
 
 #include "worker/calibrate/hessian.h"
 #include "worker/quantize/weight_only/panel.h"
+#include "worker/quantize/weight_only/panel_product.h"
 
 namespace quant::weight_only {
 
 // Buffers of one thread, used for panel after panel.
 class Descent {
  public:
-  // All outlive this. Scales are refitted when groups are contiguous columns and at most 512 of them.
-  Descent(const SweepPlan& plan, const HessianMatrix& hessian, const GroupedMatrix& out);
+  // All outlive this. Scales are refitted when groups are contiguous columns and at most 512 of them. `packed`: the
+  // Hessian again, for products in bfloat16; null: they are in float32.
+  Descent(const SweepPlan& plan, const HessianMatrix& hessian, const PackedSquare* packed, const GroupedMatrix& out);
 
   // plan.descent_passes passes over the panel. panel.loss never rises.
   void Run(Panel& panel);
@@ -34,15 +37,18 @@ class Descent {
   void UndampedLoss(const Panel& panel, double* row_loss) const;
 
  private:
+  void Pack(const Panel& panel, int64_t begin, int64_t end);
   void Block(Panel& panel, int64_t begin, int64_t end);
   void Refit(Panel& panel, int64_t group, int64_t block_begin);
 
   const SweepPlan& plan_;
   const HessianMatrix& hessian_;
+  const PackedSquare* packed_;
   const GroupedMatrix& out_;
   int64_t cols_;
   bool refit_;
   int64_t block_;
+  std::optional<PackedLanes> packed_d_;
   std::vector<float> g_;        // [block][lanes]
   std::vector<float> level_;    // [group][lanes]: code - zero
   std::vector<float> product_;  // [group][lanes]: H level

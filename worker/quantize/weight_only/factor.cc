@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "worker/calibrate/syrk.h"
 #include "worker/quantize/weight_only/blas.h"
 
 namespace quant::weight_only {
@@ -148,6 +149,7 @@ template std::optional<Factor<double>> FactorHessian(const HessianMatrix&, std::
 
 const std::optional<Factor<float>>& SharedFactor::Get(std::span<const int32_t> column, double damping) {
   if (damping != damping_ || !std::equal(column.begin(), column.end(), column_.begin(), column_.end())) {
+    packed_factor_.reset();
     factor_.reset();  // before the next takes its memory
     damping_ = 0;     // nothing is kept should that throw
     factor_ = FactorHessian<float>(hessian_, column, damping);
@@ -155,6 +157,18 @@ const std::optional<Factor<float>>& SharedFactor::Get(std::span<const int32_t> c
     damping_ = damping;
   }
   return factor_;
+}
+
+const PackedSquare* SharedFactor::PackedFactor() {
+  if (!syrk::HasBFloat16() || !factor_.has_value()) return nullptr;
+  if (!packed_factor_.has_value()) packed_factor_.emplace(factor_->l.data(), hessian_.cols, /*backwards=*/true);
+  return &*packed_factor_;
+}
+
+const PackedSquare* SharedFactor::PackedHessian() {
+  if (!syrk::HasBFloat16()) return nullptr;
+  if (!packed_hessian_.has_value()) packed_hessian_.emplace(hessian_.h.data(), hessian_.cols, /*backwards=*/false);
+  return &*packed_hessian_;
 }
 
 }  // namespace quant::weight_only

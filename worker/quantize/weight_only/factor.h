@@ -20,6 +20,7 @@
 #include <vector>
 
 #include "worker/calibrate/hessian.h"
+#include "worker/quantize/weight_only/panel_product.h"
 
 namespace quant::weight_only {
 
@@ -55,11 +56,18 @@ class SharedFactor {
 
   const HessianMatrix& hessian() const { return hessian_; }
 
+  // The factor, numbered from the column visited first, and H itself in bfloat16; made when first asked for, null where
+  // this CPU has no use for them. The factor's after a Get that gave one, and valid as long as that.
+  const PackedSquare* PackedFactor();
+  const PackedSquare* PackedHessian();
+
  private:
   const HessianMatrix& hessian_;
-  std::vector<int32_t> column_;  // of factor_; empty: none made yet
-  double damping_ = 0;
+  std::vector<int32_t> column_;  // of factor_
+  double damping_ = 0;           // of factor_; 0: none made yet
   std::optional<Factor<float>> factor_;
+  std::optional<PackedSquare> packed_factor_;
+  std::optional<PackedSquare> packed_hessian_;
 };
 
 }  // namespace quant::weight_only

@@ -118,26 +118,34 @@ GroupedMatrix Empty(const MatrixView& weights, const GridOptions& grid) {
   return out;
 }
 
+// What panels are multiplied with: the Hessian and its factor, and both in bfloat16 where that is used.
+template <typename T>
+struct Products {
+  const HessianMatrix* hessian = nullptr;
+  const Factor<T>* factor = nullptr;  // null: there is none, and descent starts from the nearest codes
+  const PackedSquare* packed_hessian = nullptr;
+  const PackedSquare* packed_factor = nullptr;
+};
+
 // Buffers of one thread, made before the threads start: memory that cannot be had is the caller's to report.
 template <typename T>
 struct Worker {
-  Worker(const SweepPlan& plan, const Factor<T>* factor, const HessianMatrix& hessian, const GroupedMatrix& out)
-      : panel(out), descent(plan, hessian, out) {
-    if (factor != nullptr) sweep.emplace(plan, *factor);
+  Worker(const SweepPlan& plan, const Products<T>& products, const GroupedMatrix& out)
+      : panel(out), descent(plan, *products.hessian, products.packed_hessian, out) {
+    if (products.factor != nullptr) sweep.emplace(plan, *products.factor, products.packed_factor);
   }
   Panel panel;
   std::optional<Sweep<T>> sweep;
   Descent descent;
 };
 
-// Without a factor, descent starts from the nearest codes.
 template <typename T>
-void QuantizePanels(const SweepPlan& plan, const Factor<T>* factor, const HessianMatrix& hessian, GptqResult& result) {
+void QuantizePanels(const SweepPlan& plan, const Products<T>& products, GptqResult& result) {
   GroupedMatrix& out = result.weights;
   const auto panels = static_cast<int>((out.rows + kPanelRows - 1) / kPanelRows);
   const int threads = std::min(omp_get_max_threads(), panels);
   std::vector<std::unique_ptr<Worker<T>>> workers;
-  for (int i = 0; i < threads; ++i) workers.push_back(std::make_unique<Worker<T>>(plan, factor, hessian, out));
+  for (int i = 0; i < threads; ++i) workers.push_back(std::make_unique<Worker<T>>(plan, products, out));
   // The whole team even for one panel: in a team of one OpenBLAS would use several threads, and other bits.
   std::atomic<size_t> next{0};
 #pragma omp parallel
@@ -221,23 +229,30 @@ absl::StatusOr<GptqResult> Quantize(const MatrixView& weights, SharedFactor& inp
   }
   if (!plan.grids_from_updated) FindGrids(plan, result.weights);
 
-  const auto sweep = [&](const auto& factor) {
-    if (!factor.has_value()) return false;
+  bool swept = false;
+  const auto sweep = [&]<typename T>(const std::optional<Factor<T>>& factor, Products<T> products) {
+    swept = factor.has_value();
+    if (!swept) return;
     plan.lambda = factor->lambda;
     result.note = factor->note;
-    QuantizePanels(plan, &*factor, hessian, result);
-    return true;
+    products.factor = &*factor;
+    QuantizePanels(plan, products, result);
   };
-  const bool swept = options.arithmetic == GptqArithmetic::kFloat64
-                         ? sweep(FactorHessian<double>(hessian, plan.column, options.damping))
-                         : sweep(input.Get(plan.column, options.damping));
+  if (options.arithmetic == GptqArithmetic::kFloat64) {
+    sweep(FactorHessian<double>(hessian, plan.column, options.damping), {.hessian = &hessian});
+  } else {
+    const std::optional<Factor<float>>& factor = input.Get(plan.column, options.damping);
+    sweep(factor, {.hessian = &hessian,
+                   .packed_hessian = plan.descent_passes > 0 ? input.PackedHessian() : nullptr,
+                   .packed_factor = input.PackedFactor()});
+  }
   if (!swept) {
     plan.lambda =
         options.damping * std::accumulate(diagonal.begin(), diagonal.end(), 0.0) / static_cast<double>(weights.cols);
     plan.descent_passes = std::max(plan.descent_passes, 3);
     result.weights.group_of.clear();
     FindGrids(plan, result.weights);
-    QuantizePanels<float>(plan, nullptr, hessian, result);
+    QuantizePanels<float>(plan, {.hessian = &hessian}, result);
     result.outcome = GptqOutcome::kDescentOnly;
     result.note = "the Hessian is not positive definite with any damping: coordinate descent without a factor instead";
   }

@@ -36,7 +36,8 @@ enum class ActOrder {
 enum class GridSource { kOriginal, kUpdated };
 
 enum class GptqArithmetic {
-  kFastest,  // float32; the factor in float64 up to 4096 columns
+  kFastest,  // float32, the factor in float64 up to 4096 columns; products between blocks of columns in bfloat16 with
+             // float32 sums where the CPU has them (panel_product.h)
   kFloat64,  // the sweep in float64 too, several times slower; coordinate descent is in float32 always
 };
 
@@ -70,7 +71,8 @@ struct GptqResult {
   GroupedMatrix weights;
   GptqOutcome outcome = GptqOutcome::kSwept;
   std::string note;              // what was done besides and why, for the report; "" when nothing
-  std::vector<double> row_loss;  // d H d^T per row (quadratic.h), without damping, to float32's precision
+  std::vector<double> row_loss;  // d H d^T per row (quadratic.h), without damping; to about 0.1 %, 0.5 % with products
+                                 // in bfloat16
   double loss = 0;               // their sum
   double lambda = 0;             // added to H's diagonal
 };
@@ -82,8 +84,8 @@ struct GptqResult {
 // INVALID_ARGUMENT: options out of range, sizes that do not agree, a weight that is NaN or infinite (named).
 // RESOURCE_EXHAUSTED: no memory.
 // Cost: cols^3 / 3 + (1 + 2 descent_passes) rows cols^2 multiply-adds. Memory besides weights, Hessian and result:
-// 4 cols^2 bytes (8 more while a factor of at most 4096 columns is made), 1.8 KiB per column and 1 KiB per group and
-// thread.
+// 4 cols^2 bytes (8 more while a factor of at most 4096 columns is made; 4 more for copies in bfloat16), 2.3 KiB per
+// column and 1 KiB per group and thread.
 absl::StatusOr<GptqResult> QuantizeGptq(const MatrixView& weights, const HessianMatrix& hessian,
                                         const GptqOptions& options);
 

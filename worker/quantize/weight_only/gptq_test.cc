@@ -8,6 +8,7 @@
 #include <numeric>
 #include <vector>
 
+#include "worker/calibrate/syrk.h"
 #include "worker/quantize/weight_only/quadratic.h"
 #include "worker/quantize/weight_only/rtn.h"
 #include "worker/quantize/weight_only/testing.h"
@@ -223,11 +224,12 @@ TEST(Gptq, ReportsTheLossOfEachRow) {
     EXPECT_EQ(have.note, "");
     const QuadraticError error = QuadraticLoss(layer.view(), have.weights, layer.hessian).value();
     ASSERT_EQ(have.row_loss.size(), 130u);
+    // Sums of 256 terms, and the damped loss less its damping, which is of the same size.
+    const double tolerance = syrk::HasBFloat16() ? 5e-3 : 1e-3;
     for (size_t r = 0; r < have.row_loss.size(); ++r) {
-      // Float32 sums of 256 terms, and the damped loss less its damping, which is of the same size.
-      EXPECT_NEAR(have.row_loss[r], error.row_loss[r], 1e-3 * error.row_loss[r]) << r;
+      EXPECT_NEAR(have.row_loss[r], error.row_loss[r], tolerance * error.row_loss[r]) << r;
     }
-    EXPECT_NEAR(have.loss, error.loss, 1e-4 * error.loss);
+    EXPECT_NEAR(have.loss, error.loss, 0.1 * tolerance * error.loss);
   }
 }
 

@@ -52,14 +52,17 @@ struct ColumnsInDouble {
 }  // namespace
 
 template <typename T>
-Sweep<T>::Sweep(const SweepPlan& plan, const Factor<T>& factor)
+Sweep<T>::Sweep(const SweepPlan& plan, const Factor<T>& factor, const PackedSquare* packed)
     : plan_(plan),
       factor_(factor),
+      packed_(packed),
       cols_(plan.weights.cols),
       w_(static_cast<size_t>(cols_ * kLanes)),
       d_(w_.size()),
       acc_(static_cast<size_t>(std::min(plan.block, cols_) * kLanes)),
-      codes_(w_.size()) {}
+      codes_(w_.size()) {
+  if (packed != nullptr) packed_d_.emplace(cols_);
+}
 
 template <typename T>
 void Sweep<T>::LoadWeights(const Panel& panel) {
@@ -78,18 +81,17 @@ void Sweep<T>::LoadWeights(const Panel& panel) {
 template <typename T>
 void Sweep<T>::Run(Panel& panel) {
   LoadWeights(panel);
-  const T* const l = factor_.l.data();
+  if (packed_d_.has_value()) packed_d_->Clear();
   for (int64_t end = cols_; end > 0;) {
     const int64_t begin = std::max<int64_t>(0, end - plan_.block);
-    const int64_t count = end - begin;
-    if (end < cols_) {
-      blas::TransposedProduct(count, kLanes, cols_ - end, l + end * cols_ + begin, cols_, d_.data() + end * kLanes,
-                              kLanes, acc_.data(), kLanes);
-    } else {
-      std::fill(acc_.begin(), acc_.end(), T{0});
-    }
+    Sums(begin, end, end, acc_.data());
     if (plan_.grids_from_updated) FindGrids(panel, begin, end);
     Columns(panel, begin, end);
+    if constexpr (std::is_same_v<T, float>) {
+      if (packed_d_.has_value()) {
+        for (int64_t k = end - 1; k >= begin; --k) packed_d_->Set(cols_ - 1 - k, d_.data() + k * kLanes);
+      }
+    }
     end = begin;
   }
   for (int64_t k = 0; k < cols_; ++k) {
@@ -97,6 +99,23 @@ void Sweep<T>::Run(Panel& panel) {
     std::copy_n(codes_.data() + k * kLanes, kLanes, panel.codes.data() + c * kLanes);
     std::copy_n(d_.data() + k * kLanes, kLanes, panel.d.data() + c * kLanes);
   }
+}
+
+template <typename T>
+void Sweep<T>::Sums(int64_t begin, int64_t end, int64_t done, T* sums) {
+  if constexpr (std::is_same_v<T, float>) {
+    if (packed_ != nullptr) {
+      PanelProduct(*packed_, *packed_d_, cols_ - done, cols_ - end, cols_ - begin, sums + (end - 1 - begin) * kLanes,
+                   -kLanes);
+      return;
+    }
+  }
+  if (done == cols_) {
+    std::fill_n(sums, (end - begin) * kLanes, T{0});
+    return;
+  }
+  blas::TransposedProduct(end - begin, kLanes, cols_ - done, factor_.l.data() + done * cols_ + begin, cols_,
+                          d_.data() + done * kLanes, kLanes, sums, kLanes);
 }
 
 // Groups whose first visited column is in [begin, end), the block about to be done, get their grids from the weights as
@@ -108,22 +127,22 @@ void Sweep<T>::FindGrids(Panel& panel, int64_t begin, int64_t end) {
     if (k + 1 < cols_ && plan_.group[static_cast<size_t>(k + 1)] == g) continue;
     int64_t least = k;
     while (least > 0 && plan_.group[static_cast<size_t>(least - 1)] == g) --least;
-    FindGrid(panel, least, k + 1, end);
+    FindGrid(panel, least, k + 1, begin, end);
   }
 }
 
 // The grids of the group of columns [begin, end) when those from `done` on are quantized: the other columns are where
-// (d L)_k = 0 for all of them, a triangular solve over [begin, done).
+// (d L)_k = 0 for all of them, a triangular solve over [begin, done). acc_ has the sums from block_begin on.
 template <typename T>
-void Sweep<T>::FindGrid(Panel& panel, int64_t begin, int64_t end, int64_t done) {
-  const T* const l = factor_.l.data();
+void Sweep<T>::FindGrid(Panel& panel, int64_t begin, int64_t end, int64_t block_begin, int64_t done) {
   const int64_t span = done - begin;
-  update_.assign(static_cast<size_t>(span * kLanes), T{0});
-  if (done < cols_) {
-    blas::TransposedProduct(span, kLanes, cols_ - done, l + done * cols_ + begin, cols_, d_.data() + done * kLanes,
-                            kLanes, update_.data(), kLanes);
-    blas::NegativeSolveLeftTransposed(span, kLanes, l + begin * cols_ + begin, cols_, update_.data(), kLanes);
-  }
+  const int64_t before = std::max<int64_t>(0, block_begin - begin);
+  update_.resize(static_cast<size_t>(span * kLanes));
+  if (before > 0) Sums(begin, block_begin, done, update_.data());
+  std::copy_n(acc_.data() + std::max<int64_t>(0, begin - block_begin) * kLanes, (span - before) * kLanes,
+              update_.data() + before * kLanes);
+  blas::NegativeSolveLeftTransposed(span, kLanes, factor_.l.data() + begin * cols_ + begin, cols_, update_.data(),
+                                    kLanes);
   const int64_t count = end - begin;
   group_.resize(static_cast<size_t>(count));
   importance_.resize(plan_.importance.empty() ? 0 : group_.size());

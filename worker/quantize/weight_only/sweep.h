@@ -5,10 +5,12 @@
 #define QUANT_WORKER_QUANTIZE_WEIGHT_ONLY_SWEEP_H_
 
 #include <cstdint>
+#include <optional>
 #include <vector>
 
 #include "worker/quantize/weight_only/factor.h"
 #include "worker/quantize/weight_only/panel.h"
+#include "worker/quantize/weight_only/panel_product.h"
 
 namespace quant::weight_only {
 
@@ -17,20 +19,24 @@ namespace quant::weight_only {
 template <typename T>
 class Sweep {
  public:
-  // Both outlive this.
-  Sweep(const SweepPlan& plan, const Factor<T>& factor);
+  // All outlive this. `packed`: the factor again, for products in bfloat16; null: they are in T.
+  Sweep(const SweepPlan& plan, const Factor<T>& factor, const PackedSquare* packed);
 
   // Fills panel.codes, d and loss, and its grids when they come from updated weights.
   void Run(Panel& panel);
 
  private:
   void LoadWeights(const Panel& panel);
+  // sums[k - begin][lane] = sum over the columns i >= done of d_i L_ik, begin <= k < end <= done.
+  void Sums(int64_t begin, int64_t end, int64_t done, T* sums);
   void FindGrids(Panel& panel, int64_t begin, int64_t end);
-  void FindGrid(Panel& panel, int64_t begin, int64_t end, int64_t done);
+  void FindGrid(Panel& panel, int64_t begin, int64_t end, int64_t block_begin, int64_t done);
   void Columns(Panel& panel, int64_t begin, int64_t end);
 
   const SweepPlan& plan_;
   const Factor<T>& factor_;
+  const PackedSquare* packed_;
+  std::optional<PackedLanes> packed_d_;
   int64_t cols_;
   std::vector<T> w_;               // [cols][lanes] in order of k
   std::vector<T> d_;               // [cols][lanes] in order of k
