@@ -17,7 +17,7 @@ TEST(BuildInfo, VersionNamesTheRevisionWhereThereIsOne) {
 }
 
 TEST(Isa, IsOneOfTheDocumentedNames) {
-  EXPECT_THAT(DetectIsa(), AnyOf("generic", "sse", "avx2", "avx_vnni", "avx512", "avx512_vnni", "amx"));
+  EXPECT_THAT(DetectIsa(), AnyOf("generic", "sse", "avx2", "avx_vnni", "avx512", "avx512_vnni", "avx512_bf16", "amx"));
 }
 
 TEST(Isa, IsCappedByOnednnsVariable) {
@@ -25,6 +25,9 @@ TEST(Isa, IsCappedByOnednnsVariable) {
   EXPECT_EQ(CapIsa("amx", "ALL"), "amx");
   EXPECT_EQ(CapIsa("amx", "AVX512_CORE_VNNI"), "avx512_vnni");
   EXPECT_EQ(CapIsa("amx", "avx512_core"), "avx512");
+  EXPECT_EQ(CapIsa("amx", "AVX512_CORE_BF16"), "avx512_bf16");
+  EXPECT_EQ(CapIsa("avx512_bf16", "AVX512_CORE_VNNI"), "avx512_vnni");
+  EXPECT_EQ(CapIsa("avx512_vnni", "AVX512_CORE_BF16"), "avx512_vnni");
   EXPECT_EQ(CapIsa("avx512_vnni", "AVX2_VNNI"), "avx_vnni");
   EXPECT_EQ(CapIsa("avx512_vnni", "AVX2"), "avx2");
   EXPECT_EQ(CapIsa("avx512_vnni", "SSE41"), "sse");

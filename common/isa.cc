@@ -17,7 +17,7 @@ namespace quant {
 namespace {
 
 // From least to most. oneDNN orders avx_vnni ("AVX2_VNNI") below avx512 ("AVX512_CORE") as well.
-constexpr const char* kOrder[] = {"generic", "sse", "avx2", "avx_vnni", "avx512", "avx512_vnni", "amx"};
+constexpr const char* kOrder[] = {"generic", "sse", "avx2", "avx_vnni", "avx512", "avx512_vnni", "avx512_bf16", "amx"};
 
 size_t Rank(const std::string& isa) {
   return static_cast<size_t>(std::find(std::begin(kOrder), std::end(kOrder), isa) - std::begin(kOrder));
@@ -30,10 +30,8 @@ std::string Allowed(std::string value) {
   if (value == "AVX2") return "avx2";
   if (absl::StartsWith(value, "AVX2_VNNI")) return "avx_vnni";
   if (value == "AVX512_CORE") return "avx512";
-  if (value == "AVX512_CORE_VNNI" || value == "AVX512_CORE_BF16" || value == "AVX512_CORE_FP16" ||
-      value == "AVX10_1_512") {
-    return "avx512_vnni";
-  }
+  if (value == "AVX512_CORE_VNNI") return "avx512_vnni";
+  if (value == "AVX512_CORE_BF16" || value == "AVX512_CORE_FP16" || value == "AVX10_1_512") return "avx512_bf16";
   return "amx";  // unset, DEFAULT, ALL, or one that this list does not know
 }
 
@@ -56,7 +54,8 @@ std::string Machine() {
   uint32_t xcr0_high = 0;
   __asm__("xgetbv" : "=a"(xcr0), "=d"(xcr0_high) : "c"(0));
   const bool os_saves_tiles = (xcr0 & (3U << 17)) == (3U << 17);
-  return amx_int8 && os_saves_tiles ? "amx" : "avx512_vnni";
+  if (amx_int8 && os_saves_tiles) return "amx";
+  return __builtin_cpu_supports("avx512bf16") ? "avx512_bf16" : "avx512_vnni";
 #else
   return "generic";
 #endif

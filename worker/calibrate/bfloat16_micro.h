@@ -25,8 +25,8 @@ inline uint32_t RoundToBFloat16(float value) {
 
 #if defined(QUANT_HAVE_X86)
 
-// dst[kRows][16 kPanels] = the sums over `pairs` of columns [0, kRows) of panel `a` times those of the kPanels panels from
-// `b` on, which are `stride` words apart. 16 to 24 sums hide the latency of the product.
+// dst[kRows][16 kPanels] = the sums over `pairs` of columns [0, kRows) of panel `a` times those of the kPanels panels
+// from `b` on, which are `stride` words apart. 16 to 24 sums hide the latency of the product.
 template <int64_t kRows, int64_t kPanels>
 [[gnu::target("avx512f,avx512bf16")]] inline void BFloat16Micro(const uint32_t* a, const uint32_t* b, int64_t stride,
                                                                 int64_t pairs, float* dst) {

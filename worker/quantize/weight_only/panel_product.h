@@ -3,9 +3,9 @@
 // arithmetic of GPTQ's sweep (sweep.h) and of coordinate descent (descent.h). In bfloat16 with float32 sums, for CPUs
 // that have that (calibrate/syrk.h), with the matrix packed once; twice as fast as OpenBLAS's float32.
 //
-// What rounding costs: both factors are off by at most 2^-9, independently, so a sum of products is off by about 2^-9 of
-// the root of the sum of its squares. Here sums move the point at which a weight is rounded; what that adds to a loss is
-// about 1e-5 of it.
+// What rounding costs: both factors are off by at most 2^-9, independently, so a sum of products is off by about 2^-9
+// of the root of the sum of its squares. Here sums move the point at which a weight is rounded; what that adds to a
+// loss is about 1e-5 of it.
 #ifndef QUANT_WORKER_QUANTIZE_WEIGHT_ONLY_PANEL_PRODUCT_H_
 #define QUANT_WORKER_QUANTIZE_WEIGHT_ONLY_PANEL_PRODUCT_H_
 
@@ -48,8 +48,8 @@ class PackedLanes {
   std::vector<uint32_t> words_;
 };
 
-// out[m - begin][lane] = sum over k < count of a[k, m] x[k, lane], begin <= m < end; rows of `out` are `stride` apart, a
-// negative one for a matrix packed backwards. count is even or all there is; rows of x that were not set count as 0.
+// out[m - begin][lane] = sum over k < count of a[k, m] x[k, lane], begin <= m < end; rows of `out` are `stride` apart,
+// a negative one for a matrix packed backwards. count is even or all there is; rows of x that were not set count as 0.
 void PanelProduct(const PackedSquare& a, const PackedLanes& x, int64_t count, int64_t begin, int64_t end, float* out,
                   int64_t stride);
 
