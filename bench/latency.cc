@@ -1,13 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
-// Times our runtime on ONNX files: a model, and beside it its int8 form, in alternating runs in one process, so that a
-// change of the machine's speed reaches both.
+// Times our runtime on ONNX files: a model, and beside it its int8 form and ONNX Runtime on any files, in one process
+// and in alternating bursts, so that a change of the machine's speed reaches all.
 //
-//   latency_bench MODEL.onnx [--int8 MODEL2.onnx] [--threads 2] [--batch 1] [--runs 500 | --seconds 1]
+//   latency_bench MODEL.onnx [--int8 MODEL2.onnx] [--ort FILE,FILE] [--threads 2] [--batch 1] [--seconds 1]
+//
+// A burst is 0.1 s of runs of one model by one runtime, whose first tenth is not counted: by then the other runtime's
+// threads, which spin for a while after their last run, are asleep.
 //
 // Inputs are normally distributed floats with a fixed seed, or zeros for integers; a free first dimension is the batch,
 // other free dimensions are 1. The graph is prepared (constants and batch normalization folded) as a job does it.
 // Prints one JSON object: {"fp32": {"mean_ms", "std_ms", "p50_ms", "p95_ms", "p99_ms", "min_ms", "runs"}, "int8":
-// {...}, "threads", "batch"}.
+// {...}, "ort:FILE": {...}, "threads", "batch"}.
 #include <unistd.h>
 
 #include <algorithm>
@@ -25,6 +28,8 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
+#include "absl/strings/str_split.h"
+#include "bench/onnxruntime_peer.h"
 #include "common/flags.h"
 #include "common/status_macros.h"
 #include "worker/formats/onnx/onnx.h"
@@ -37,10 +42,10 @@ namespace {
 
 struct Options {
   std::string int8;
+  std::string ort;
   int threads = 2;
   int batch = 1;
-  int runs = 500;
-  double seconds = 0;
+  double seconds = 1;
   bool describe = false;
   bool check = false;
   bool prepare = true;
@@ -49,7 +54,8 @@ struct Options {
 struct Candidate {
   std::string name;
   std::shared_ptr<const Graph> graph;
-  std::unique_ptr<Executable> executable;
+  std::unique_ptr<Executable> executable;  // ours, or
+  std::unique_ptr<OnnxRuntimePeer> peer;   // theirs
   std::vector<Tensor> inputs;
   std::vector<double> times_ms;
 };
@@ -86,6 +92,18 @@ absl::StatusOr<Candidate> Load(std::string name, const std::string& file, const 
   return c;
 }
 
+absl::StatusOr<Candidate> LoadPeer(const std::string& file, const Options& options) {
+  Candidate c;
+  c.name = absl::StrCat("ort:", file);
+  ASSIGN_OR_RETURN(const Graph graph, ImportOnnx(file));
+  ASSIGN_OR_RETURN(c.inputs, MakeInputs(graph, options.batch));
+  std::vector<std::string> inputs, outputs;
+  for (const ValueInfo& v : graph.inputs) inputs.push_back(v.name);
+  for (const ValueInfo& v : graph.outputs) outputs.push_back(v.name);
+  ASSIGN_OR_RETURN(c.peer, OnnxRuntimePeer::Load(file, inputs, outputs, c.inputs, options.threads));
+  return c;
+}
+
 // Greatest difference from the reference backend, relative to the greatest magnitude of the output.
 absl::Status Check(Candidate& c) {
   ASSIGN_OR_RETURN(auto reference, Compile(c.graph, {.backend = Backend::kReference}));
@@ -117,11 +135,19 @@ std::string Json(const Candidate& c) {
       c.name, mean, std::sqrt(square), at(0.5), at(0.95), at(0.99), sorted[0], sorted.size());
 }
 
-absl::Status RunOnce(Candidate& c, bool record) {
-  const auto start = std::chrono::steady_clock::now();
-  RETURN_IF_ERROR(c.executable->Run(c.inputs).status());
-  const std::chrono::duration<double, std::milli> time = std::chrono::steady_clock::now() - start;
-  if (record) c.times_ms.push_back(time.count());
+// Runs for `seconds`, at least ten times after the first tenth of it, which is not counted.
+absl::Status Burst(Candidate& c, double seconds) {
+  using Clock = std::chrono::steady_clock;
+  const auto begin = Clock::now();
+  const auto since = [](Clock::time_point t) { return std::chrono::duration<double>(Clock::now() - t).count(); };
+  for (int counted = 0; since(begin) < seconds || counted < 10;) {
+    const auto start = Clock::now();
+    RETURN_IF_ERROR(c.peer != nullptr ? c.peer->Run() : c.executable->Run(c.inputs).status());
+    const double time = since(start);
+    if (since(begin) < 0.1 * seconds) continue;
+    c.times_ms.push_back(1e3 * time);
+    ++counted;
+  }
   return absl::OkStatus();
 }
 
@@ -131,8 +157,8 @@ absl::Status Main(const std::vector<std::string>& args) {
   flags.Add("int8", &options.int8, "FILE", "A second model, timed in turn with the first.");
   flags.Add("threads", &options.threads, "N", "Threads of the runtime.", 1, 1024);
   flags.Add("batch", &options.batch, "N", "Size of a free first dimension.", 1, 65536);
-  flags.Add("runs", &options.runs, "N", "Timed runs of each model.", 1, 100000000);
-  flags.Add("seconds", &options.seconds, "S", "Time for all runs, instead of --runs.");
+  flags.Add("ort", &options.ort, "FILE,...", "Files that ONNX Runtime runs in turn with ours.");
+  flags.Add("seconds", &options.seconds, "S", "Time for each model.");
   flags.Add("describe", &options.describe, "", "Print the steps of the plans on standard error.");
   flags.Add("check", &options.check, "", "Compare with the reference backend first (slow), on standard error.");
   flags.Add("prepare", &options.prepare, "", "Fold constants and batch normalization first.");
@@ -153,18 +179,20 @@ absl::Status Main(const std::vector<std::string>& args) {
   for (Candidate& c : candidates) {
     if (options.check) RETURN_IF_ERROR(Check(c));
   }
-  const auto start = std::chrono::steady_clock::now();
-  const auto elapsed = [&] { return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count(); };
-  while (elapsed() < 0.3) {  // warm-up
-    for (Candidate& c : candidates) RETURN_IF_ERROR(RunOnce(c, false));
+  for (const auto file : absl::StrSplit(options.ort, ',', absl::SkipEmpty())) {
+    ASSIGN_OR_RETURN(Candidate peer, LoadPeer(std::string(file), options));
+    candidates.push_back(std::move(peer));
   }
-  const double warm = elapsed();
-  for (int run = 0; options.seconds > 0 ? elapsed() - warm < options.seconds || run < 10 : run < options.runs; ++run) {
-    for (Candidate& c : candidates) RETURN_IF_ERROR(RunOnce(c, true));
+  constexpr double kBurst = 0.1;
+  for (int round = -1; round < std::max(1.0, options.seconds / kBurst); ++round) {
+    for (Candidate& c : candidates) {
+      RETURN_IF_ERROR(Burst(c, kBurst));
+      if (round < 0) c.times_ms.clear();  // warm-up
+    }
   }
   std::vector<std::string> parts;
   for (Candidate& c : candidates) {
-    if (options.describe) std::cerr << c.name << "\n" << c.executable->DescribePlan();
+    if (options.describe && c.executable != nullptr) std::cerr << c.name << "\n" << c.executable->DescribePlan();
     parts.push_back(Json(c));
   }
   absl::PrintF("{%s, \"threads\": %d, \"batch\": %d}\n", absl::StrJoin(parts, ", "), options.threads, options.batch);
