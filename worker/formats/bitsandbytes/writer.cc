@@ -11,6 +11,7 @@
 #include "worker/formats/huggingface/layer_parts.h"
 #include "worker/formats/huggingface/quantized_writer.h"
 #include "worker/tensor/codebooks.h"
+#include "worker/tensor/packing.h"
 
 namespace quant {
 namespace {
@@ -82,9 +83,7 @@ class BitsandbytesWriter : public QuantizedWriter {
       return LayerError(module, "its codebook is not bitsandbytes' table, which kernels have built in");
     }
     std::vector<uint8_t> bytes((w.codes.size() + 1) / 2);
-    for (size_t i = 0; i < w.codes.size(); ++i) {
-      bytes[i / 2] = static_cast<uint8_t>(bytes[i / 2] | w.codes[i] << (i % 2 == 0 ? 4 : 0));
-    }
+    PackHighFirst(w.codes, bytes);
     if (w.codes.size() % 2 == 1 && !w.fp4) bytes.back() = static_cast<uint8_t>(bytes.back() | 7);  // 7 means 0 in NF4
     const std::string weight = absl::StrCat(module, ".weight");
     const auto length = [](const auto& v) { return static_cast<int64_t>(v.size()); };
