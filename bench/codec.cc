@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// What quantizing weights costs in memory: the linear layers of one block of a 7B Llama, random bfloat16, through what a
-// job does with a layer between reading and writing it (conversion to float32, the method, packing as its format does),
-// without files, verification and report. memory.py compares a whole job with it.
+// What quantizing weights costs in memory: the linear layers of one block of a 7B Llama, random bfloat16, through what
+// a job does with a layer between reading and writing it (conversion to float32, the method, packing as its format
+// does), without files, verification and report. memory.py compares a whole job with it.
 //
 //   codec_bench METHOD [--threads 2] [--seconds 3]      METHOD: rtn, rtn-search, nf4
 //
@@ -147,9 +147,10 @@ absl::Status Main(const std::vector<std::string>& args) {
 }  // namespace quant
 
 int main(int argc, char** argv) {
-  // As a job's process is started (worker/agent/child_process.cc); libgomp reads it before main.
-  if (std::getenv("OMP_WAIT_POLICY") == nullptr && std::getenv("GOMP_SPINCOUNT") == nullptr) {
-    ::setenv("GOMP_SPINCOUNT", "1500", 1);
+  // As a job's process is started (worker/agent/child_process.cc); libgomp and malloc read it before main.
+  if (std::getenv("GLIBC_TUNABLES") == nullptr) {
+    ::setenv("GOMP_SPINCOUNT", "1500", 0);
+    ::setenv("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1", 1);
     ::execv("/proc/self/exe", argv);
   }
   const absl::Status status = quant::Main(std::vector<std::string>(argv + 1, argv + argc));

@@ -28,6 +28,7 @@ from models import TOP, machine
 HIDDEN, WIDE, LAYERS, HEADS, VOCAB = 4096, 11008, 32, 32, 32000
 BIN = pathlib.Path(os.environ.get("QUANT_BIN", TOP / "build" / "release" / "bin"))
 SPARE = 8 << 30  # on the disk beside the checkpoint: a 4-bit copy, and room to breathe
+ENVIRONMENT = {"GOMP_SPINCOUNT": "1500", "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}  # as the agent sets it
 # Recipe and limit of the peak resident set in GB.
 METHODS = {
     "rtn": ("rtn { grid { scale_search: SCALE_SEARCH_MIN_MAX } }", 3),
@@ -139,7 +140,7 @@ def run(work, checkpoint, name, recipe, threads, calibration=None):
                        stdout=out, check=True, cwd=TOP / "proto")
     begin = time.monotonic()
     child = subprocess.Popen([BIN / "quant-worker", "--run-job", folder, "--threads", str(threads)], stdout=subprocess.PIPE,
-                             stderr=subprocess.STDOUT, env={"GOMP_SPINCOUNT": "1500", **os.environ})  # as the agent sets it
+                             stderr=subprocess.STDOUT, env=ENVIRONMENT | os.environ)
     output = child.stdout.read()
     _, status, usage = os.wait4(child.pid, 0)
     seconds = time.monotonic() - begin

@@ -13,8 +13,8 @@ std::string BuildVersion();
 
 // What this machine's CPU and operating system offer to int8 and bfloat16 code, best first: "amx", "avx512_bf16",
 // "avx512_vnni", "avx512", "avx_vnni", "avx2", "sse"; "generic" on another architecture. Never above what
-// ONEDNN_MAX_CPU_ISA allows, so that it names what oneDNN will use. Names differ where our own kernels give other bits. In
-// quant::common.
+// ONEDNN_MAX_CPU_ISA allows, so that it names what oneDNN will use. Names differ where our own kernels give other bits.
+// In quant::common.
 std::string DetectIsa();
 
 // The same rule on given facts: `cpu` is what the machine has, `max_isa` the variable's value ("" when unset).

@@ -19,7 +19,8 @@ constexpr uint64_t Mask(int width, int field) {
   return mask;
 }
 
-// Moves the upper of each two neighbouring fields of `width` bits, which begin every `pitch` bits, down to the lower one.
+// Moves the upper of each two neighbouring fields of `width` bits, which begin every `pitch` bits, down to the lower
+// one.
 template <int kWidth, int kPitch>
 uint64_t Join(uint64_t x) {
   constexpr uint64_t kLow = Mask(kWidth, 2 * kPitch);

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "worker/tensor/tensor.h"
 
+#include <bit>
 #include <cmath>
 #include <cstdlib>
 #include <cstring>
@@ -69,7 +70,10 @@ void ForEach(const Tensor& src, int64_t begin, int64_t end, F f) {
       for (int64_t i = begin; i < end; ++i) f(i, Float16ToFloat(Load<uint16_t>(p, i)));
       return;
     case DType::kBFloat16:
-      for (int64_t i = begin; i < end; ++i) f(i, BFloat16ToFloat(Load<uint16_t>(p, i)));
+      // BFloat16ToFloat, where the compiler sees it.
+      for (int64_t i = begin; i < end; ++i) {
+        f(i, std::bit_cast<float>(static_cast<uint32_t>(Load<uint16_t>(p, i)) << 16));
+      }
       return;
     case DType::kInt8:
       return loop(int8_t{});
