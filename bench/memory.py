@@ -1,13 +1,19 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
 """Peak memory and speed on a checkpoint of 7B shape (random bfloat16 weights, 13.5 GB): RTN and NF4 of all of it, and
-GPTQ of its first two blocks with 16 x 512 tokens. The job's process is run by itself, without service and uploads.
+GPTQ of its first two blocks with 16 x 512 tokens. The job's process is run by itself, without service and uploads, and
+compared with the slower of two things measured in the same run:
 
-  ./dev bench memory [rtn|nf4|gptq …]
+  the disk    reading the checkpoint (from the page cache where that holds it) and then writing the result with fsync
+  the codec   bench/codec.cc: converting, quantizing and packing in memory, on as many threads
+
+  ./dev bench memory [rtn|rtn-search|nf4|gptq …] [--blocks 32] [--threads 2]
 """
+import argparse
 import json
 import os
 import pathlib
+import re
 import shutil
 import struct
 import subprocess
@@ -20,8 +26,16 @@ import numpy as np
 from models import TOP, machine
 
 HIDDEN, WIDE, LAYERS, HEADS, VOCAB = 4096, 11008, 32, 32, 32000
-WORKER = pathlib.Path(os.environ.get("QUANT_BIN", TOP / "build" / "release" / "bin")) / "quant-worker"
-NEEDED = 24 << 30  # the checkpoint, a 4-bit copy, and room to breathe
+BIN = pathlib.Path(os.environ.get("QUANT_BIN", TOP / "build" / "release" / "bin"))
+SPARE = 8 << 30  # on the disk beside the checkpoint: a 4-bit copy, and room to breathe
+ENVIRONMENT = {"GOMP_SPINCOUNT": "1500", "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}  # as the agent sets it
+# Recipe and limit of the peak resident set in GB.
+METHODS = {
+    "rtn": ("rtn { grid { scale_search: SCALE_SEARCH_MIN_MAX } }", 3),
+    "rtn-search": ("rtn { }", 3),
+    "nf4": ("nf4 { }", 3),
+}
+GPTQ = ("gptq { } evaluation { latency_runs: -1 }", 5)
 
 
 def shapes(layers):
@@ -78,18 +92,38 @@ def generate(folder, layers):
     (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": where}))
 
 
-def disk_speed(folder):
-    """Bytes per second of reading the checkpoint from the page cache or disk, as it comes."""
+def disk_speed(folder, work):
+    """Bytes per second of reading the checkpoint as it comes (what of it is in the page cache, from there), and of
+    writing 2 GB with fsync."""
+    for file in folder.iterdir():
+        with open(file, "rb") as f:
+            os.fsync(f.fileno())  # or else writing it would go on beside what is measured
     begin, total = time.monotonic(), 0
-    for file in sorted(folder.glob("*.safetensors"))[:1]:
+    for file in sorted(folder.glob("*.safetensors")):
         with open(file, "rb", buffering=0) as f:
             while chunk := f.read(1 << 24):
                 total += len(chunk)
-    return total / (time.monotonic() - begin)
+    read = total / (time.monotonic() - begin)
+    chunk = os.urandom(1 << 24)
+    begin = time.monotonic()
+    with open(work / "written", "wb", buffering=0) as f:
+        for _ in range(128):
+            f.write(chunk)
+        os.fsync(f.fileno())
+    write = 128 * len(chunk) / (time.monotonic() - begin)
+    (work / "written").unlink()
+    return read, write
 
 
-def run(work, checkpoint, name, recipe, calibration=None):
-    """Runs a job's process on the checkpoint; returns its report, seconds and peak resident bytes."""
+def codec_speed(method, threads):
+    """Bytes of bfloat16 per second."""
+    out = json.loads(subprocess.run([BIN / "codec_bench", method, "--threads", str(threads)], stdout=subprocess.PIPE, check=True).stdout)
+    return out["bytes"] / out["seconds"]
+
+
+def run(work, checkpoint, name, recipe, threads, calibration=None):
+    """Runs a job's process on the checkpoint; returns its seconds, those of its phases as text, its peak resident bytes
+    and the bytes it wrote."""
     folder = work / name
     for part in ("baseline", "evaluation", "output", "resume"):
         (folder / part).mkdir(parents=True)
@@ -105,7 +139,8 @@ def run(work, checkpoint, name, recipe, calibration=None):
         subprocess.run(["protoc", "-I", TOP / "proto", "--encode=quant.v1.Lease", "quant/v1/workers.proto"], input=lease.encode(),
                        stdout=out, check=True, cwd=TOP / "proto")
     begin = time.monotonic()
-    child = subprocess.Popen([WORKER, "--run-job", folder, "--threads", "2"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    child = subprocess.Popen([BIN / "quant-worker", "--run-job", folder, "--threads", str(threads)], stdout=subprocess.PIPE,
+                             stderr=subprocess.STDOUT, env=ENVIRONMENT | os.environ)
     output = child.stdout.read()
     _, status, usage = os.wait4(child.pid, 0)
     seconds = time.monotonic() - begin
@@ -114,41 +149,52 @@ def run(work, checkpoint, name, recipe, calibration=None):
                           capture_output=True, cwd=TOP / "proto", check=False).stdout.decode(errors="replace")
     if status != 0 or "failure {" in text:
         sys.exit(f"bench: the job failed (status {status}): {text[:2000]}\n{output.decode(errors='replace')[-2000:]}")
+    phases = ", ".join(f"{phase} {float(s):.1f}" for phase, s in re.findall(r'phases \{\s*name: "(\w+)"\s*seconds: (\S+)', text))
     written = sum(f.stat().st_size for f in (folder / "output").rglob("*") if f.is_file())
     shutil.rmtree(folder)
-    return seconds, usage.ru_maxrss * 1024, written
+    return seconds, phases, usage.ru_maxrss * 1024, written
 
 
 def main():
-    wanted = sys.argv[1:] or ["rtn", "nf4", "gptq"]
+    parser = argparse.ArgumentParser(prog="memory")
+    parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join([*METHODS, "gptq"]))
+    parser.add_argument("--blocks", type=int, default=LAYERS, help="decoder blocks of the model (a 7B one has 32)")
+    parser.add_argument("--threads", type=int, default=2)
+    options = parser.parse_args()
+    names = options.names or ["rtn", "nf4", "gptq"]
+    if unknown := [n for n in names if n not in [*METHODS, "gptq"]]:
+        parser.error(f"no measurement {unknown[0]}")
     with tempfile.TemporaryDirectory(dir=os.environ.get("TMPDIR")) as place:
         work = pathlib.Path(place)
-        free = shutil.disk_usage(work).free
-        if free < NEEDED:
-            print(f"skipped: {work} has {free >> 30} GiB free, {NEEDED >> 30} are needed")
+        free, needed = shutil.disk_usage(work).free, SPARE + 2 * sum(int(np.prod(s)) for _, s in shapes(options.blocks))
+        if free < needed:
+            print(f"skipped: {work} has {free >> 30} GiB free, {(needed >> 30) + 1} are needed")
             return
-        print(f"Machine: {machine()}, 2 threads\n")
-        print("| what | read, GB | seconds | MB/s read | written, GB | peak resident, GB | limit |")
-        print("|---|---|---|---|---|---|---|")
+        print(f"Machine: {machine()}, {options.threads} threads\n")
         checkpoint = work / "7b"
-        generate(checkpoint, LAYERS)
-        total = sum(f.stat().st_size for f in checkpoint.iterdir())
-        speed = disk_speed(checkpoint)
-        print(f"| reading the files alone | | | {speed / 1e6:.0f} | | | |", flush=True)
-        for name, recipe, limit in (("rtn", "rtn { grid { scale_search: SCALE_SEARCH_MIN_MAX } }", 3), ("nf4", "nf4 { }", 3)):
-            if name not in wanted:
-                continue
-            seconds, peak, written = run(work, checkpoint, name, recipe)
-            print(f"| {name}, 32 blocks | {total / 1e9:.1f} | {seconds:.0f} | {total / 1e6 / seconds:.0f} | {written / 1e9:.1f} | "
-                  f"{peak / 1e9:.2f} | {limit} |", flush=True)
-        shutil.rmtree(checkpoint)
-        if "gptq" in wanted:
-            generate(checkpoint, 2)
+        if any(n in METHODS for n in names):
+            generate(checkpoint, options.blocks)
             total = sum(f.stat().st_size for f in checkpoint.iterdir())
+            read, write = disk_speed(checkpoint, work)
+            print(f"Disk: reads {read / 1e6:.0f} MB/s, writes {write / 1e6:.0f} MB/s with fsync. Speeds are MB/s of the checkpoint read.\n")
+            print("| what | read, GB | written, GB | seconds (phases) | speed | disk's | codec's | share of the lower | peak resident, GB | limit |")
+            print("|---|---|---|---|---|---|---|---|---|---|")
+            for name in (n for n in METHODS if n in names):
+                recipe, limit = METHODS[name]
+                codec = codec_speed(name, options.threads)
+                seconds, phases, peak, written = run(work, checkpoint, name, recipe, options.threads)
+                speed, disk = total / seconds, total / (total / read + written / write)
+                print(f"| {name}, {options.blocks} blocks | {total / 1e9:.1f} | {written / 1e9:.1f} | {seconds:.1f} ({phases}) | "
+                      f"{speed / 1e6:.0f} | {disk / 1e6:.0f} | {codec / 1e6:.0f} | {100 * speed / min(disk, codec):.0f} % | {peak / 1e9:.2f} | {limit} |",
+                      flush=True)
+            shutil.rmtree(checkpoint)
+        if "gptq" in names:
+            recipe, limit = GPTQ
+            generate(checkpoint, 2)
             tokens = np.random.default_rng(2).integers(0, VOCAB, [16, 512]).astype(np.int32)
-            seconds, peak, written = run(work, checkpoint, "gptq", "gptq { } evaluation { latency_runs: -1 }", tokens)
-            print(f"| gptq, 2 blocks, 16 x 512 tokens | {total / 1e9:.1f} | {seconds:.0f} | | {written / 1e9:.1f} | {peak / 1e9:.2f} | 5 |",
-                  flush=True)
+            seconds, phases, peak, _ = run(work, checkpoint, "gptq", recipe, options.threads, tokens)
+            print("\n| what | seconds (phases) | peak resident, GB | limit |\n|---|---|---|---|")
+            print(f"| gptq, 2 blocks, 16 x 512 tokens | {seconds:.1f} ({phases}) | {peak / 1e9:.2f} | {limit} |", flush=True)
 
 
 if __name__ == "__main__":

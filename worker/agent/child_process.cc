@@ -237,8 +237,8 @@ ChildExit ChildProcess::Reap() {
 }
 
 std::vector<std::string> ChildEnvironment() {
-  static constexpr const char* kNames[] = {
-      "PATH=", "LANG=", "LD_LIBRARY_PATH=", "ASAN_OPTIONS=", "UBSAN_OPTIONS=", "TSAN_OPTIONS=", "LSAN_OPTIONS="};
+  static constexpr const char* kNames[] = {"PATH=",         "LANG=",          "LD_LIBRARY_PATH=", "GLIBC_TUNABLES=",
+                                           "ASAN_OPTIONS=", "UBSAN_OPTIONS=", "TSAN_OPTIONS=",    "LSAN_OPTIONS="};
   static constexpr const char* kPrefixes[] = {"OMP_", "GOMP_", "ONEDNN_", "DNNL_", "OPENBLAS_"};
   std::vector<std::string> out;
   for (char** e = environ; *e != nullptr; ++e) {
@@ -253,6 +253,9 @@ std::vector<std::string> ChildEnvironment() {
     return std::any_of(out.begin(), out.end(), [&](const std::string& e) { return absl::StartsWith(e, name); });
   };
   if (!sets("OMP_WAIT_POLICY=") && !sets("GOMP_SPINCOUNT=")) out.emplace_back("GOMP_SPINCOUNT=1500");
+  // Matrices of tens of megabytes come and go with every layer: in pages of 2 MB their memory costs a fraction
+  // (bench/README.md, "Memory and speed at 7B").
+  if (!sets("GLIBC_TUNABLES=")) out.emplace_back("GLIBC_TUNABLES=glibc.malloc.hugetlb=1");
   return out;
 }
 

@@ -79,9 +79,9 @@ class ChildProcess {
   bool reaped_ = false;
 };
 
-// The agent's variables that a child may see: PATH, LANG, LD_LIBRARY_PATH, OMP_*, GOMP_*, ONEDNN_*, DNNL_*, OPENBLAS_*
-// and the sanitizers' *SAN_OPTIONS. No token or password comes along. GOMP_SPINCOUNT is added where nothing is said of
-// it.
+// The agent's variables that a child may see: PATH, LANG, LD_LIBRARY_PATH, GLIBC_TUNABLES, OMP_*, GOMP_*, ONEDNN_*,
+// DNNL_*, OPENBLAS_* and the sanitizers' *SAN_OPTIONS. No token or password comes along. GOMP_SPINCOUNT, and
+// GLIBC_TUNABLES with large pages for large allocations, are added where nothing is said of them.
 std::vector<std::string> ChildEnvironment();
 
 }  // namespace quant

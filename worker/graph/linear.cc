@@ -2,11 +2,12 @@
 #include "worker/graph/linear.h"
 
 #include <algorithm>
+#include <cfloat>
 #include <cmath>
-#include <cstring>
 #include <optional>
 #include <utility>
 
+#include "absl/log/check.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/string_view.h"
 #include "worker/tensor/packing.h"
@@ -141,9 +142,7 @@ absl::StatusOr<Form> GroupedForm(const std::string& name, const std::string& x, 
 absl::StatusOr<Form> CodebookForm(const std::string& name, const std::string& x, const CodebookMatrix& w) {
   Form form;
   std::vector<uint8_t> bytes((w.codes.size() + 1) / 2);
-  for (size_t i = 0; i < w.codes.size(); ++i) {
-    bytes[i / 2] = static_cast<uint8_t>(bytes[i / 2] | w.codes[i] << (i % 2 == 0 ? 4 : 0));
-  }
+  PackHighFirst(w.codes, bytes);
   Node product{.name = name, .op_type = "MatMulCodebook", .domain = kQuantdDomain};
   product.inputs = {x, absl::StrCat(name, ".codes"), absl::StrCat(name, ".absmax"), absl::StrCat(name, ".codebook")};
   form.constants[product.inputs[1]] = Tensor::Of<uint8_t>({static_cast<int64_t>(bytes.size())}, bytes);
@@ -267,11 +266,25 @@ absl::StatusOr<WeightMatrix> CodebookOf(const Graph& graph, const Node& node) {
   w.absmax = *std::move(absmax);
   w.codebook = *std::move(codebook);
   w.codes.resize(static_cast<size_t>(count));
-  for (size_t i = 0; i < w.codes.size(); ++i) {
-    const uint8_t byte = static_cast<uint8_t>(codes->bytes()[i / 2]);
-    w.codes[i] = static_cast<uint8_t>(i % 2 == 0 ? byte >> 4 : byte & 15);
-  }
+  UnpackHighFirst({reinterpret_cast<const uint8_t*>(codes->bytes().data()), codes->bytes().size()}, w.codes);
   return w;
+}
+
+// Rows [begin, end) of a matrix that stands as its transpose, [cols, rows].
+void ReadTransposed(const Tensor& w, const Linear& linear, int64_t begin, int64_t end, std::span<float> dst) {
+  std::vector<float> column(static_cast<size_t>(end - begin));
+  for (int64_t c = 0; c < linear.cols; ++c) {
+    ToFloat(w, c * linear.rows + begin, column);
+    for (int64_t r = 0; r < end - begin; ++r) {
+      dst[static_cast<size_t>(r * linear.cols + c)] = column[static_cast<size_t>(r)];
+    }
+  }
+}
+
+bool AllFinite(std::span<const float> values) {
+  int bad = 0;
+  for (const float v : values) bad |= static_cast<int>(!(std::fabs(v) <= FLT_MAX));
+  return bad == 0;
 }
 
 }  // namespace
@@ -297,45 +310,33 @@ std::vector<Linear> FindLinears(const Graph& graph) {
   return found;
 }
 
-absl::StatusOr<std::vector<float>> LinearWeights(const Graph& graph, const Linear& linear, int64_t begin, int64_t end) {
+absl::Status ReadLinearWeights(const Graph& graph, const Linear& linear, int64_t begin, int64_t end,
+                               std::span<float> dst) {
+  CHECK_EQ(static_cast<int64_t>(dst.size()), (end - begin) * linear.cols);
   const Tensor& w = *graph.Initializer(linear.weight);
+  const int64_t rows = end - begin;
+  const auto row = [&](int64_t r) {
+    return dst.subspan(static_cast<size_t>(r * linear.cols), static_cast<size_t>(linear.cols));
+  };
+  if (!linear.transposed) ReadTransposed(w, linear, begin, end, dst);
+  bool finite = true;
+#pragma omp parallel for schedule(static) reduction(&& : finite)
+  for (int64_t r = 0; r < rows; ++r) {
+    if (linear.transposed) ToFloat(w, (begin + r) * linear.cols, row(r));
+    finite = AllFinite(row(r)) && finite;
+  }
+  if (finite) return absl::OkStatus();
+  for (int64_t i = 0;; ++i) {
+    const float v = dst[static_cast<size_t>(i)];
+    if (std::isfinite(v)) continue;
+    return absl::InvalidArgumentError(absl::StrCat("layer '", linear.name, "': weight [", begin + i / linear.cols, ", ",
+                                                   i % linear.cols, "] is ", v));
+  }
+}
+
+absl::StatusOr<std::vector<float>> LinearWeights(const Graph& graph, const Linear& linear, int64_t begin, int64_t end) {
   std::vector<float> out(static_cast<size_t>((end - begin) * linear.cols));
-  const size_t item = static_cast<size_t>(DTypeBits(w.dtype())) / 8;
-  const std::byte* from = w.bytes().data();
-  if (linear.transposed) {
-    absl::StatusOr<Tensor> rows =
-        Tensor::Borrow(w.dtype(), {end - begin, linear.cols},
-                       w.bytes().subspan(static_cast<size_t>(begin * linear.cols) * item, out.size() * item), nullptr);
-    if (!rows.ok()) return rows.status();
-    absl::StatusOr<std::vector<float>> values = ToFloat(*rows);
-    if (!values.ok()) return values.status();
-    out = *std::move(values);
-  } else {
-    for (int64_t c = 0; c < linear.cols; ++c) {
-      for (int64_t r = begin; r < end; ++r) {
-        float value = 0;
-        const std::byte* at = from + static_cast<size_t>(c * linear.rows + r) * item;
-        if (item == 4) {
-          std::memcpy(&value, at, 4);
-        } else if (item == 8) {
-          double wide = 0;
-          std::memcpy(&wide, at, 8);
-          value = static_cast<float>(wide);
-        } else {
-          uint16_t bits = 0;
-          std::memcpy(&bits, at, 2);
-          value = w.dtype() == DType::kFloat16 ? Float16ToFloat(bits) : BFloat16ToFloat(bits);
-        }
-        out[static_cast<size_t>((r - begin) * linear.cols + c)] = value;
-      }
-    }
-  }
-  for (size_t i = 0; i < out.size(); ++i) {
-    if (std::isfinite(out[i])) continue;
-    return absl::InvalidArgumentError(absl::StrCat("layer '", linear.name, "': weight [",
-                                                   begin + static_cast<int64_t>(i) / linear.cols, ", ",
-                                                   static_cast<int64_t>(i) % linear.cols, "] is ", out[i]));
-  }
+  if (absl::Status s = ReadLinearWeights(graph, linear, begin, end, out); !s.ok()) return s;
   return out;
 }
 

@@ -56,8 +56,11 @@ struct Linear {
 // All of them, in graph order: MatMul nodes whose second input is a rank-2 floating-point initializer as above.
 std::vector<Linear> FindLinears(const Graph& graph);
 
-// Rows [begin, end) of the layer's [N, K] weights as float32, whatever its type and orientation.
+// Rows [begin, end) of the layer's [N, K] weights as float32 into dst[(end - begin) * cols], whatever their type and
+// orientation; weights that stand as [N, K] on OpenMP's threads.
 // INVALID_ARGUMENT: a weight is NaN or infinite (its row and column are named).
+absl::Status ReadLinearWeights(const Graph& graph, const Linear& linear, int64_t begin, int64_t end,
+                               std::span<float> dst);
 absl::StatusOr<std::vector<float>> LinearWeights(const Graph& graph, const Linear& linear, int64_t begin, int64_t end);
 inline absl::StatusOr<std::vector<float>> LinearWeights(const Graph& graph, const Linear& linear) {
   return LinearWeights(graph, linear, 0, linear.rows);

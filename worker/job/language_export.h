@@ -45,6 +45,7 @@ class LanguageExport {
 
   // After Finish: reads every layer from the files and compares its real weights, bit by bit; of ONNX the logits; of
   // GGUF, whose grids may round weights again, within 15 % of their size. DATA_LOSS naming the layer that differs.
+  // Checkpoint formats: several layers at a time on OpenMP's threads, which call `progress` one after the other.
   absl::Status Verify(const ProgressFn& progress);
 
   // After Verify: the model as the files have it, for measuring. With a key/value cache: null for ONNX and GGUF.
@@ -66,7 +67,7 @@ class LanguageExport {
   std::filesystem::path folder_;
   std::unique_ptr<CheckpointWriter> writer_;    // null for ONNX
   std::shared_ptr<Graph> graph_;                // ONNX and GGUF: the model with its quantized layers
-  std::map<std::string, std::string> digests_;  // SHA-256 of a layer's real weights, by module
+  std::map<std::string, std::string> digests_;  // of a layer's real weights, by module
   std::map<std::string, Tensor> changed_;
   bool rounded_again_ = false;  // GGUF: the file's weights are not quite those it was given
 };

@@ -28,6 +28,7 @@
 #include "worker/job/resume.h"
 #include "worker/quantize/language/block.h"
 #include "worker/quantize/language/driver.h"
+#include "worker/quantize/weight_only/threads.h"
 #include "worker/runtime/executable.h"
 
 namespace quant {
@@ -63,6 +64,7 @@ class LanguageQuantizeJob {
       : lease_(lease), folder_(folder), limits_(limits), reporter_(reporter) {}
 
   absl::StatusOr<quant::v1::Report> Run() {
+    const weight_only::ThreadScope scope(limits_.threads);
     reporter_.BeginPhase("load");
     const quant::v1::QuantizeSpec& spec = lease_.job().spec().quantize();
     ASSIGN_OR_RETURN(recipe_, ResolveLanguageRecipe(spec.recipe(), lease_.has_calibration_dataset()));
@@ -190,10 +192,14 @@ class LanguageQuantizeJob {
   absl::Status QuantizeEachLayer() {
     reporter_.BeginPhase("quantize");
     const ProgressFn progress = reporter_.Progress();
+    int64_t largest = 0;
+    for (const Linear& linear : linears_) largest = std::max(largest, linear.rows * linear.cols);
+    std::vector<float> buffer(static_cast<size_t>(largest));  // one for all layers: fresh pages are dear
     for (size_t i = 0; i < linears_.size(); ++i) {
       const Linear& linear = linears_[i];
       RETURN_IF_ERROR(Tell(progress, static_cast<double>(i) / static_cast<double>(linears_.size()),
                            absl::StrCat(linear.name, " (", i + 1, " of ", linears_.size(), ")")));
+      if (i + 1 < linears_.size()) Prefetch(linears_[i + 1]);
       BlockResult one;
       QuantizedLayer layer;
       const LinearMethod& method = plan_.at(linear.name);
@@ -204,10 +210,12 @@ class LanguageQuantizeJob {
                        .parameters = linear.rows * linear.cols,
                        .output = linear.output};
       if (method.kind != LinearMethod::Kind::kKeep) {
-        absl::StatusOr<std::vector<float>> weights = LinearWeights(loaded_.model.graph, linear);
-        if (!weights.ok()) return WithJobReason(weights.status(), "MODEL_INVALID");
+        const std::span<float> weights(buffer.data(), static_cast<size_t>(linear.rows * linear.cols));
+        if (absl::Status s = ReadLinearWeights(loaded_.model.graph, linear, 0, linear.rows, weights); !s.ok()) {
+          return WithJobReason(s, "MODEL_INVALID");
+        }
         ASSIGN_OR_RETURN(LinearResult result,
-                         QuantizeLinear(method, {*weights, linear.rows, linear.cols}, nullptr, limits_.threads));
+                         QuantizeLinear(method, {weights, linear.rows, linear.cols}, nullptr, limits_.threads));
         Describe(result, &layer);
       }
       one.layers.push_back(std::move(layer));
@@ -215,6 +223,11 @@ class LanguageQuantizeJob {
       Release(linear);
     }
     return absl::OkStatus();
+  }
+
+  void Prefetch(const Linear& linear) const {
+    const Tensor& weight = *loaded_.model.graph.Initializer(linear.weight);
+    if (!weight.writable()) PrefetchPages(weight.bytes());
   }
 
   // Gives back the memory of a layer's mapped weights.

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "worker/tensor/tensor.h"
 
+#include <bit>
 #include <cmath>
 #include <cstdlib>
 #include <cstring>
@@ -8,6 +9,7 @@
 #include <type_traits>
 #include <utility>
 
+#include "absl/log/check.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 
@@ -52,13 +54,12 @@ int8_t Nibble(const std::byte* data, int64_t i, bool is_signed) {
   return static_cast<int8_t>(is_signed && n >= 8 ? static_cast<int>(n) - 16 : static_cast<int>(n));
 }
 
-// Calls f(i, value) for each element with its natural C++ type; 16-bit floats arrive as float.
+// Calls f(i, value) for elements [begin, end) with their natural C++ type; 16-bit floats arrive as float.
 template <typename F>
-void ForEach(const Tensor& src, F f) {
+void ForEach(const Tensor& src, int64_t begin, int64_t end, F f) {
   const std::byte* p = src.bytes().data();
-  const int64_t n = src.elements();
   const auto loop = [&]<typename T>(T /*tag*/) {
-    for (int64_t i = 0; i < n; ++i) f(i, Load<T>(p, i));
+    for (int64_t i = begin; i < end; ++i) f(i, Load<T>(p, i));
   };
   switch (src.dtype()) {
     case DType::kFloat32:
@@ -66,10 +67,13 @@ void ForEach(const Tensor& src, F f) {
     case DType::kFloat64:
       return loop(double{});
     case DType::kFloat16:
-      for (int64_t i = 0; i < n; ++i) f(i, Float16ToFloat(Load<uint16_t>(p, i)));
+      for (int64_t i = begin; i < end; ++i) f(i, Float16ToFloat(Load<uint16_t>(p, i)));
       return;
     case DType::kBFloat16:
-      for (int64_t i = 0; i < n; ++i) f(i, BFloat16ToFloat(Load<uint16_t>(p, i)));
+      // BFloat16ToFloat, where the compiler sees it.
+      for (int64_t i = begin; i < end; ++i) {
+        f(i, std::bit_cast<float>(static_cast<uint32_t>(Load<uint16_t>(p, i)) << 16));
+      }
       return;
     case DType::kInt8:
       return loop(int8_t{});
@@ -88,13 +92,18 @@ void ForEach(const Tensor& src, F f) {
     case DType::kUInt64:
       return loop(uint64_t{});
     case DType::kBool:
-      for (int64_t i = 0; i < n; ++i) f(i, Load<uint8_t>(p, i) != 0);
+      for (int64_t i = begin; i < end; ++i) f(i, Load<uint8_t>(p, i) != 0);
       return;
     case DType::kInt4:
     case DType::kUInt4:
-      for (int64_t i = 0; i < n; ++i) f(i, Nibble(p, i, src.dtype() == DType::kInt4));
+      for (int64_t i = begin; i < end; ++i) f(i, Nibble(p, i, src.dtype() == DType::kInt4));
       return;
   }
+}
+
+template <typename F>
+void ForEach(const Tensor& src, F f) {
+  ForEach(src, 0, src.elements(), std::move(f));
 }
 
 template <typename T>
@@ -274,12 +283,18 @@ absl::StatusOr<Tensor> Cast(const Tensor& src, DType dst_type) {
 
 absl::StatusOr<std::vector<float>> ToFloat(const Tensor& src) {
   std::vector<float> out(static_cast<size_t>(src.elements()));
-  if (src.dtype() == DType::kFloat32) {
-    if (!out.empty()) std::memcpy(out.data(), src.bytes().data(), src.bytes().size());
-    return out;
-  }
-  ForEach(src, [&out](int64_t i, auto v) { out[static_cast<size_t>(i)] = Convert<float>(v); });
+  ToFloat(src, 0, out);
   return out;
+}
+
+void ToFloat(const Tensor& src, int64_t begin, std::span<float> dst) {
+  const int64_t end = begin + static_cast<int64_t>(dst.size());
+  CHECK(begin >= 0 && end <= src.elements());
+  if (src.dtype() == DType::kFloat32) {
+    if (!dst.empty()) std::memcpy(dst.data(), src.bytes().data() + begin * 4, dst.size_bytes());
+    return;
+  }
+  ForEach(src, begin, end, [to = dst.data(), begin](int64_t i, auto v) { to[i - begin] = Convert<float>(v); });
 }
 
 absl::StatusOr<std::vector<int64_t>> ToInt64(const Tensor& src) {

@@ -106,6 +106,8 @@ absl::StatusOr<Tensor> Cast(const Tensor& src, DType dst);
 
 // All elements as float; the fast path of Cast to kFloat32 for what holds any numeric type.
 absl::StatusOr<std::vector<float>> ToFloat(const Tensor& src);
+// Elements [begin, begin + dst.size()) of them, counted in row-major order.
+void ToFloat(const Tensor& src, int64_t begin, std::span<float> dst);
 
 // All elements as int64 (integer and bool types only; INVALID_ARGUMENT for floats): shapes, axes, indices.
 absl::StatusOr<std::vector<int64_t>> ToInt64(const Tensor& src);

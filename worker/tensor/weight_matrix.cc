@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "worker/tensor/weight_matrix.h"
 
+#include <algorithm>
+#include <array>
 #include <cmath>
 
 #include "absl/log/check.h"
@@ -23,12 +25,10 @@ bool AllFinite(std::span<const float> values) {
 
 absl::Status CheckCodes(std::span<const uint8_t> codes, int64_t want, int levels) {
   if (static_cast<int64_t>(codes.size()) != want) return Wrong("codes", static_cast<int64_t>(codes.size()), want);
-  for (const uint8_t c : codes) {
-    if (c >= levels) {
-      return absl::InvalidArgumentError(absl::StrCat("quantized weights: code ", c, " is above ", levels - 1));
-    }
-  }
-  return absl::OkStatus();
+  uint8_t most = 0;
+  for (const uint8_t c : codes) most = std::max(most, c);
+  if (most < levels) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrCat("quantized weights: code ", most, " is above ", levels - 1));
 }
 
 absl::Status CheckGrouped(const GroupedMatrix& w) {
@@ -92,13 +92,32 @@ absl::Status CheckCodebook(const CodebookMatrix& w) {
 }
 
 void DequantizeGrouped(const GroupedMatrix& w, int64_t begin, int64_t end, float* dst) {
-  for (int64_t r = begin; r < end; ++r) {
+  const int64_t groups = w.groups();
+  for (int64_t r = begin; r < end; ++r, dst += w.cols) {
     const uint8_t* codes = w.codes.data() + r * w.cols;
-    const float* scales = w.scales.data() + r * w.groups();
-    for (int64_t c = 0; c < w.cols; ++c) {
-      const int64_t g = w.group(c);
-      *dst++ = scales[g] * (static_cast<float>(codes[c]) - w.zero(r, g));
+    const float* scales = w.scales.data() + r * groups;
+    if (!w.group_of.empty()) {
+      for (int64_t c = 0; c < w.cols; ++c) {
+        const int64_t g = w.group(c);
+        dst[c] = scales[g] * (static_cast<float>(codes[c]) - w.zero(r, g));
+      }
+      continue;
     }
+    for (int64_t g = 0; g < groups; ++g) {
+      const float scale = scales[g], zero = w.zero(r, g);
+      const int64_t stop = std::min(w.cols, (g + 1) * w.group_size);
+      for (int64_t c = g * w.group_size; c < stop; ++c) dst[c] = scale * (static_cast<float>(codes[c]) - zero);
+    }
+  }
+}
+
+void DequantizeCodebook(const CodebookMatrix& w, int64_t begin, int64_t end, float* dst) {
+  const int64_t first = begin * w.cols, stop = end * w.cols;
+  for (int64_t at = first; at < stop;) {
+    const int64_t block = at / w.block_size, block_end = std::min(stop, (block + 1) * w.block_size);
+    std::array<float, 16> table;
+    for (size_t i = 0; i < table.size(); ++i) table[i] = w.codebook[i] * w.absmax[static_cast<size_t>(block)];
+    for (; at < block_end; ++at) dst[at - first] = table[w.codes[static_cast<size_t>(at)]];
   }
 }
 
@@ -120,12 +139,7 @@ absl::Status Validate(const WeightMatrix& w) {
 void DequantizeRows(const WeightMatrix& w, int64_t begin, int64_t end, std::span<float> dst) {
   CHECK_EQ(static_cast<int64_t>(dst.size()), (end - begin) * Cols(w));
   if (const auto* grouped = std::get_if<GroupedMatrix>(&w)) return DequantizeGrouped(*grouped, begin, end, dst.data());
-  const CodebookMatrix& m = std::get<CodebookMatrix>(w);
-  const int64_t first = begin * m.cols;
-  for (size_t i = 0; i < dst.size(); ++i) {
-    const size_t at = static_cast<size_t>(first) + i;
-    dst[i] = m.codebook[m.codes[at]] * m.absmax[at / static_cast<size_t>(m.block_size)];
-  }
+  DequantizeCodebook(std::get<CodebookMatrix>(w), begin, end, dst.data());
 }
 
 double BitsPerWeight(const WeightMatrix& w, int scale_bits) {

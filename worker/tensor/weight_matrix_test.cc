@@ -51,6 +51,35 @@ TEST(Packing, EveryWidthAndLengthSurvives) {
   }
 }
 
+TEST(Packing, HighFirstPutsTheFirstCodeOfAByteInItsHighHalf) {
+  Bytes dst(2, 0xff);
+  PackHighFirst(Bytes{1, 2, 3}, dst);
+  EXPECT_THAT(dst, ElementsAre(0x12, 0x30));
+  std::mt19937 random(2);
+  for (size_t count = 0; count < 40; ++count) {
+    Bytes codes(count), packed(PackedBytes(count, 4), 0xff), back(count);
+    for (uint8_t& c : codes) c = static_cast<uint8_t>(random() % 16);
+    PackHighFirst(codes, packed);
+    for (size_t i = 0; i < count; ++i) ASSERT_EQ(packed[i / 2] >> (i % 2 == 0 ? 4 : 0) & 15, codes[i]) << i;
+    UnpackHighFirst(packed, back);
+    ASSERT_EQ(back, codes) << count;
+  }
+}
+
+// Bit b of code i is bit i * bits + b of the stream: the definition, beside the eight codes at a time.
+TEST(Packing, IsTheBitStreamOfItsDefinition) {
+  std::mt19937 random(3);
+  for (int bits = 1; bits <= 8; ++bits) {
+    Bytes codes(37), packed(PackedBytes(codes.size(), bits));
+    for (uint8_t& c : codes) c = static_cast<uint8_t>(random() % (1u << bits));
+    PackBits(codes, bits, packed);
+    for (size_t at = 0; at < codes.size() * static_cast<size_t>(bits); ++at) {
+      const size_t i = at / static_cast<size_t>(bits), b = at % static_cast<size_t>(bits);
+      ASSERT_EQ(packed[at / 8] >> (at % 8) & 1, codes[i] >> b & 1) << bits << " bits, code " << i;
+    }
+  }
+}
+
 GroupedMatrix Grouped() {
   return {.rows = 2,
           .cols = 5,

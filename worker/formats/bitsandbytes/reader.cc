@@ -11,6 +11,7 @@
 #include "common/strings.h"
 #include "worker/formats/bitsandbytes/bitsandbytes.h"
 #include "worker/formats/huggingface/layer_parts.h"
+#include "worker/tensor/packing.h"
 
 namespace quant {
 namespace {
@@ -116,11 +117,8 @@ absl::StatusOr<WeightMatrix> Read4Bit(const LayerParts& parts) {
   } else {
     ASSIGN_OR_RETURN(w.absmax, parts.Floats(".weight.absmax", {w.blocks()}));
   }
-  const auto* bytes = reinterpret_cast<const uint8_t*>(packed->bytes().data());
   w.codes.resize(static_cast<size_t>(count));
-  for (size_t i = 0; i < w.codes.size(); ++i) {
-    w.codes[i] = static_cast<uint8_t>(i % 2 == 0 ? bytes[i / 2] >> 4 : bytes[i / 2] & 15);
-  }
+  UnpackHighFirst({reinterpret_cast<const uint8_t*>(packed->bytes().data()), packed->bytes().size()}, w.codes);
   return WeightMatrix(std::move(w));
 }
 

@@ -11,6 +11,7 @@
 #include "worker/formats/huggingface/layer_parts.h"
 #include "worker/formats/huggingface/quantized_writer.h"
 #include "worker/tensor/codebooks.h"
+#include "worker/tensor/packing.h"
 
 namespace quant {
 namespace {
@@ -81,9 +82,13 @@ class BitsandbytesWriter : public QuantizedWriter {
     if (!std::equal(table.begin(), table.end(), w.codebook.begin())) {
       return LayerError(module, "its codebook is not bitsandbytes' table, which kernels have built in");
     }
-    std::vector<uint8_t> bytes((w.codes.size() + 1) / 2);
-    for (size_t i = 0; i < w.codes.size(); ++i) {
-      bytes[i / 2] = static_cast<uint8_t>(bytes[i / 2] | w.codes[i] << (i % 2 == 0 ? 4 : 0));
+    ASSIGN_OR_RETURN(Tensor packed, Tensor::Allocate(DType::kUInt8, {static_cast<int64_t>(w.codes.size() + 1) / 2, 1}));
+    const std::span<uint8_t> bytes = packed.mutable_data<uint8_t>();
+    const std::span<const uint8_t> codes = w.codes;
+    constexpr size_t kPiece = 1 << 16;
+#pragma omp parallel for schedule(static)
+    for (size_t begin = 0; begin < codes.size(); begin += kPiece) {
+      PackHighFirst(codes.subspan(begin, std::min(kPiece, codes.size() - begin)), bytes.subspan(begin / 2));
     }
     if (w.codes.size() % 2 == 1 && !w.fp4) bytes.back() = static_cast<uint8_t>(bytes.back() | 7);  // 7 means 0 in NF4
     const std::string weight = absl::StrCat(module, ".weight");
@@ -94,7 +99,7 @@ class BitsandbytesWriter : public QuantizedWriter {
     // Python's separators, as json.dumps has them.
     std::string state = absl::StrCat("{\"quant_type\": \"", w.fp4 ? "fp4" : "nf4", "\", \"blocksize\": ", w.block_size,
                                      ", \"dtype\": \"", dtype, "\", \"shape\": [", w.rows, ", ", w.cols, "]");
-    std::vector<NamedTensor> out = {{weight, Tensor::Of<uint8_t>({length(bytes), 1}, bytes)}};
+    std::vector<NamedTensor> out = {{weight, std::move(packed)}};
     if (nested_) {
       out.push_back({weight + ".absmax", Tensor::Of<uint8_t>({length(w.nested_codes)}, w.nested_codes)});
       out.push_back({weight + ".nested_absmax", Tensor::Of<float>({length(w.nested_absmax)}, w.nested_absmax)});

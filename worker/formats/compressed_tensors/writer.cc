@@ -85,13 +85,8 @@ class CompressedTensorsWriter : public QuantizedWriter {
       out.push_back({absl::StrCat(module, ".weight"), std::move(weight)});
       return out;
     }
-    const int64_t per_word = 32 / w.bits, words = (w.cols + per_word - 1) / per_word;
-    std::vector<uint32_t> packed(static_cast<size_t>(w.rows * words));
-    for (int64_t r = 0; r < w.rows; ++r) {
-      PackWords(std::span(w.codes).subspan(static_cast<size_t>(r * w.cols), static_cast<size_t>(w.cols)), w.bits,
-                std::span(packed).subspan(static_cast<size_t>(r * words), static_cast<size_t>(words)));
-    }
-    ASSIGN_OR_RETURN(Tensor weight, WordTensor(packed, {w.rows, words}));
+    const int64_t per_word = 32 / w.bits;
+    ASSIGN_OR_RETURN(Tensor weight, PackRows(w.codes, w.rows, w.cols, w.bits));
     out.push_back({absl::StrCat(module, ".weight_packed"), std::move(weight)});
     out.push_back(
         {absl::StrCat(module, ".weight_shape"), Tensor::Of<int64_t>({2}, std::vector<int64_t>{w.rows, w.cols})});

@@ -29,7 +29,8 @@ class AtomicFile {
   AtomicFile& operator=(AtomicFile&&) = delete;
   ~AtomicFile();
 
-  // Appends. RESOURCE_EXHAUSTED when the disk is full or a quota is reached.
+  // Appends; the disk starts on it meanwhile, so that Commit has little to wait for. RESOURCE_EXHAUSTED when the disk
+  // is full or a quota is reached.
   absl::Status Write(std::string_view bytes);
   // Appends zeros until the size is a multiple of `alignment`.
   absl::Status Pad(int64_t alignment);
@@ -51,6 +52,7 @@ class AtomicFile {
   std::filesystem::path temporary_;
   std::filesystem::path path_;
   int64_t size_ = 0;
+  int64_t started_ = 0;  // bytes that the disk was told to write
 };
 
 }  // namespace quant

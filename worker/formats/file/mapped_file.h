@@ -51,6 +51,9 @@ class MappedFile {
 // For readers that go through a large file once.
 void ReleasePages(std::span<const std::byte> bytes);
 
+// Has the disk start reading `bytes`, which lie in a MappedFile and will be needed soon; does not wait for it.
+void PrefetchPages(std::span<const std::byte> bytes);
+
 }  // namespace quant
 
 #endif  // QUANT_WORKER_FORMATS_FILE_MAPPED_FILE_H_

@@ -69,8 +69,7 @@ class GptqWriter : public QuantizedWriter {
       w = &raised;
     }
     const int64_t groups = w->groups(), per_row = w->rows * w->bits / 32;
-    ASSIGN_OR_RETURN(Tensor qweight,
-                     WordTensor(PackDown(w->codes, w->rows, w->cols, w->bits), {w->cols * w->bits / 32, w->rows}));
+    ASSIGN_OR_RETURN(Tensor qweight, PackDown(w->codes, w->rows, w->cols, w->bits));
     const int subtract = version_ == GptqVersion::kV1 ? 1 : 0;
     std::vector<uint32_t> zero_words(static_cast<size_t>(groups * per_row));
     std::vector<float> scales(static_cast<size_t>(groups * w->rows));

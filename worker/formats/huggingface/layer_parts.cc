@@ -104,19 +104,36 @@ void UnpackWords(std::span<const uint32_t> words, int bits, std::span<uint8_t> c
   UnpackBits({reinterpret_cast<const uint8_t*>(words.data()), words.size_bytes()}, bits, codes);
 }
 
-std::vector<uint32_t> PackDown(std::span<const uint8_t> codes, int64_t rows, int64_t cols, int bits) {
+absl::StatusOr<Tensor> PackRows(std::span<const uint8_t> codes, int64_t rows, int64_t cols, int bits) {
+  const int64_t per_row = (cols * bits + 31) / 32;
+  ASSIGN_OR_RETURN(Tensor out, Tensor::Allocate(DType::kInt32, {rows, per_row}));
+  auto* words = reinterpret_cast<uint32_t*>(out.mutable_bytes().data());
+#pragma omp parallel for schedule(static)
+  for (int64_t r = 0; r < rows; ++r) {
+    PackWords(codes.subspan(static_cast<size_t>(r * cols), static_cast<size_t>(cols)), bits,
+              {words + r * per_row, static_cast<size_t>(per_row)});
+  }
+  return out;
+}
+
+absl::StatusOr<Tensor> PackDown(std::span<const uint8_t> codes, int64_t rows, int64_t cols, int bits) {
   const int64_t per_row = cols * bits / 32;
-  std::vector<uint32_t> out(static_cast<size_t>(per_row * rows));
-  std::vector<uint32_t> lane(static_cast<size_t>(per_row * kLane));
-  for (int64_t begin = 0; begin < rows; begin += kLane) {
-    const int64_t count = std::min(kLane, rows - begin);
-    for (int64_t i = 0; i < count; ++i) {
-      PackWords(codes.subspan(static_cast<size_t>((begin + i) * cols), static_cast<size_t>(cols)), bits,
-                std::span(lane).subspan(static_cast<size_t>(i * per_row), static_cast<size_t>(per_row)));
-    }
-    for (int64_t w = 0; w < per_row; ++w) {
+  ASSIGN_OR_RETURN(Tensor out, Tensor::Allocate(DType::kInt32, {per_row, rows}));
+  auto* words = reinterpret_cast<uint32_t*>(out.mutable_bytes().data());
+#pragma omp parallel
+  {
+    std::vector<uint32_t> lane(static_cast<size_t>(per_row * kLane));
+#pragma omp for schedule(static)
+    for (int64_t begin = 0; begin < rows; begin += kLane) {
+      const int64_t count = std::min(kLane, rows - begin);
       for (int64_t i = 0; i < count; ++i) {
-        out[static_cast<size_t>(w * rows + begin + i)] = lane[static_cast<size_t>(i * per_row + w)];
+        PackWords(codes.subspan(static_cast<size_t>((begin + i) * cols), static_cast<size_t>(cols)), bits,
+                  std::span(lane).subspan(static_cast<size_t>(i * per_row), static_cast<size_t>(per_row)));
+      }
+      for (int64_t w = 0; w < per_row; ++w) {
+        for (int64_t i = 0; i < count; ++i) {
+          words[w * rows + begin + i] = lane[static_cast<size_t>(i * per_row + w)];
+        }
       }
     }
   }

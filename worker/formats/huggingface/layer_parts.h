@@ -56,9 +56,12 @@ absl::StatusOr<Tensor> WordTensor(std::span<const uint32_t> words, Shape shape);
 void PackWords(std::span<const uint8_t> codes, int bits, std::span<uint32_t> words);
 void UnpackWords(std::span<const uint32_t> words, int bits, std::span<uint8_t> codes);
 
+// The same of each row of codes [rows, cols]: an I32 tensor [rows, ceil(cols * bits / 32)]. On OpenMP's threads.
+absl::StatusOr<Tensor> PackRows(std::span<const uint8_t> codes, int64_t rows, int64_t cols, int bits);
+
 // GPTQ's way: the codes [rows, cols] of a matrix, each row packed into cols * bits / 32 words (a whole number), the
-// words stored transposed, [cols * bits / 32, rows].
-std::vector<uint32_t> PackDown(std::span<const uint8_t> codes, int64_t rows, int64_t cols, int bits);
+// words stored transposed: an I32 tensor [cols * bits / 32, rows]; and back. Packs on OpenMP's threads.
+absl::StatusOr<Tensor> PackDown(std::span<const uint8_t> codes, int64_t rows, int64_t cols, int bits);
 void UnpackDown(std::span<const uint32_t> words, int64_t rows, int64_t cols, int bits, std::span<uint8_t> codes);
 
 // Makes zero points that all say "symmetric" empty, as GroupedMatrix has it.

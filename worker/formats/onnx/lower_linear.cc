@@ -178,10 +178,7 @@ class LinearLowering {
   absl::Status Gathered(const CodebookMatrix& w) {
     const int64_t count = w.rows * w.cols, padded = w.blocks() * w.block_size;
     ASSIGN_OR_RETURN(Tensor bytes, Tensor::Allocate(DType::kUInt8, {padded / 2}));
-    const std::span<uint8_t> packed = bytes.mutable_data<uint8_t>();
-    for (size_t i = 0; i < w.codes.size(); ++i) {
-      packed[i / 2] = static_cast<uint8_t>(packed[i / 2] | w.codes[i] << (i % 2 == 0 ? 4 : 0));
-    }
+    PackHighFirst(w.codes, bytes.mutable_data<uint8_t>());
     const std::string q = Constant("q", std::move(bytes));
     const std::string four = Constant("four", Tensor::Of<uint8_t>({1}, std::vector<uint8_t>{4}));
     const std::string mask = Constant("mask", Tensor::Of<uint8_t>({1}, std::vector<uint8_t>{15}));

@@ -147,8 +147,13 @@ absl::Status CheckWeights(const MatrixView& weights) {
     return absl::InvalidArgumentError(absl::StrCat("a weight matrix of ", weights.rows, " x ", weights.cols, " with ",
                                                    weights.values.size(), " values"));
   }
+  bool finite = true;
+#pragma omp parallel for schedule(static) reduction(&& : finite)
   for (int64_t r = 0; r < weights.rows; ++r) {
-    if (vec::AllFinite(weights.row(r), static_cast<size_t>(weights.cols))) continue;
+    finite = vec::AllFinite(weights.row(r), static_cast<size_t>(weights.cols)) && finite;
+  }
+  if (finite) return absl::OkStatus();
+  for (int64_t r = 0; r < weights.rows; ++r) {
     for (int64_t c = 0; c < weights.cols; ++c) {
       if (!std::isfinite(weights.row(r)[c])) {
         return absl::InvalidArgumentError(

@@ -184,11 +184,13 @@ void Nest(CodebookMatrix& m) {
   m.nested_offset =
       static_cast<float>(std::accumulate(m.absmax.begin(), m.absmax.end(), 0.0) / static_cast<double>(m.absmax.size()));
   m.nested_codes.resize(m.absmax.size());
+  m.nested_absmax.resize((m.absmax.size() + kNestedBlock - 1) / kNestedBlock);
+#pragma omp parallel for schedule(static)
   for (size_t begin = 0; begin < m.absmax.size(); begin += kNestedBlock) {
     const size_t end = std::min(m.absmax.size(), begin + kNestedBlock);
     float largest = 0;
     for (size_t i = begin; i < end; ++i) largest = std::max(largest, std::fabs(m.absmax[i] - m.nested_offset));
-    m.nested_absmax.push_back(largest);
+    m.nested_absmax[begin / kNestedBlock] = largest;
     for (size_t i = begin; i < end; ++i) {
       const float x = largest > 0 ? (m.absmax[i] - m.nested_offset) / largest : 0;
       m.nested_codes[i] = NearestOfMap(map, x);
