@@ -108,9 +108,9 @@ class Peer : public OnnxRuntimePeer {
     RETURN_IF_ERROR(ToStatus(ort_, ort_.CreateCpuMemoryInfo(OrtArenaAllocator, OrtMemTypeDefault, &memory)));
     for (const Tensor& t : inputs) {
       OrtValue* value = nullptr;
-      status = ToStatus(ort_, ort_.CreateTensorWithDataAsOrtValue(
-                                  memory, const_cast<std::byte*>(t.bytes().data()), t.bytes().size(), t.shape().data(),
-                                  t.shape().size(), TypeOf(t.dtype()), &value));
+      status = ToStatus(
+          ort_, ort_.CreateTensorWithDataAsOrtValue(memory, const_cast<std::byte*>(t.bytes().data()), t.bytes().size(),
+                                                    t.shape().data(), t.shape().size(), TypeOf(t.dtype()), &value));
       if (!status.ok()) break;
       inputs_.push_back(value);
     }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // ONNX Runtime beside our runtime in one process, through its C API. Debian's ONNX Runtime and our importer use one
-// libonnx, whose operator registry each fills and which breaks the other's; so it is loaded with all its libraries into a
-// namespace of its own (dlmopen(3)).
+// libonnx, whose operator registry each fills and which breaks the other's; so it is loaded with all its libraries into
+// a namespace of its own (dlmopen(3)).
 #ifndef QUANT_BENCH_ONNXRUNTIME_PEER_H_
 #define QUANT_BENCH_ONNXRUNTIME_PEER_H_
 

@@ -40,7 +40,7 @@ constexpr double kOnnxTolerance = 1e-3;
 
 // A checksum of numbers in lanes, each a chain h = rotl((h ^ v) * p, 13) as in MurmurHash3's body: every change of one
 // number changes its lane, several cancel once in 2^32. It tells what a broken writer, reader or disk does to a file,
-// not what an adversary could; SHA-256 of all of a 7B model's float32 weights, twice, took most of a job's time.
+// not what an adversary could, who has no part in it: both sides are made by one job.
 constexpr size_t kLanes = 16;
 using Checksum = std::array<uint32_t, kLanes>;
 

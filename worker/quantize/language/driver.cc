@@ -110,7 +110,10 @@ class BlockWork {
       }
       const auto& moments = options_.true_sequential ? own : all;
       std::optional<LayerInputs> inputs;
-      if (const auto it = moments.find(group.input); it != moments.end()) inputs.emplace(it->second.Layers());
+      if (const auto it = moments.find(group.input); it != moments.end()) {
+        inputs.emplace(it->second.Layers());
+        inputs->layers_left = group.linears.size();
+      }
       for (const Linear& linear : group.linears) {
         RETURN_IF_ERROR(Quantize(linear, inputs.has_value() ? &*inputs : nullptr));
       }

@@ -84,12 +84,15 @@ absl::StatusOr<LinearResult> QuantizeLinear(const LinearMethod& method, const wo
                      wo::CompensateInputError(weights, inputs->ridge, *inputs->fit_cross, {.threads = threads}));
     compensated = std::move(made.weights);
     target.values = compensated;
+    if (inputs->layers_left <= 1) inputs->ridge.Release();
     result.note = std::move(made.note);
   }
   ASSIGN_OR_RETURN(Attempt attempt, Carry(method, target, inputs, importance, threads));
   result.weights = std::move(attempt.weights);
   result.fallback = std::move(attempt.note);
   if (inputs == nullptr) return result;
+  if (inputs->layers_left <= 1) inputs->fit.Release();
+  if (inputs->layers_left > 0) --inputs->layers_left;
   const HessianMatrix& judge = inputs->judge;
   ASSIGN_OR_RETURN(wo::QuadraticError error, wo::QuadraticLoss(target, result.weights, judge, threads));
   // The baseline on the same grid, unless the method is that itself or its files hold no grid.

@@ -58,6 +58,7 @@ struct LayerInputs {
   const HessianMatrix& judge;
   const CrossMomentMatrix* fit_cross = nullptr;
   const CrossMomentMatrix* judge_cross = nullptr;
+  size_t layers_left = 1;  // how many are still to be quantized: with the last the factors' memory is given back early
 };
 
 // Quantizes weights[rows, cols]. With cross moments kGptq quantizes the weights that make good what earlier layers have

@@ -149,14 +149,19 @@ template std::optional<Factor<double>> FactorHessian(const HessianMatrix&, std::
 
 const std::optional<Factor<float>>& SharedFactor::Get(std::span<const int32_t> column, double damping) {
   if (damping != damping_ || !std::equal(column.begin(), column.end(), column_.begin(), column_.end())) {
-    packed_factor_.reset();
-    factor_.reset();  // before the next takes its memory
-    damping_ = 0;     // nothing is kept should that throw
+    Release();  // before the next takes its memory; and nothing is kept should that throw
     factor_ = FactorHessian<float>(hessian_, column, damping);
     column_.assign(column.begin(), column.end());
     damping_ = damping;
   }
   return factor_;
+}
+
+void SharedFactor::Release() {
+  packed_factor_.reset();
+  packed_hessian_.reset();
+  factor_.reset();
+  damping_ = 0;
 }
 
 const PackedSquare* SharedFactor::PackedFactor() {

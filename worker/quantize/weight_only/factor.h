@@ -54,6 +54,9 @@ class SharedFactor {
   // the next call.
   const std::optional<Factor<float>>& Get(std::span<const int32_t> column, double damping);
 
+  // Gives the memory back; what is asked for next is made anew.
+  void Release();
+
   const HessianMatrix& hessian() const { return hessian_; }
 
   // The factor, numbered from the column visited first, and H itself in bfloat16; made when first asked for, null where
