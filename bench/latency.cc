@@ -92,10 +92,10 @@ absl::StatusOr<Candidate> Load(std::string name, const std::string& file, const 
   return c;
 }
 
-absl::StatusOr<Candidate> LoadPeer(const std::string& file, const Options& options) {
+// `graph`: the model of which `file` is a form; it has the same inputs and outputs.
+absl::StatusOr<Candidate> LoadPeer(const Graph& graph, const std::string& file, const Options& options) {
   Candidate c;
   c.name = absl::StrCat("ort:", file);
-  ASSIGN_OR_RETURN(const Graph graph, ImportOnnx(file));
   ASSIGN_OR_RETURN(c.inputs, MakeInputs(graph, options.batch));
   std::vector<std::string> inputs, outputs;
   for (const ValueInfo& v : graph.inputs) inputs.push_back(v.name);
@@ -179,8 +179,9 @@ absl::Status Main(const std::vector<std::string>& args) {
   for (Candidate& c : candidates) {
     if (options.check) RETURN_IF_ERROR(Check(c));
   }
+  const std::shared_ptr<const Graph> graph = candidates[0].graph;
   for (const auto file : absl::StrSplit(options.ort, ',', absl::SkipEmpty())) {
-    ASSIGN_OR_RETURN(Candidate peer, LoadPeer(std::string(file), options));
+    ASSIGN_OR_RETURN(Candidate peer, LoadPeer(*graph, std::string(file), options));
     candidates.push_back(std::move(peer));
   }
   constexpr double kBurst = 0.1;
