@@ -65,9 +65,9 @@ def attention(q, k, v, scale, window=None, cap=None):
 
 def frequencies(config, dim, length):
     """The rotary frequencies [dim / 2] for inputs of `length` tokens, and the factor on cos and sin."""
-    theta = config.get("rope_theta", 10000.0)
+    s = config.get("rope_scaling") or config.get("rope_parameters") or {}
+    theta = s.get("rope_theta", config.get("rope_theta", 10000.0))
     base = np.array([1 / theta**(2 * i / dim) for i in range(dim // 2)])
-    s = config.get("rope_scaling") or {}
     kind = s.get("rope_type", s.get("type", "default"))
     trained = s.get("original_max_position_embeddings",
                     config.get("original_max_position_embeddings", config.get("max_position_embeddings")))

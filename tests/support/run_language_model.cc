@@ -8,6 +8,8 @@
 //   run_language_model FOLDER TOKENS OFFSETS --score N
 //     TOKENS holds uint16 ids, OFFSETS uint32 begins of sequences in it and its end. Prints "tokens T nll L": the sum
 //     of -log p(token | all before it) over each sequence by itself, cut to its first N tokens, and the tokens counted.
+//   run_language_model FOLDER DATASET --windows N
+//     Prints the ids of each window of at most N tokens that a job evaluates on, a line each.
 //
 // Exit status: 0 done, 1 the checkpoint or data is unfit (the reason is printed), 2 wrong usage, 4 not supported.
 #include <algorithm>
@@ -29,10 +31,13 @@
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "absl/strings/str_join.h"
 #include "common/flags.h"
 #include "common/status_macros.h"
+#include "worker/formats/dataset/text.h"
 #include "worker/formats/file/mapped_file.h"
 #include "worker/formats/huggingface/builder.h"
+#include "worker/formats/tokenizer/tokenizer.h"
 #include "worker/runtime/executable.h"
 
 namespace quant {
@@ -40,7 +45,7 @@ namespace {
 
 struct Options {
   CompileOptions compile;
-  int64_t prefill = 0, score = 0;
+  int64_t prefill = 0, score = 0, windows = 0;
 };
 
 template <typename T>
@@ -138,16 +143,27 @@ absl::Status Score(const std::vector<std::string>& paths, const Options& options
   return absl::OkStatus();
 }
 
+absl::Status PrintWindows(const std::vector<std::string>& paths, const Options& options) {
+  ASSIGN_OR_RETURN(const LanguageModel model, Build(paths[0], false));
+  ASSIGN_OR_RETURN(const std::unique_ptr<Tokenizer> tokenizer, Tokenizer::Load(paths[0]));
+  ASSIGN_OR_RETURN(const TokenDataset dataset, OpenTokenDataset(paths[1], tokenizer.get(), model.vocab_size));
+  ASSIGN_OR_RETURN(const auto windows, MakeWindows(dataset, {.length = options.windows}));
+  for (const std::vector<int32_t>& window : windows) std::cout << absl::StrJoin(window, " ") << "\n";
+  return absl::OkStatus();
+}
+
 int Main(const std::vector<std::string>& args) {
   std::string backend = "onednn";
   Options options;
   options.compile.threads = 1;
   FlagSet flags("run_language_model",
                 "run_language_model FOLDER TOKENS BATCH LOGITS [flags]\n"
-                "run_language_model FOLDER TOKENS OFFSETS --score N [flags]");
+                "run_language_model FOLDER TOKENS OFFSETS --score N [flags]\n"
+                "run_language_model FOLDER DATASET --windows N");
   flags.Add("backend", &backend, "onednn|reference", "What runs the model.");
   flags.Add("prefill", &options.prefill, "N", "Use a KV cache: N tokens first, then one at a time.", 0, 1 << 20);
   flags.Add("score", &options.score, "N", "Print the likelihood of sequences cut to N tokens.", 0, 1 << 20);
+  flags.Add("windows", &options.windows, "N", "Print the windows of N tokens of a dataset.", 0, 1 << 20);
   flags.Add("threads", &options.compile.threads, "N", "Threads of the run.", 1, 256);
   std::vector<std::string> paths;
   absl::Status status = flags.Parse(args, &paths);
@@ -155,7 +171,8 @@ int Main(const std::vector<std::string>& args) {
     std::cout << flags.Help();
     return 0;
   }
-  if (status.ok() && (paths.size() != (options.score > 0 ? 3 : 4) || (backend != "onednn" && backend != "reference"))) {
+  const size_t wanted = options.windows > 0 ? 2 : options.score > 0 ? 3 : 4;
+  if (status.ok() && (paths.size() != wanted || (backend != "onednn" && backend != "reference"))) {
     status = absl::InvalidArgumentError("wrong arguments: see --help");
   }
   if (!status.ok()) {
@@ -163,7 +180,9 @@ int Main(const std::vector<std::string>& args) {
     return 2;
   }
   options.compile.backend = backend == "reference" ? Backend::kReference : Backend::kOneDnn;
-  status = options.score > 0 ? Score(paths, options) : Logits(paths, options);
+  status = options.windows > 0 ? PrintWindows(paths, options)
+           : options.score > 0 ? Score(paths, options)
+                               : Logits(paths, options);
   if (status.ok()) return 0;
   std::cerr << "run_language_model: " << status.message() << "\n";
   return absl::IsUnimplemented(status) ? 4 : 1;

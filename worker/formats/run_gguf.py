@@ -11,13 +11,13 @@ import numpy as np
 from read_gguf import load
 
 
-def main(arguments):
-    keys, t, _ = load(arguments[0])
+def logits(keys, t, tokens):
+    """[tokens, vocabulary] in float64, of what load() in read_gguf.py returns."""
     arch = keys["general.architecture"]
     k = {name[len(arch) + 1 :]: value for name, value in keys.items() if name.startswith(arch + ".")}
     heads, kv_heads, size = k["attention.head_count"], k["attention.head_count_kv"], k["rope.dimension_count"]
     t = {name: value.astype(np.float64) for name, value in t.items()}
-    tokens = np.array([int(a) for a in arguments[2:]])
+    tokens = np.asarray(tokens)
     n = len(tokens)
     eps = k["attention.layer_norm_rms_epsilon"]
     frequencies = k["rope.freq_base"] ** (-np.arange(0, size, 2) / size) / t.get("rope_freqs.weight", 1)
@@ -59,8 +59,12 @@ def main(arguments):
         gate = linear(h, b + "ffn_gate")
         x = x + linear(gate / (1 + np.exp(-gate)) * linear(h, b + "ffn_up"), b + "ffn_down")
     x = norm(x, "output_norm")
-    logits = x @ t.get("output.weight", t["token_embd.weight"]).T
-    logits.astype(np.float32).tofile(arguments[1])
+    return x @ t.get("output.weight", t["token_embd.weight"]).T
+
+
+def main(arguments):
+    keys, tensors, _ = load(arguments[0])
+    logits(keys, tensors, [int(a) for a in arguments[2:]]).astype(np.float32).tofile(arguments[1])
     return 0
 
 

@@ -2,12 +2,12 @@
 #include "worker/formats/gguf/architecture.h"
 
 #include <cmath>
-#include <numbers>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "common/status_macros.h"
 #include "common/strings.h"
+#include "worker/formats/huggingface/rope.h"
 
 namespace quant {
 namespace {
@@ -19,46 +19,49 @@ absl::StatusOr<int64_t> Size(const Checkpoint& c, std::string_view key) {
   return c.Int(key, 0, 1, kMaxSize);
 }
 
-// Keys and factors of rope_scaling (Hugging Face transformers modeling_rope_utils.py).
-absl::Status ReadRopeScaling(const Checkpoint& c, double base, GgufArchitecture* out) {
-  if (!c.Has("rope_scaling")) return absl::OkStatus();
-  ASSIGN_OR_RETURN(const std::string older, c.String("rope_scaling/type", "default"));
-  ASSIGN_OR_RETURN(const std::string type, c.String("rope_scaling/rope_type", older));
-  if (type == "default") return absl::OkStatus();
-  ASSIGN_OR_RETURN(const double factor, c.Float("rope_scaling/factor", 1));
-  if (!(factor > 0)) return absl::InvalidArgumentError(absl::StrCat("config.json: rope_scaling/factor is ", factor));
-  ASSIGN_OR_RETURN(const int64_t original, c.Int("rope_scaling/original_max_position_embeddings", 8192, 1, kMaxSize));
-  if (type == "linear" || type == "yarn") {
-    out->keys.emplace_back(out->name + ".rope.scaling.type", type);
-    out->keys.emplace_back(out->name + ".rope.scaling.factor", static_cast<float>(factor));
-    if (type == "yarn") {
-      out->keys.emplace_back(out->name + ".rope.scaling.original_context_length", static_cast<uint32_t>(original));
+// Rotary positions. Of scaled ones, llama.cpp's "llama" can be given each frequency's divisor (rope_freqs.weight),
+// which says all that does not depend on the length of the text; its qwen2 and qwen3 know what their keys say.
+absl::Status SetRope(const Checkpoint& c, const huggingface::Rope& rope, GgufArchitecture* out) {
+  if (rope.rotary_dim != out->head_dim) {
+    return absl::UnimplementedError(absl::StrCat("config.json: ", rope.rotary_dim, " of a head's ", out->head_dim,
+                                                 " dimensions turn; in llama.cpp all of them do in ", out->name));
+  }
+  const auto key = [&](const char* name, GgufValue value) {
+    out->keys.emplace_back(absl::StrCat(out->name, ".rope.", name), std::move(value));
+  };
+  const auto unimplemented = [&](std::string_view what) {
+    return absl::UnimplementedError(absl::StrCat("config.json: ", rope.block, " of type ", Quoted(rope.type),
+                                                 AbslView(what), " is not written to GGUF files of ", out->name));
+  };
+  key("freq_base", static_cast<float>(rope.theta));
+  double attention = rope.attention_factor;
+  if (rope.type == "linear") {
+    key("scaling.type", rope.type);
+    key("scaling.factor", 1 / rope.inv_freq[0]);  // theta^0 over it
+  } else if (out->name == "llama" && (rope.type == "llama3" || rope.type == "yarn")) {
+    for (size_t i = 0; i < rope.inv_freq.size(); ++i) {
+      const double plain = std::pow(rope.theta, -2 * static_cast<double>(i) / static_cast<double>(rope.rotary_dim));
+      out->rope_factors.push_back(static_cast<float>(plain / rope.inv_freq[i]));
     }
-    return absl::OkStatus();
-  }
-  if (type != "llama3") {
-    return absl::UnimplementedError(absl::StrCat("config.json: rope_scaling of type ", Quoted(type),
-                                                 " is not written to GGUF; linear, yarn and llama3 are"));
-  }
-  ASSIGN_OR_RETURN(const double low, c.Float("rope_scaling/low_freq_factor", 1));
-  ASSIGN_OR_RETURN(const double high, c.Float("rope_scaling/high_freq_factor", 4));
-  if (!(low > 0) || !(high > low)) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("config.json: rope_scaling has low_freq_factor ", low, " and high_freq_factor ", high));
-  }
-  const auto context = static_cast<double>(original);
-  for (int64_t i = 0; i < out->head_dim; i += 2) {
-    const double wavelength =
-        2 * std::numbers::pi * std::pow(base, static_cast<double>(i) / static_cast<double>(out->head_dim));
-    double divide = 1;
-    if (wavelength > context / low) {
-      divide = factor;
-    } else if (wavelength >= context / high) {
-      const double smooth = (context / wavelength - low) / (high - low);
-      divide = 1 / ((1 - smooth) / factor + smooth);
+  } else if (rope.type == "yarn") {
+    ASSIGN_OR_RETURN(const double fast, c.Float(rope.block + "/beta_fast", 32));
+    ASSIGN_OR_RETURN(const double slow, c.Float(rope.block + "/beta_slow", 1));
+    ASSIGN_OR_RETURN(const bool truncate, c.Bool(rope.block + "/truncate", true));
+    if (fast != 32 || slow != 1 || !truncate) {
+      return unimplemented(" with other values than beta_fast 32, beta_slow 1 and truncate");
     }
-    out->rope_factors.push_back(static_cast<float>(divide));
+    ASSIGN_OR_RETURN(const double factor, c.Float(rope.block + "/factor", 1));
+    ASSIGN_OR_RETURN(int64_t original, c.Int("max_position_embeddings", 2048, 1, huggingface::kMaxPositions));
+    ASSIGN_OR_RETURN(original,
+                     c.Int(rope.block + "/original_max_position_embeddings", original, 1, huggingface::kMaxPositions));
+    key("scaling.type", rope.type);
+    key("scaling.factor", static_cast<float>(factor));
+    key("scaling.original_context_length", static_cast<uint32_t>(original));
+    attention /= 1 + 0.1 * std::log(factor);  // which llama.cpp multiplies with by itself
+  } else if (rope.type != "default") {
+    return unimplemented("");
   }
+  if (std::abs(attention - 1) > 1e-6) key("scaling.attn_factor", static_cast<float>(attention));
   return absl::OkStatus();
 }
 
@@ -84,10 +87,14 @@ absl::StatusOr<GgufArchitecture> ReadGgufArchitecture(const Checkpoint& c) {
   ASSIGN_OR_RETURN(const int64_t hidden, Size(c, "hidden_size"));
   ASSIGN_OR_RETURN(const int64_t layers, Size(c, "num_hidden_layers"));
   ASSIGN_OR_RETURN(const int64_t intermediate, Size(c, "intermediate_size"));
-  ASSIGN_OR_RETURN(const int64_t context, c.Int("max_position_embeddings", 2048, 1, int64_t{1} << 31));
+  ASSIGN_OR_RETURN(const int64_t context, c.Int("max_position_embeddings", 2048, 1, huggingface::kMaxPositions));
   ASSIGN_OR_RETURN(out.head_dim, c.Int("head_dim", hidden / out.heads, 1, kMaxSize));
+  ASSIGN_OR_RETURN(const std::string act, c.String("hidden_act", "silu"));
+  if (act != "silu" && act != "swish") {
+    return absl::UnimplementedError(
+        absl::StrCat("config.json: hidden_act is ", Quoted(act), ", but llama.cpp's ", out.name, " computes silu"));
+  }
   ASSIGN_OR_RETURN(const double eps, c.Float("rms_norm_eps", 1e-6));
-  ASSIGN_OR_RETURN(const double base, c.Float("rope_theta", 10000));
   if (out.head_dim % 2 != 0 || out.heads % out.kv_heads != 0) {
     return absl::InvalidArgumentError(absl::StrCat("config.json: ", out.heads, " heads of ", out.head_dim, " and ",
                                                    out.kv_heads, " key-value heads make no attention"));
@@ -109,8 +116,8 @@ absl::StatusOr<GgufArchitecture> ReadGgufArchitecture(const Checkpoint& c) {
     u32("attention.value_length", out.head_dim);
   }
   out.keys.emplace_back(out.name + ".attention.layer_norm_rms_epsilon", static_cast<float>(eps));
-  out.keys.emplace_back(out.name + ".rope.freq_base", static_cast<float>(base));
-  RETURN_IF_ERROR(ReadRopeScaling(c, base, &out));
+  ASSIGN_OR_RETURN(const huggingface::Rope rope, huggingface::ReadRope(c, out.head_dim, context));
+  RETURN_IF_ERROR(SetRope(c, rope, &out));
   ASSIGN_OR_RETURN(const bool windowed, c.Bool("use_sliding_window", type == "mistral"));
   if (windowed && c.Has("sliding_window")) {
     ASSIGN_OR_RETURN(const int64_t window, c.Int("sliding_window", 0, 0, int64_t{1} << 40));
@@ -131,11 +138,13 @@ std::optional<std::string> GgufTensorName(std::string_view name) {
     if (ending != ".weight" && ending != ".bias") return std::nullopt;
     return absl::StrCat(AbslView(to), AbslView(ending));
   };
-  for (const auto& [from, to] : {std::pair("model.embed_tokens", "token_embd"), std::pair("model.norm", "output_norm"),
-                                 std::pair("lm_head", "output")}) {
+  // Checkpoints of a base model have no "model.".
+  if (constexpr std::string_view kBase = "model."; name.starts_with(kBase)) name.remove_prefix(kBase.size());
+  for (const auto& [from, to] :
+       {std::pair("embed_tokens", "token_embd"), std::pair("norm", "output_norm"), std::pair("lm_head", "output")}) {
     if (auto found = renamed(from, to); found.has_value()) return found;
   }
-  constexpr std::string_view kLayers = "model.layers.";
+  constexpr std::string_view kLayers = "layers.";
   if (!name.starts_with(kLayers)) return std::nullopt;
   const size_t dot = name.find('.', kLayers.size());
   if (dot == std::string_view::npos) return std::nullopt;

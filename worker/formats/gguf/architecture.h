@@ -28,8 +28,8 @@ struct GgufArchitecture {
   std::vector<std::string> notes;
 };
 
-// From config.json. UNIMPLEMENTED: another model_type (the known ones are named), or a rope_scaling that llama.cpp does
-// not have. INVALID_ARGUMENT: sizes out of range.
+// From config.json. UNIMPLEMENTED: another model_type (the known ones are named), or an activation or rotary positions
+// that llama.cpp does not compute in this architecture. INVALID_ARGUMENT: sizes out of range.
 absl::StatusOr<GgufArchitecture> ReadGgufArchitecture(const Checkpoint& checkpoint);
 
 // The tensor's name in the file; "" for a tensor that is left out (rotary_emb.inv_freq); nullopt for one that llama.cpp

@@ -218,8 +218,17 @@ TEST(GgufArchitecture, RowsOfQueriesAndKeysArePermutedInEachHead) {
 
 TEST(GgufArchitecture, RopeScaling) {
   TempDir dir;
+  const auto of = [&](const char* type, const nlohmann::json& more) {
+    return ReadGgufArchitecture(*Source(dir, {.type = type, .more = more}));
+  };
   const auto read = [&](const nlohmann::json& scaling) {
-    return ReadGgufArchitecture(*Source(dir, {.more = {{"rope_scaling", scaling}, {"rope_theta", 500000.0}}}));
+    return of("llama", {{"rope_scaling", scaling}, {"rope_theta", 500000.0}});
+  };
+  const auto key = [](const GgufArchitecture& a, const std::string& name) {
+    for (const auto& [n, value] : a.keys) {
+      if (n == name) return std::get<float>(value);
+    }
+    return 0.0f;
   };
   auto llama3 = read({{"rope_type", "llama3"},
                       {"factor", 8.0},
@@ -232,9 +241,38 @@ TEST(GgufArchitecture, RopeScaling) {
   EXPECT_EQ(llama3->rope_factors[7], 8.0f);  // wavelength 6e5 of 128
   // i = 1: wavelength 2 pi 500000^(1/8) = 32.3997, smooth (128 / 32.3997 - 1) / 3 = 0.98357.
   EXPECT_NEAR(llama3->rope_factors[1], 1 / ((1 - 0.98357) / 8 + 0.98357), 1e-4);
-  EXPECT_THAT(read({{"type", "linear"}, {"factor", 2.0}}), IsOk());
-  EXPECT_THAT(read({{"type", "longrope"}, {"factor", 2.0}}),
+  EXPECT_EQ(key(*read({{"type", "linear"}, {"factor", 2.0}}), "llama.rope.scaling.factor"), 2);
+  const std::vector<double> list(8, 1.5);
+  EXPECT_THAT(read({{"type", "longrope"}, {"short_factor", list}, {"long_factor", list}}),
               StatusIs(absl::StatusCode::kUnimplemented, HasSubstr("\"longrope\"")));
+  EXPECT_THAT(read({{"type", "dynamic"}, {"factor", 2.0}}),
+              StatusIs(absl::StatusCode::kUnimplemented, HasSubstr("\"dynamic\"")));
+  // Where newer files keep it.
+  EXPECT_EQ(
+      key(*of("llama", {{"rope_parameters", {{"rope_theta", 1e6}}}, {"rope_theta", nullptr}}), "llama.rope.freq_base"),
+      1e6f);
+  nlohmann::json yarn = {{"type", "yarn"}, {"factor", 4.0}, {"original_max_position_embeddings", 1024}};
+  const auto as_factors = read(yarn);
+  ASSERT_THAT(as_factors, IsOk());
+  ASSERT_EQ(as_factors->rope_factors.size(), 8u);
+  EXPECT_EQ(as_factors->rope_factors[0], 1.0f);
+  EXPECT_NEAR(as_factors->rope_factors[7], 4.0f, 1e-6);
+  EXPECT_NEAR(key(*as_factors, "llama.rope.scaling.attn_factor"), 0.1 * std::log(4.0) + 1, 1e-6);
+  const auto as_keys = of("qwen2", {{"rope_scaling", yarn}});
+  ASSERT_THAT(as_keys, IsOk());
+  EXPECT_TRUE(as_keys->rope_factors.empty());
+  EXPECT_EQ(key(*as_keys, "qwen2.rope.scaling.factor"), 4);
+  EXPECT_EQ(key(*as_keys, "qwen2.rope.scaling.attn_factor"), 0);  // llama.cpp's own
+  yarn["attention_factor"] = 1.0;
+  EXPECT_NEAR(key(*of("qwen2", {{"rope_scaling", yarn}}), "qwen2.rope.scaling.attn_factor"),
+              1 / (0.1 * std::log(4.0) + 1), 1e-6);
+  yarn["beta_fast"] = 16;
+  EXPECT_THAT(read(yarn), IsOk());
+  EXPECT_THAT(of("qwen2", {{"rope_scaling", yarn}}),
+              StatusIs(absl::StatusCode::kUnimplemented, HasSubstr("beta_fast")));
+  EXPECT_THAT(of("llama", {{"partial_rotary_factor", 0.5}}),
+              StatusIs(absl::StatusCode::kUnimplemented, HasSubstr("8 of a head's 16")));
+  EXPECT_THAT(of("llama", {{"hidden_act", "gelu"}}), StatusIs(absl::StatusCode::kUnimplemented, HasSubstr("\"gelu\"")));
   EXPECT_THAT(read({{"type", "linear"}, {"factor", 0.0}}), StatusIs(absl::StatusCode::kInvalidArgument));
 }
 

@@ -9,6 +9,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
 #include "common/status_macros.h"
 #include "common/strings.h"
 #include "worker/formats/file/mapped_file.h"
@@ -252,6 +253,21 @@ absl::Status FromSentencePiece(std::string_view bytes, int64_t vocab_size, GgufV
   return absl::OkStatus();
 }
 
+// What a "llama" tokenizer cannot spell it writes as bytes; llama.cpp (v0.5.0) ends with an exception when the byte has
+// no token (llama_vocab::byte_to_token), where the checkpoint's own tokenizer gives the unknown token.
+void NoteMissingBytes(GgufVocabulary* out) {
+  const std::unordered_set<std::string_view> known(out->tokens.begin(), out->tokens.end());
+  int missing = 0;
+  for (int b = 0; b < 256; ++b) {
+    const char as_text[] = {static_cast<char>(b), '\0'};
+    missing += known.contains(absl::StrFormat("<0x%02X>", b)) || known.contains(as_text) ? 0 : 1;
+  }
+  if (missing == 0) return;
+  out->notes.push_back(absl::StrCat("gguf: the tokenizer has no token for ", missing,
+                                    " of the 256 bytes; llama.cpp fails on text with a character that is not in the "
+                                    "vocabulary"));
+}
+
 // bos_token and the like: a string, or an object with content.
 std::string TokenText(const Json& config, const char* key) {
   const Json& value = Member(config, key);
@@ -330,6 +346,7 @@ absl::StatusOr<GgufVocabulary> ReadGgufVocabulary(const Checkpoint& checkpoint, 
     RETURN_IF_ERROR(FromTokenizerJson(tokenizer, vocab_size, &out));
   }
   RETURN_IF_ERROR(ReadSpecial(checkpoint, tokenizer, config, &out));
+  if (out.model == "llama") NoteMissingBytes(&out);
   return out;
 }
 

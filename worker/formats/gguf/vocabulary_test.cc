@@ -7,6 +7,7 @@
 #include <random>
 
 #include "absl/status/status_matchers.h"
+#include "absl/strings/str_format.h"
 #include "worker/formats/checkpoint_testing.h"
 
 namespace quant {
@@ -59,8 +60,21 @@ TEST(GgufVocabulary, OfByteFallbackBpe) {
   EXPECT_EQ(v->add_space_prefix, true);
   EXPECT_EQ(v->chat_template, "{{x}}");
   // "abc" is also "a" + "bc", which no merge names.
-  ASSERT_EQ(v->notes.size(), 1u);
+  ASSERT_EQ(v->notes.size(), 2u);
   EXPECT_THAT(v->notes[0], HasSubstr("1 of 12 tokens"));
+  EXPECT_THAT(v->notes[1], HasSubstr("no token for 252 of the 256 bytes"));  // there are 0x0A, a, b and c
+}
+
+TEST(GgufVocabulary, EveryByteHasAToken) {
+  nlohmann::json vocab;
+  for (int b = 0; b < 256; ++b) vocab[absl::StrFormat("<0x%02X>", b)] = b;
+  const nlohmann::json file = {
+      {"model", {{"type", "BPE"}, {"byte_fallback", true}, {"vocab", vocab}, {"merges", nlohmann::json::array()}}}};
+  TempDir dir;
+  const auto v = ReadGgufVocabulary(*With(dir, {{"tokenizer.json", file.dump()}}), 256);
+  ASSERT_THAT(v, IsOk());
+  EXPECT_THAT(v->types, ::testing::Each(6));
+  EXPECT_THAT(v->notes, ::testing::IsEmpty());
 }
 
 TEST(GgufVocabulary, OfByteLevelBpe) {

@@ -146,7 +146,7 @@ absl::StatusOr<Rope> ReadRope(const Checkpoint& checkpoint, int64_t head_dim, in
     return absl::InvalidArgumentError(
         absl::StrCat("config.json: partial_rotary_factor is ", part, "; it must be above 0 and at most 1"));
   }
-  Rope rope;
+  Rope rope{.theta = theta, .block = scaling.block};
   rope.rotary_dim = static_cast<int64_t>(static_cast<double>(head_dim) * part);
   if (rope.rotary_dim < 2 || rope.rotary_dim % 2 != 0) {
     return absl::InvalidArgumentError(absl::StrCat("config.json: ", rope.rotary_dim, " of the ", head_dim,
@@ -157,7 +157,8 @@ absl::StatusOr<Rope> ReadRope(const Checkpoint& checkpoint, int64_t head_dim, in
     inv_freq.push_back(std::pow(theta, -2.0 * static_cast<double>(i) / static_cast<double>(rope.rotary_dim)));
   }
 
-  ASSIGN_OR_RETURN(std::string type, checkpoint.String(scaling.Key("type"), "default"));  // the older key
+  std::string& type = rope.type;
+  ASSIGN_OR_RETURN(type, checkpoint.String(scaling.Key("type"), "default"));  // the older key
   ASSIGN_OR_RETURN(type, checkpoint.String(scaling.Key("rope_type"), type));
   if (type == "linear") {
     ASSIGN_OR_RETURN(const double factor, scaling.Positive("factor", 0));

@@ -19,6 +19,9 @@ namespace quant::huggingface {
 inline constexpr int64_t kMaxPositions = int64_t{1} << 31;  // that config.json may claim
 
 struct Rope {
+  double theta = 10000;
+  std::string type = "default";  // of the scaling, whose keys stand in config.json's member `block`
+  std::string block;
   int64_t rotary_dim = 0;       // even; the first rotary_dim of head_dim turn, the rest passes
   std::vector<float> inv_freq;  // [rotary_dim / 2]
   double attention_factor = 1;  // cos and sin are multiplied by it
