@@ -35,6 +35,7 @@ class LocalFilesTest : public testing::Test {
   }
   static std::vector<std::string> Paths(const FileSet& set) {
     std::vector<std::string> paths;
+    paths.reserve(set.files.size());
     for (const UploadFile& file : set.files) paths.push_back(file.path);
     return paths;
   }

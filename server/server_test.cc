@@ -126,7 +126,7 @@ class ServerTest : public ::testing::Test {
     request.mutable_spec()->mutable_quantize()->mutable_recipe()->mutable_dynamic();
     grpc::ClientContext context;
     v1::SubmitJobResponse response;
-    const absl::Status status = FromGrpc(v1::JobService::NewStub(channel_)->SubmitJob(&context, request, &response));
+    absl::Status status = FromGrpc(v1::JobService::NewStub(channel_)->SubmitJob(&context, request, &response));
     if (!status.ok()) return status;
     return response.job();
   }

@@ -196,6 +196,7 @@ TEST_F(TransferTest, UploadMissingSendsEachMissingContentOnce) {
 
 TEST_F(TransferTest, FindMissingAsksInPortions) {
   std::vector<FileDigest> digests;
+  digests.reserve(10'050);
   for (int i = 0; i < 10'050; ++i) digests.push_back({Sha256Hex(std::to_string(i)), 5});
   digests.push_back(digests[0]);
   fake_.blobs[digests[3].sha256] = "";
@@ -316,6 +317,7 @@ TEST_F(TransferTest, TwoDownloadsOfOneFileDoNotDisturbEachOther) {
   const std::string bytes = Random(4'000'000);
   const v1::Digest digest = fake_.Put(bytes);
   std::vector<std::thread> threads;
+  threads.reserve(4);
   for (int i = 0; i < 4; ++i) {
     threads.emplace_back([&] {
       for (int j = 0; j < 5; ++j) {

@@ -121,7 +121,7 @@ class ArtifactServiceTest : public ::testing::Test {
       EXPECT_LE(response.data().size(), size_t{1} << 20);
       bytes += response.data();
     }
-    const absl::Status status = FromGrpc(reader->Finish());
+    absl::Status status = FromGrpc(reader->Finish());
     if (!status.ok()) return status;
     return bytes;
   }
@@ -142,7 +142,7 @@ class ArtifactServiceTest : public ::testing::Test {
     file->set_path(path);
     *file->mutable_digest() = digest;
     v1::CreateModelResponse response;
-    const absl::Status status = FromGrpc(stub_->CreateModel(&context, request, &response));
+    absl::Status status = FromGrpc(stub_->CreateModel(&context, request, &response));
     if (!status.ok()) return status;
     return response.model();
   }
@@ -350,6 +350,7 @@ TEST_F(ArtifactServiceTest, ManyUploadsAtOnce) {
   constexpr int kClients = 16;
   std::vector<std::thread> clients;
   std::atomic<int> good{0};
+  clients.reserve(kClients);
   for (int i = 0; i < kClients; ++i) {
     clients.emplace_back([&, i] {
       const std::string bytes = absl::StrCat(i) + Pattern(3 << 20);

@@ -25,7 +25,7 @@ grpc::ServerUnaryReactor* Reply(grpc::CallbackServerContext* context, const absl
 template <typename Response>
 grpc::ServerUnaryReactor* ReplyJob(grpc::CallbackServerContext* context, absl::StatusOr<v1::Job> job,
                                    Response* response) {
-  if (job.ok()) *response->mutable_job() = *std::move(job);
+  if (job.ok()) *response->mutable_job() = std::move(*job);
   return Reply(context, job.status());
 }
 
@@ -170,7 +170,7 @@ class JobService::Impl final : public v1::JobService::CallbackService {
   grpc::ServerUnaryReactor* ListJobs(grpc::CallbackServerContext* context, const v1::ListJobsRequest* request,
                                      v1::ListJobsResponse* response) override {
     absl::StatusOr<v1::ListJobsResponse> page = queue_->List(*request);
-    if (page.ok()) *response = *std::move(page);
+    if (page.ok()) *response = std::move(*page);
     return Reply(context, page.status());
   }
   grpc::ServerWriteReactor<v1::WatchJobResponse>* WatchJob(grpc::CallbackServerContext*,
@@ -192,7 +192,7 @@ class JobService::Impl final : public v1::JobService::CallbackService {
   grpc::ServerUnaryReactor* GetJobReport(grpc::CallbackServerContext* context, const v1::GetJobReportRequest* request,
                                          v1::GetJobReportResponse* response) override {
     absl::StatusOr<v1::Report> report = queue_->GetReport(request->id());
-    if (report.ok()) *response->mutable_report() = *std::move(report);
+    if (report.ok()) *response->mutable_report() = std::move(*report);
     return Reply(context, report.status());
   }
 

@@ -125,7 +125,7 @@ class JobServicesTest : public testing::Test {
   absl::StatusOr<v1::Job> Submit(const v1::SubmitJobRequest& request = Request()) {
     grpc::ClientContext context;
     v1::SubmitJobResponse response;
-    const absl::Status status = FromGrpc(jobs_->SubmitJob(&context, request, &response));
+    absl::Status status = FromGrpc(jobs_->SubmitJob(&context, request, &response));
     if (!status.ok()) return status;
     return response.job();
   }
@@ -134,7 +134,7 @@ class JobServicesTest : public testing::Test {
     v1::GetJobRequest request;
     request.set_id(id);
     v1::GetJobResponse response;
-    const absl::Status status = FromGrpc(jobs_->GetJob(&context, request, &response));
+    absl::Status status = FromGrpc(jobs_->GetJob(&context, request, &response));
     if (!status.ok()) return status;
     return response.job();
   }
@@ -143,7 +143,7 @@ class JobServicesTest : public testing::Test {
     v1::CancelJobRequest request;
     request.set_id(id);
     v1::CancelJobResponse response;
-    const absl::Status status = FromGrpc(jobs_->CancelJob(&context, request, &response));
+    absl::Status status = FromGrpc(jobs_->CancelJob(&context, request, &response));
     if (!status.ok()) return status;
     return response.job();
   }
@@ -154,7 +154,7 @@ class JobServicesTest : public testing::Test {
     *request.mutable_worker() = Info(worker);
     SetProto(wait, request.mutable_wait());
     v1::LeaseJobResponse response;
-    const absl::Status status = FromGrpc(workers_->LeaseJob(context == nullptr ? &own : context, request, &response));
+    absl::Status status = FromGrpc(workers_->LeaseJob(context == nullptr ? &own : context, request, &response));
     if (!status.ok()) return status;
     return response;
   }
@@ -171,7 +171,7 @@ class JobServicesTest : public testing::Test {
   absl::StatusOr<v1::Job> Complete(v1::CompleteJobRequest request) {
     grpc::ClientContext context;
     v1::CompleteJobResponse response;
-    const absl::Status status = FromGrpc(workers_->CompleteJob(&context, request, &response));
+    absl::Status status = FromGrpc(workers_->CompleteJob(&context, request, &response));
     if (!status.ok()) return status;
     return response.job();
   }

@@ -72,7 +72,7 @@ class LeaseReactor : public grpc::ServerUnaryReactor {
       queue_->Complete(release).IgnoreError();  // else the lease runs out
       answer = absl::CancelledError("the caller is gone");
     }
-    if (answer.ok()) *response_ = *std::move(answer);
+    if (answer.ok()) *response_ = std::move(*answer);
     Finish(ToGrpc(answer.status()));
   }
 
@@ -96,13 +96,13 @@ class WorkerService::Impl final : public v1::WorkerService::CallbackService {
   grpc::ServerUnaryReactor* Heartbeat(grpc::CallbackServerContext* context, const v1::HeartbeatRequest* request,
                                       v1::HeartbeatResponse* response) override {
     absl::StatusOr<v1::HeartbeatResponse> answer = queue_->Heartbeat(*request);
-    if (answer.ok()) *response = *std::move(answer);
+    if (answer.ok()) *response = std::move(*answer);
     return Reply(context, answer.status());
   }
   grpc::ServerUnaryReactor* CompleteJob(grpc::CallbackServerContext* context, const v1::CompleteJobRequest* request,
                                         v1::CompleteJobResponse* response) override {
     absl::StatusOr<v1::Job> job = queue_->Complete(*request);
-    if (job.ok()) *response->mutable_job() = *std::move(job);
+    if (job.ok()) *response->mutable_job() = std::move(*job);
     return Reply(context, job.status());
   }
   grpc::ServerUnaryReactor* ListWorkers(grpc::CallbackServerContext* context, const v1::ListWorkersRequest*,
@@ -113,7 +113,7 @@ class WorkerService::Impl final : public v1::WorkerService::CallbackService {
   grpc::ServerUnaryReactor* DrainWorker(grpc::CallbackServerContext* context, const v1::DrainWorkerRequest* request,
                                         v1::DrainWorkerResponse* response) override {
     absl::StatusOr<v1::Worker> worker = queue_->DrainWorker(request->id());
-    if (worker.ok()) *response->mutable_worker() = *std::move(worker);
+    if (worker.ok()) *response->mutable_worker() = std::move(*worker);
     return Reply(context, worker.status());
   }
 

@@ -102,6 +102,7 @@ TEST(ServerMetrics, HostileLabelsMakeNoNewSeries) {
 TEST(ServerMetrics, WorkersThatAreGoneDisappearAndTheListIsBounded) {
   ServerMetrics metrics;
   std::vector<ServerMetrics::WorkerSample> workers;
+  workers.reserve(150);
   for (int i = 0; i < 150; ++i) workers.push_back({.id = "w" + std::to_string(i), .up = i < 140, .slots = 1});
   workers.push_back(workers.front());  // an id twice is harmless
   metrics.SetWorkers(workers);

@@ -62,7 +62,7 @@ void Settle(JobEvent event, absl::Time now, JobRow* row) {
 
 absl::StatusOr<std::unique_ptr<JobQueue>> JobQueue::Create(JobStore* store, ArtifactCatalog* catalog,
                                                            ServerMetrics* metrics, Clock* clock, QueueOptions options) {
-  auto queue = std::unique_ptr<JobQueue>(new JobQueue(store, catalog, metrics, clock, std::move(options)));
+  auto queue = std::unique_ptr<JobQueue>(new JobQueue(store, catalog, metrics, clock, options));
   RETURN_IF_ERROR(queue->Load());
   return queue;
 }
@@ -73,7 +73,7 @@ JobQueue::JobQueue(JobStore* store, ArtifactCatalog* catalog, ServerMetrics* met
       catalog_(catalog),
       metrics_(metrics),
       clock_(clock),
-      options_(std::move(options)),
+      options_(options),
       workers_(options_.max_workers, options_.worker_retention),
       jitter_(options_.jitter_seed) {}
 
@@ -156,7 +156,7 @@ absl::StatusOr<v1::Job> JobQueue::Apply(JobEvent event, JobRow row, Deferred* de
   row.job.set_state(static_cast<v1::JobState>(*after));
   row.job.set_sequence(row.job.sequence() + 1);
   Settle(event, now, &row);
-  const absl::Status stored =
+  absl::Status stored =
       event == JobEvent::kLease ? store_->Claim(&row, VersionOf(old)) : store_->Update(row, VersionOf(old));
   if (!stored.ok()) {
     LOG(ERROR) << "queue: job " << row.job.id() << ", " << JobEventName(event) << ": " << stored;

@@ -193,7 +193,11 @@ absl::StatusOr<v1::ListJobsResponse> JobQueue::List(const v1::ListJobsRequest& r
     // Memory has newer progress; a state that changed since the store was read is left to the next call.
     const LiveJob* live = live_.Find(row.job.id());
     const bool newer = live != nullptr && live->row.job.state() == row.job.state();
-    *response.add_jobs() = newer ? live->row.job : std::move(row.job);
+    if (newer) {
+      *response.add_jobs() = live->row.job;
+    } else {
+      *response.add_jobs() = std::move(row.job);
+    }
   }
   return response;
 }

@@ -114,6 +114,7 @@ TEST_F(QueueClientsTest, AFailureOfTheStoreFailsTheSubmitAndLeavesNoJob) {
 
 TEST_F(QueueClientsTest, ListPagesNewestFirst) {
   std::vector<std::string> ids;
+  ids.reserve(5);
   for (int i = 0; i < 5; ++i) ids.push_back(Submit().id());
   v1::ListJobsRequest request;
   request.set_page_size(2);

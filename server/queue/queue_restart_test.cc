@@ -8,7 +8,6 @@ namespace quant {
 namespace {
 
 using ::absl_testing::IsOk;
-using ::absl_testing::StatusIs;
 using ::testing::IsEmpty;
 using ::testing::SizeIs;
 

@@ -201,13 +201,13 @@ std::vector<Action> AllActions() {
     // quantd dies, or the disk fails, at each point of a completion.
     for (const bool crash : {true, false}) {
       const std::string how = crash ? " crash" : " fault";
-      actions.push_back({name + "succeed, no model" + how, [=](World* world) {
+      actions.push_back({absl::StrCat(name, "succeed, no model", how), [=](World* world) {
                            world->catalog().FailPublish(absl::UnavailableError("fault"));
                            world->DoComplete(w, succeed(w)).IgnoreError();
                            world->catalog().FailPublish(absl::OkStatus());
                            if (crash) world->DoRestart();
                          }});
-      actions.push_back({name + "succeed, no state" + how, [=](World* world) {
+      actions.push_back({absl::StrCat(name, "succeed, no state", how), [=](World* world) {
                            world->store().SetFaultForTest([](v1::JobState next) {
                              return next == v1::JOB_STATE_SUCCEEDED ? absl::UnavailableError("fault")
                                                                     : absl::OkStatus();
@@ -270,6 +270,7 @@ TEST(QueueSearch, NoHistoryBreaksAnInvariant) {
       extended.push_back(next);
       if (testing::Test::HasFailure()) {
         std::vector<std::string> names;
+        names.reserve(extended.size());
         for (const size_t step : extended) names.push_back(actions[step].name);
         FAIL() << "after: " << absl::StrJoin(names, " | ");
       }

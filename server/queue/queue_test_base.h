@@ -23,13 +23,12 @@
 namespace quant {
 
 MATCHER_P2(FailsWith, code, reason, "") {
-  const absl::Status& status = [&]() -> const absl::Status& {
-    if constexpr (requires { arg.status(); }) {
-      return arg.status();
-    } else {
-      return arg;
-    }
-  }();
+  absl::Status status;
+  if constexpr (requires { arg.status(); }) {
+    status = arg.status();
+  } else {
+    status = arg;
+  }
   *result_listener << status.ToString() << ", reason " << ReasonOf(status);
   return status.code() == code && ReasonOf(status) == reason;
 }

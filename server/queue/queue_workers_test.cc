@@ -77,6 +77,7 @@ TEST_F(QueueWorkersTest, PriorityComesFirstThenAge) {
   };
   const std::string low = submit(5), middle = submit(3), high = submit(1), high2 = submit(1), middle2 = submit(3);
   std::vector<std::string> order;
+  order.reserve(5);
   for (int i = 0; i < 5; ++i) order.push_back(Lease("w-" + std::to_string(i)).job().id());
   EXPECT_THAT(order, ElementsAre(high, high2, middle, middle2, low));
 }

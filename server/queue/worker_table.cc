@@ -72,6 +72,7 @@ void WorkerTable::Forget(absl::Time now) {
 
 std::vector<const KnownWorker*> WorkerTable::All() const {
   std::vector<const KnownWorker*> all;
+  all.reserve(workers_.size());
   for (const auto& [id, worker] : workers_) all.push_back(&worker);
   return all;
 }

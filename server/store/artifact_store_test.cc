@@ -135,6 +135,7 @@ TEST_F(ArtifactStoreTest, MissingBlobAndUnreadableModelAreRefused) {
 
 TEST_F(ArtifactStoreTest, ListPagesNewestFirstAndSurvivesChangesInBetween) {
   std::vector<std::string> ids;
+  ids.reserve(7);
   for (int i = 0; i < 7; ++i) ids.push_back(Make(absl::StrCat("n", i), absl::StrCat("g", i)).id());
   v1::ListModelsRequest request;
   request.set_page_size(3);

@@ -4,4 +4,4 @@ quant_library(job_store SRCS job_store.cc sqlite_job_store.cc HDRS job_store.h s
               DEPS quant::proto quant::sqlite PRIVATE_DEPS quant::common)
 quant_library(memory_job_store SRCS memory_job_store.cc HDRS memory_job_store.h DEPS quant::job_store
               PRIVATE_DEPS quant::common)
-quant_test(job_store_test SRCS job_store_test.cc DEPS quant::memory_job_store quant::common absl_status_matchers)
+quant_test(job_store_test SRCS job_store_test.cc DEPS quant::memory_job_store quant::common absl_status_matchers THREADS)

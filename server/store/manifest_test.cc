@@ -65,6 +65,7 @@ TEST(Manifest, BrokenOnesAreNamed) {
   EXPECT_THAT(Error({bad}), HasSubstr("negative"));
   EXPECT_THAT(Error(std::vector<v1::File>(10'001, FileOf("a"))), HasSubstr("10000"));
   std::vector<v1::File> big;
+  big.reserve(9000);
   for (int i = 0; i < 9000; ++i)
     big.push_back(FileOf(std::string(250, 'p') + "/" + std::string(100, 'q') + std::to_string(i)));
   EXPECT_THAT(Error(big), HasSubstr("shorter paths"));

@@ -121,6 +121,7 @@ void Agent::Run(std::function<void()> ready) {
   std::thread beats([&] { heartbeat.Run(); });
   // A slot's thread also is what its child's life hangs on (PR_SET_PDEATHSIG): it ends only when its child has.
   std::vector<std::thread> slots;
+  slots.reserve(static_cast<size_t>(rep_->options.slots));
   for (int i = 0; i < rep_->options.slots; ++i) slots.emplace_back([this] { Slot(); });
 
   state.WaitForDrain();

@@ -159,6 +159,7 @@ TEST_F(BlobCacheTest, ConcurrentJobsShareOneDownload) {
   Open(100);
   const FileDigest digest = DigestOf("hello");
   std::vector<std::thread> threads;
+  threads.reserve(8);
   for (int i = 0; i < 8; ++i) {
     threads.emplace_back([&] {
       auto pins = cache_->Pin({digest}, nullptr);

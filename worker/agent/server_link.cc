@@ -110,6 +110,7 @@ absl::Status ServerLink::Download(const FileDigest& blob, const std::filesystem:
 
 absl::Status ServerLink::Upload(const std::vector<File>& files, const Stop& stop, const TransferProgressFn& progress) {
   std::vector<LocalFile> local;
+  local.reserve(files.size());
   for (const File& file : files) local.push_back({.path = file.path, .digest = file.digest});
   return BlobUploader(rep_->channel, Patient(stop)).UploadMissing(local, Adapt(progress));
 }

@@ -12,6 +12,7 @@ namespace {
 
 Tensor Ramp(int64_t tokens, int64_t width, float first) {
   std::vector<float> values;
+  values.reserve(static_cast<size_t>(tokens * width));
   for (int64_t i = 0; i < tokens * width; ++i) values.push_back(first + 0.37f * static_cast<float>(i));
   return Tensor::Of<float>({1, tokens, width}, values);
 }

@@ -108,6 +108,7 @@ class LanguageQuantizeJob {
         linears.insert(linears.end(), group.linears.begin(), group.linears.end());
     }
     std::vector<std::string> in_blocks;
+    in_blocks.reserve(linears.size());
     for (const Linear& l : linears) in_blocks.push_back(l.name);
     for (Linear& l : FindLinears(loaded_.model.graph)) {
       if (std::find(in_blocks.begin(), in_blocks.end(), l.name) != in_blocks.end()) linears_.push_back(std::move(l));

@@ -32,6 +32,7 @@ absl::Status Measure(const MeasureRequest& r, Reporter& reporter, quant::v1::Rep
   std::vector<LayerError> errors;
   if (!r.evaluation.skip_error_profile() && !r.layers.empty()) {
     std::vector<std::string> values;
+    values.reserve(r.layers.size());
     for (const LayerOutcome& layer : r.layers) values.push_back(layer.output);
     ASSIGN_OR_RETURN(errors, ErrorProfile(r.original, r.quantized, values, *r.data, kProfileSamples, threads,
                                           reporter.Progress(0.9, 1)));

@@ -1,8 +1,4 @@
 // SPDX-License-Identifier: Apache-2.0
-#if defined(__GNUC__) && !defined(__clang__)
-// g++ 14 takes std::regex's own std::function for uninitialised when it adds the sanitizers' checks.
-#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
-#endif
 #include "worker/quantize/layer_pattern.h"
 
 #include "absl/strings/str_cat.h"

@@ -21,9 +21,9 @@ using Words = std::vector<uint32_t>;
 TEST(Awq, WordsEqualUpstreams) {
   GroupedMatrix w{.rows = 16, .cols = 32, .bits = 4, .group_size = 32};
   w.codes.resize(16 * 32);
-  for (int n = 0; n < 16; ++n) {
-    w.codes[static_cast<size_t>(n * 32)] = static_cast<uint8_t>(n);
-    w.codes[static_cast<size_t>(n * 32 + 1)] = static_cast<uint8_t>((n + 5) % 16);
+  for (size_t n = 0; n < 16; ++n) {
+    w.codes[n * 32] = static_cast<uint8_t>(n);
+    w.codes[n * 32 + 1] = static_cast<uint8_t>((n + 5) % 16);
     w.scales.push_back(0.5f);
     w.zeros.push_back(static_cast<float>((n + 1) % 16));
   }
@@ -81,6 +81,7 @@ TEST(Awq, HostileFilesAreRefusedByName) {
     nlohmann::json config = good->config();
     change(tensors, config["quantization_config"]);
     std::vector<NamedTensor> changed;
+    changed.reserve(tensors.size());
     for (const auto& [name, t] : tensors) changed.push_back({name, t});
     const auto bad = testing::MakeCheckpoint(dir / absl::StrCat("bad", count++), config, changed);
     const auto read = ReadAwqLinear(*bad, "m");

@@ -51,6 +51,7 @@ void Quantize(const std::vector<float>& values, CodebookMatrix* w) {
 
 std::vector<float> VectorWeights() {
   std::vector<float> v;
+  v.reserve(64);
   for (int j = 0; j < 64; ++j) v.push_back(static_cast<float>(j - 32) / 32.0f);
   for (int j = 0; j < 64; ++j) v.push_back(static_cast<float>(j - 31) / 16.0f);
   return v;
@@ -219,6 +220,7 @@ TEST(Bitsandbytes, HostileFilesAreRefusedByName) {
     std::map<std::string, Tensor> tensors(good->tensors().begin(), good->tensors().end());
     change(tensors);
     std::vector<NamedTensor> changed;
+    changed.reserve(tensors.size());
     for (const auto& [name, t] : tensors) changed.push_back({name, t});
     const auto bad = testing::MakeCheckpoint(dir / absl::StrCat("bad", count++), good->config(), changed);
     const auto read = ReadBitsandbytesLinear(*bad, "m");

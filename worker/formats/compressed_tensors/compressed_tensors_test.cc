@@ -56,9 +56,9 @@ TEST(CompressedTensors, PackedWordsEqualUpstreams) {
 
 TEST(CompressedTensors, PackedZeroPointsEqualUpstreams) {
   GroupedMatrix w = testing::RandomGrouped({.rows = 8, .cols = 64, .symmetric = false}, 1);
-  for (int r = 0; r < 8; ++r) {
-    w.zeros[static_cast<size_t>(2 * r)] = static_cast<float>(r);           // -8 .. -1
-    w.zeros[static_cast<size_t>(2 * r + 1)] = static_cast<float>(15 - r);  // 7 .. 0
+  for (size_t r = 0; r < 8; ++r) {
+    w.zeros[2 * r] = static_cast<float>(r);           // -8 .. -1
+    w.zeros[2 * r + 1] = static_cast<float>(15 - r);  // 7 .. 0
   }
   TempDir dir;
   const auto out = Write(dir, {{"m", w}});
@@ -146,6 +146,7 @@ TEST(CompressedTensors, HostileFilesAreRefusedByName) {
     nlohmann::json config = good->config();
     change(tensors, config["quantization_config"]);
     std::vector<NamedTensor> changed;
+    changed.reserve(tensors.size());
     for (const auto& [name, t] : tensors) changed.push_back({name, t});
     const auto bad = testing::MakeCheckpoint(dir / absl::StrCat("bad", count++), config, changed);
     const auto read = ReadCompressedTensorsLinear(*bad, "m");

@@ -18,7 +18,7 @@ using Json = nlohmann::ordered_json;
 
 // F16 where that is exact, else BF16, else F32.
 absl::StatusOr<Tensor> SmallestExact(const std::vector<float>& values, Shape shape) {
-  const Tensor wide = Tensor::Of<float>(std::move(shape), values);
+  Tensor wide = Tensor::Of<float>(std::move(shape), values);
   const auto all = [&](auto narrow, auto widen) {
     return std::all_of(values.begin(), values.end(), [&](float v) { return widen(narrow(v)) == v; });
   };

@@ -15,6 +15,7 @@ namespace {
 
 std::string DimsString(const ValueInfo& v) {
   std::vector<std::string> dims;
+  dims.reserve(v.shape.size());
   for (const Dim& d : v.shape) dims.push_back(d.known() ? absl::StrCat(d.value) : d.symbol.empty() ? "?" : d.symbol);
   return absl::StrCat("[", absl::StrJoin(dims, ","), "]");
 }

@@ -24,6 +24,7 @@ std::vector<Window> Windows(int src, int dst) {
   std::vector<Window> windows(static_cast<size_t>(dst));
   for (int i = 0; i < dst; ++i) {
     const double center = (i + 0.5) * scale;
+    // NOLINTBEGIN(bugprone-incorrect-roundings): Pillow rounds so, and the pixels are to be Pillow's.
     const int first = std::max(0, static_cast<int>(center - stretch + 0.5));
     const int last = std::min(src, static_cast<int>(center + stretch + 0.5));
     std::vector<double> w;
@@ -35,6 +36,7 @@ std::vector<Window> Windows(int src, int dst) {
     Window& window = windows[static_cast<size_t>(i)];
     window.first = first;
     for (const double v : w) window.weights.push_back(static_cast<int32_t>(0.5 + v / sum * (1 << kWeightBits)));
+    // NOLINTEND(bugprone-incorrect-roundings)
   }
   return windows;
 }
@@ -101,7 +103,7 @@ absl::StatusOr<Image> CenterCrop(const Image& src, int height, int width) {
   const int top = static_cast<int>(std::nearbyint((src.height - height) / 2.0));
   const int left = static_cast<int>(std::nearbyint((src.width - width) / 2.0));
   Image dst{.height = height, .width = width, .channels = src.channels};
-  const size_t row = static_cast<size_t>(width * src.channels);
+  const size_t row = static_cast<size_t>(width) * static_cast<size_t>(src.channels);
   dst.pixels.reserve(static_cast<size_t>(height) * row);
   for (int y = 0; y < height; ++y) {
     const size_t at = (static_cast<size_t>(top + y) * static_cast<size_t>(src.width) + static_cast<size_t>(left)) *

@@ -50,6 +50,8 @@ absl::StatusOr<std::vector<std::string>> SafeParts(std::string_view relative) {
   return parts;
 }
 
+size_t BytesIntoPage(const std::byte* data, size_t page) { return reinterpret_cast<uintptr_t>(data) % page; }
+
 }  // namespace
 
 absl::StatusOr<std::shared_ptr<const MappedFile>> MappedFile::Map(int fd, std::string_view name) {
@@ -101,17 +103,17 @@ MappedFile::~MappedFile() {
 }
 
 void ReleasePages(std::span<const std::byte> bytes) {
-  const uintptr_t page = static_cast<uintptr_t>(::sysconf(_SC_PAGESIZE));
-  const uintptr_t begin = (reinterpret_cast<uintptr_t>(bytes.data()) + page - 1) / page * page;
-  const uintptr_t end = reinterpret_cast<uintptr_t>(bytes.data() + bytes.size()) / page * page;
-  if (begin < end) ::madvise(reinterpret_cast<void*>(begin), end - begin, MADV_DONTNEED);
+  const size_t page = static_cast<size_t>(::sysconf(_SC_PAGESIZE));
+  const size_t skip = (page - BytesIntoPage(bytes.data(), page)) % page;  // to the first whole page
+  if (skip >= bytes.size()) return;
+  const size_t whole = (bytes.size() - skip) / page * page;
+  if (whole > 0) ::madvise(const_cast<std::byte*>(bytes.data()) + skip, whole, MADV_DONTNEED);
 }
 
 void PrefetchPages(std::span<const std::byte> bytes) {
-  const uintptr_t page = static_cast<uintptr_t>(::sysconf(_SC_PAGESIZE));
-  const uintptr_t begin = reinterpret_cast<uintptr_t>(bytes.data()) / page * page;
-  const uintptr_t end = reinterpret_cast<uintptr_t>(bytes.data() + bytes.size());
-  if (begin < end) ::madvise(reinterpret_cast<void*>(begin), end - begin, MADV_WILLNEED);
+  if (bytes.empty()) return;
+  const size_t before = BytesIntoPage(bytes.data(), static_cast<size_t>(::sysconf(_SC_PAGESIZE)));
+  ::madvise(const_cast<std::byte*>(bytes.data()) - before, before + bytes.size(), MADV_WILLNEED);
 }
 
 }  // namespace quant

@@ -43,6 +43,7 @@ void PutQ4(const float* x, std::string* out) {
   PutFloat16(d, out);
   uint8_t q[kGgufBlock];
   for (int i = 0; i < kGgufBlock; ++i) {
+    // NOLINTNEXTLINE(bugprone-incorrect-roundings): ggml's own rounding, of a value that is never negative
     q[i] = static_cast<uint8_t>(std::min(15, static_cast<int>(x[i] * inverse + 8.5f)));
   }
   PutNibbles(q, out);
@@ -56,6 +57,7 @@ void PutQ4Offset(const float* x, std::string* out) {
   PutFloat16(*least, out);
   uint8_t q[kGgufBlock];
   for (int i = 0; i < kGgufBlock; ++i) {
+    // NOLINTNEXTLINE(bugprone-incorrect-roundings): ggml's own rounding, of a value that is never negative
     q[i] = static_cast<uint8_t>(std::min(15, static_cast<int>((x[i] - *least) * inverse + 0.5f)));
   }
   PutNibbles(q, out);

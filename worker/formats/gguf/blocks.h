@@ -13,7 +13,8 @@
 
 namespace quant {
 
-// Values are those of the file format.
+// Names and values are those of the file format.
+// NOLINTNEXTLINE(readability-identifier-naming): Q4_0 is a name
 enum class GgufType : uint32_t { kF32 = 0, kF16 = 1, kQ4_0 = 2, kQ4_1 = 3, kQ8_0 = 8, kBF16 = 30 };
 
 inline constexpr int64_t kGgufBlock = 32;

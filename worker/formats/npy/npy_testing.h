@@ -11,6 +11,7 @@
 
 #include "absl/log/check.h"
 #include "absl/log/log.h"
+#include "absl/strings/str_cat.h"
 #include "worker/tensor/tensor.h"
 
 namespace quant::testing {
@@ -89,10 +90,11 @@ inline std::string EncodeZip(const std::vector<std::pair<std::string, std::strin
     const size_t offset = out.size();
     const std::string extra =
         zip64 ? Little(1, 2) + Little(16, 2) + Little(content.size(), 8) + Little(data.size(), 8) : "";
-    out += Little(0x04034b50, 4) + Little(zip64 ? 45 : 20, 2) + common + (zip64 ? std::string(8, '\xff') : sizes) +
-           Little(name.size(), 2) + Little(extra.size(), 2) + name + extra + data;
-    central += Little(0x02014b50, 4) + Little(45, 2) + Little(45, 2) + common + sizes + Little(name.size(), 2) +
-               Little(0, 2) + Little(0, 2) + Little(0, 2) + Little(0, 2) + Little(0, 4) + Little(offset, 4) + name;
+    absl::StrAppend(&out, Little(0x04034b50, 4), Little(zip64 ? 45 : 20, 2), common,
+                    zip64 ? std::string(8, '\xff') : sizes, Little(name.size(), 2), Little(extra.size(), 2), name,
+                    extra, data);
+    absl::StrAppend(&central, Little(0x02014b50, 4), Little(45, 2), Little(45, 2), common, sizes,
+                    Little(name.size(), 2), std::string(12, '\0'), Little(offset, 4), name);
   }
   const size_t start = out.size();
   return out + central + Little(0x06054b50, 4) + Little(0, 4) + Little(files.size(), 2) + Little(files.size(), 2) +
