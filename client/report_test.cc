@@ -128,6 +128,13 @@ TEST(ReportTextTest, PartsThatAreNotThereAreLeftOut) {
   EXPECT_THAT(ReportText(report, job), AllOf(HasSubstr("size on disk"), HasSubstr("5 B")));
 }
 
+TEST(ReportTextTest, TellsTheTokensOfAMixturesExperts) {
+  v1::Report report = ExampleReport();
+  EXPECT_THAT(ReportText(report, ExampleJob()), Not(HasSubstr("Experts")));
+  for (const int64_t n : {812, 0, 33}) report.add_layers()->set_routed_tokens(n);
+  EXPECT_THAT(ReportText(report, ExampleJob()), HasSubstr("Experts: 0 to 812 calibration tokens were routed to each"));
+}
+
 TEST(ReportTextTest, EscapeSequencesFromTheServerDoNotReachTheTerminal) {
   v1::Report report = ExampleReport();
   report.add_notes("\x1b[2J\x07 wiped \xc2\x9b");

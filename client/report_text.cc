@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -142,6 +143,16 @@ void Layers(const v1::Report& report, std::string& out) {
                  Significant(layer.mae())});
     }
     out += table.Render(kWidth);
+  }
+  std::optional<std::pair<int64_t, int64_t>> routed;  // least and most
+  for (const v1::Layer& layer : report.layers()) {
+    if (!layer.has_routed_tokens()) continue;
+    const int64_t n = layer.routed_tokens();
+    routed = routed.has_value() ? std::pair(std::min(routed->first, n), std::max(routed->second, n)) : std::pair(n, n);
+  }
+  if (routed.has_value()) {
+    absl::StrAppend(&out, "\nExperts: ", routed->first, " to ", routed->second,
+                    " calibration tokens were routed to each (--format json has all)\n");
   }
   if (fallbacks.empty()) return;
   out += "\nFall-backs\n";

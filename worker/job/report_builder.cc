@@ -75,6 +75,7 @@ void AddLayers(std::span<const LayerOutcome> layers, std::span<const LayerError>
     to->set_bits(layer.bits);
     to->set_group_size(layer.group_size);
     to->set_fallback(layer.fallback);
+    if (layer.routed_tokens >= 0) to->set_routed_tokens(layer.routed_tokens);
     to->set_parameters(layer.parameters);
     const auto it = by_value.find(layer.output);
     if (it == by_value.end()) continue;

@@ -76,6 +76,7 @@ json OutcomeFacts(const QuantizedLayer& layer) {
           {"group_size", o.group_size},
           {"fallback", o.fallback},
           {"parameters", o.parameters},
+          {"routed_tokens", o.routed_tokens},
           {"output", o.output},
           {"relative_error", layer.relative_error}};
 }
@@ -143,6 +144,7 @@ absl::StatusOr<BlockResult> ParseBlock(const SafetensorsFile& file, int64_t bloc
                      .group_size = f.at("group_size"),
                      .fallback = f.at("fallback"),
                      .parameters = f.at("parameters"),
+                     .routed_tokens = f.at("routed_tokens"),
                      .output = f.at("output")};
     layer.relative_error = f.at("relative_error");
     if (f.contains("grouped") || f.contains("codebook")) {

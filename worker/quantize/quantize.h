@@ -42,6 +42,7 @@ struct LayerOutcome {
   int group_size = 0;  // 0: per channel or per tensor
   std::string fallback;
   int64_t parameters = 0;
+  int64_t routed_tokens = -1;  // of a mixture's expert: calibration tokens routed to it; -1: not counted
   std::string output;  // the value to compare with the original's for the error profile: after a fused activation
 };
 

@@ -38,8 +38,8 @@ TEST(Npy, ReadsTheVectorsOfNumPy) {
   EXPECT_THAT(back->shape(), ElementsAre(2, 3));
   EXPECT_THAT(*ToFloat(*back), ElementsAre(1, 2, 3, 4, 5, 6));
 
-  const absl::StatusOr<Tensor> scalar =
-      Parse(NpyWithHeader(Text("<f4", "False", "()"), std::string("\0\0\xc0\x3f", 4)));
+  const std::string one = NpyWithHeader(Text("<f4", "False", "()"), std::string("\0\0\xc0\x3f", 4));
+  const absl::StatusOr<Tensor> scalar = Parse(one);
   ASSERT_TRUE(scalar.ok()) << scalar.status();
   EXPECT_EQ(scalar->rank(), 0);
   EXPECT_THAT(*ToFloat(*scalar), ElementsAre(1.5f));

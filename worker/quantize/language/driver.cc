@@ -8,9 +8,11 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "absl/strings/str_join.h"
 #include "common/status_macros.h"
 #include "worker/calibrate/cross_moment.h"
 #include "worker/calibrate/hessian.h"
+#include "worker/graph/routing.h"
 #include "worker/graph/subgraph.h"
 #include "worker/quantize/language/awq_block.h"
 #include "worker/quantize/language/output_check.h"
@@ -20,6 +22,7 @@ namespace quant {
 namespace {
 
 constexpr size_t kHoldOutEvery = 8;
+constexpr double kFewTokens = 0.05;  // of an expert's fair share: worth a word
 
 // Samples that judge: every eighth; none where there are fewer.
 bool HeldOut(size_t sample, size_t samples) {
@@ -98,6 +101,7 @@ class BlockWork {
       for (const Linear& l : g.linears) methods_[l.name] = options_.method_of(l);
     }
     total_ = 1.0 + static_cast<double>(groups.size());
+    RETURN_IF_ERROR(CountRouted());
     RETURN_IF_ERROR(Scale(groups));
     std::map<std::string, InputMoments> all;
     if (!options_.true_sequential) {
@@ -131,6 +135,42 @@ class BlockWork {
 
  private:
   absl::Status Say(std::string_view what) { return Tell(progress_, done_ / total_, what); }
+
+  // How many of the samples' tokens go to each expert of a mixture, before anything is quantized.
+  absl::Status CountRouted() {
+    const std::map<std::string, std::string> shares = RoutedLinears(block_.graph());
+    std::map<std::string, int64_t> tokens;  // by share
+    for (const auto& [linear, share] : shares) tokens[share] = 0;
+    if (tokens.empty()) return absl::OkStatus();
+    std::vector<std::string> values;
+    for (const auto& [share, count] : tokens) values.push_back(share);
+    ASSIGN_OR_RETURN(BlockRunner runner, block_.Runner(values, options_.threads));
+    int64_t all = 0;
+    for (size_t s = 0; s < windows_.size(); ++s) {
+      RETURN_IF_ERROR(Say("tokens of the experts"));
+      ASSIGN_OR_RETURN(const std::span<const Tensor> out, runner.Run(hidden_, s, windows_[s]));
+      for (size_t i = 0; i < values.size(); ++i) {
+        const std::span<const float> share = Floats(out[i]);
+        tokens[values[i]] += std::count_if(share.begin(), share.end(), [](float v) { return v != 0; });
+      }
+      all += static_cast<int64_t>(windows_[s].size());
+    }
+    int64_t routed = 0;
+    for (const auto& [share, count] : tokens) routed += count;
+    const double fair = static_cast<double>(routed) / static_cast<double>(tokens.size());
+    std::vector<std::string> few;
+    for (const auto& [share, count] : tokens) {
+      if (static_cast<double>(count) < kFewTokens * fair) few.push_back(absl::StrCat(share, " (", count, ")"));
+    }
+    if (!few.empty()) {
+      result_.notes.push_back(absl::StrCat(few.size(), " of ", tokens.size(), " experts got few of the ", all,
+                                           " calibration tokens, so that these say little of what they will see; their "
+                                           "statistics are of all tokens: ",
+                                           absl::StrJoin(few, ", ")));
+    }
+    for (const auto& [linear, share] : shares) routed_[linear] = tokens[share];
+    return absl::OkStatus();
+  }
 
   // AWQ's equivalent scales, before anything is quantized.
   absl::Status Scale(std::span<const InputGroup> groups) {
@@ -239,6 +279,7 @@ class BlockWork {
                      .method = "fp32",
                      .parameters = linear.rows * linear.cols,
                      .output = linear.output};
+    if (const auto it = routed_.find(linear.name); it != routed_.end()) layer.outcome.routed_tokens = it->second;
     if (method.kind == LinearMethod::Kind::kKeep) {
       layer.outcome.fallback = method.reason;
       result_.layers.push_back(std::move(layer));
@@ -268,6 +309,7 @@ class BlockWork {
   const ProgressFn& progress_;
   std::map<std::string, LinearMethod> methods_;
   std::map<std::string, int> order_;
+  std::map<std::string, int64_t> routed_;  // tokens, by layer
   BlockResult result_;
   double done_ = 0, total_ = 1;
 };

@@ -16,6 +16,9 @@
 // Never worse: every eighth sample is held out. On them each layer is judged beside round to nearest on the same grid,
 // by the error of its outputs; where the method is not better, round to nearest is kept and the outcome says so.
 //
+// Experts of a mixture learn from all tokens, since each computes all of them (graph/routing.h); how many were routed
+// to each is told.
+//
 // With `compensate` the original model runs beside the quantized one, and GPTQ quantizes the weights that make good
 // what the layers before have done to the inputs (weight_only/input_error.h); the error that judges is then against the
 // original's outputs.

@@ -155,6 +155,66 @@ TEST(BlockDriver, LeavesOutScalesThatMakeTheBlocksOutputsWorse) {
   EXPECT_TRUE(used[0].changed.contains("b0.gamma"));
 }
 
+// One block, h + sum over three experts of share * (x W), one expert per token; a bias keeps the last from being
+// chosen.
+Model MixtureOfThree() {
+  std::mt19937 random(17);
+  Model m;
+  Graph& g = m.graph;
+  g.opset = 23;
+  g.inputs = {{.name = "input_ids", .dtype = DType::kInt64, .has_shape = true, .shape = {{}, {}}}};
+  g.initializers["embed"] = Tensor::Of<float>({kVocab, kHidden}, Normal(random, kVocab * kHidden, 1));
+  Add(g, "Gather", {"embed", "input_ids"}, "h0");
+  g.initializers["router.weight"] = Weights(random, 3, kHidden);
+  g.initializers["never"] = Tensor::Of<float>({3}, {0, 0, -100});
+  g.initializers["one"] = Tensor::Of<int64_t>({1}, {1});
+  Add(g, "Add", {AppendLinear(&g, "router", "h0", "router.weight"), "never"}, "logits");
+  Add(g, "Softmax", {"logits"}, "softmax", {{"axis", int64_t{-1}}});
+  g.nodes.push_back({.name = "top", .op_type = "TopK", .inputs = {"softmax", "one"}, .outputs = {"weights", "chosen"}});
+  Add(g, "Shape", {"softmax"}, "shape");
+  Add(g, "ConstantOfShape", {"shape"}, "zeros");
+  Add(g, "ScatterElements", {"zeros", "chosen", "weights"}, "scattered", {{"axis", int64_t{-1}}});
+  g.initializers["sizes"] = Tensor::Of<int64_t>({3}, {1, 1, 1});
+  g.nodes.push_back({.name = "split",
+                     .op_type = "Split",
+                     .inputs = {"scattered", "sizes"},
+                     .outputs = {"share0", "share1", "share2"},
+                     .attributes = {{"axis", int64_t{-1}}}});
+  std::string sum = "h0";
+  for (int e = 0; e < 3; ++e) {
+    const std::string p = "expert" + std::to_string(e);
+    g.initializers[p + ".weight"] = Weights(random, kHidden, kHidden);
+    Add(g, "Relu", {AppendLinear(&g, p, "h0", p + ".weight")}, p + ".act");
+    Add(g, "Mul", {p + ".act", "share" + std::to_string(e)}, p + ".weighted");
+    const std::string next = e == 2 ? "h1" : p + ".sum";
+    Add(g, "Add", {sum, p + ".weighted"}, next);
+    sum = next;
+  }
+  m.cuts = {"h0", "h1"};
+  g.outputs = {{.name = "h1", .has_shape = true, .shape = {{}, {}, {}}}};
+  EXPECT_TRUE(g.Validate().ok()) << g.Validate();
+  return m;
+}
+
+TEST(BlockDriver, TellsHowManyTokensWereRoutedToEachExpert) {
+  const auto windows = Windows(16);
+  int64_t tokens = 0;
+  for (const auto& w : windows) tokens += static_cast<int64_t>(w.size());
+  const auto results = RunAll(MixtureOfThree(), Method(LinearMethod::Kind::kGptq), windows);
+  ASSERT_EQ(results.size(), 1u);
+  ASSERT_EQ(results[0].layers.size(), 4u);
+  const auto routed = [&](size_t i) { return results[0].layers[i].outcome.routed_tokens; };
+  EXPECT_EQ(routed(0), -1) << "the router serves all";
+  EXPECT_GT(routed(1), 0);
+  EXPECT_EQ(routed(1) + routed(2), tokens);
+  EXPECT_EQ(routed(3), 0);
+  // What no token taught it about, it learned from all of them.
+  EXPECT_EQ(results[0].layers[3].outcome.method, "gptq");
+  ASSERT_EQ(results[0].notes.size(), 1u);
+  EXPECT_THAT(results[0].notes[0], HasSubstr("1 of 3 experts got few"));
+  EXPECT_THAT(results[0].notes[0], HasSubstr("share2 (0)"));
+}
+
 double MeanError(const std::vector<BlockResult>& results) {
   double sum = 0, n = 0;
   for (const BlockResult& b : results) {

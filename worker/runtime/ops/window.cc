@@ -142,6 +142,9 @@ absl::StatusOr<Window> ConvTransposeWindow(const Node& node, std::span<const int
   if (!wanted.empty() && wanted.size() != static_cast<size_t>(w.dims)) {
     return Invalid("output_shape has ", wanted.size(), " values; the input has ", w.dims, " spatial dimensions");
   }
+  for (const int64_t size : wanted) {
+    if (size < 1) return Invalid("output_shape has ", size, "; sizes are positive");
+  }
   for (size_t i = static_cast<size_t>(3 - w.dims); i < 3; ++i) {
     const int64_t reach = (w.kernel[i] - 1) * w.dilation[i] + 1;
     if (w.in[i] < 1) return Invalid("the input has an empty spatial dimension");

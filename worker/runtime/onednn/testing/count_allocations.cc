@@ -11,12 +11,15 @@ bool counting = false;
 quant::testing::Allocations counted;
 }  // namespace
 
-void* operator new(size_t n) {
+void* operator new(size_t n, const std::nothrow_t&) noexcept {
   if (counting) {
     counted.bytes += n;
     counted.greatest_bytes = std::max(counted.greatest_bytes, n);
   }
-  if (void* p = std::malloc(std::max<size_t>(n, 1))) return p;
+  return std::malloc(std::max<size_t>(n, 1));
+}
+void* operator new(size_t n) {
+  if (void* p = operator new(n, std::nothrow)) return p;
   throw std::bad_alloc();
 }
 void operator delete(void* p) noexcept { std::free(p); }
