@@ -38,9 +38,10 @@ TEST(Safetensors, ReadsTheVectorOfTheReferenceWriter) {
 }
 
 TEST(Safetensors, UnalignedAndEmptyTensorsAndScalarsAreRead) {
-  const absl::StatusOr<SafetensorsFile> f = Parse(File(
+  const std::string file = File(
       R"({"u":{"dtype":"U8","shape":[],"data_offsets":[0,1]},"e":{"dtype":"F32","shape":[0,3],"data_offsets":[1,1]},"f":{"dtype":"F32","shape":[1],"data_offsets":[1,5]}})",
-      std::string("\x05\x00\x00\xc0\x3f", 5)));
+      std::string("\x05\x00\x00\xc0\x3f", 5));
+  const absl::StatusOr<SafetensorsFile> f = Parse(file);
   ASSERT_TRUE(f.ok()) << f.status();
   EXPECT_THAT(*ToFloat(f->tensors.at("f")), ElementsAre(1.5f));
   EXPECT_THAT(*ToInt64(f->tensors.at("u")), ElementsAre(5));
