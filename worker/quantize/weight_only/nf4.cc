@@ -12,32 +12,12 @@
 #include "common/status_macros.h"
 #include "worker/quantize/weight_only/threads.h"
 #include "worker/quantize/weight_only/vec.h"
+#include "worker/tensor/codebooks.h"
 
 namespace quant::weight_only {
 namespace {
 
 constexpr int64_t kNestedBlock = 256;
-
-// formats.md section 4: normal quantiles as bitsandbytes stores them.
-constexpr std::array<float, 16> kNf4 = {-1.0f,
-                                        -0.6961928009986877f,
-                                        -0.5250730514526367f,
-                                        -0.39491748809814453f,
-                                        -0.28444138169288635f,
-                                        -0.18477343022823334f,
-                                        -0.09105003625154495f,
-                                        0.0f,
-                                        0.07958029955625534f,
-                                        0.16093020141124725f,
-                                        0.24611230194568634f,
-                                        0.33791524171829224f,
-                                        0.44070982933044434f,
-                                        0.5626170039176941f,
-                                        0.7229568362236023f,
-                                        1.0f};
-constexpr std::array<float, 16> kFp4 = {0.0f,       0.0625f / 12, 8.0f / 12,  12.0f / 12,    4.0f / 12,  6.0f / 12,
-                                        2.0f / 12,  3.0f / 12,    -0.0f,      -0.0625f / 12, -8.0f / 12, -12.0f / 12,
-                                        -4.0f / 12, -6.0f / 12,   -2.0f / 12, -3.0f / 12};
 
 // A table in ascending order, the limits between neighbours, and the code of each place.
 struct Sorted {
@@ -46,7 +26,7 @@ struct Sorted {
   std::array<uint8_t, 16> code;
   uint8_t zero = 0;
 
-  explicit Sorted(std::span<const float, 16> table) {
+  explicit Sorted(std::span<const float> table) {
     std::iota(code.begin(), code.end(), uint8_t{0});
     std::stable_sort(code.begin(), code.end(), [&](uint8_t a, uint8_t b) { return table[a] < table[b]; });
     for (size_t i = 0; i < 16; ++i) values[i] = table[code[i]];
@@ -58,8 +38,8 @@ struct Sorted {
 };
 
 const Sorted& SortedTable(FourBitCode code) {
-  static const Sorted nf4{std::span<const float, 16>(kNf4)};
-  static const Sorted fp4{std::span<const float, 16>(kFp4)};
+  static const Sorted nf4{Nf4Table()};
+  static const Sorted fp4{Fp4Table()};
   return code == FourBitCode::kNf4 ? nf4 : fp4;
 }
 
@@ -201,10 +181,6 @@ void Nest(CodebookMatrix& m) {
 
 }  // namespace
 
-std::span<const float, 16> FourBitTable(FourBitCode code) {
-  return std::span<const float, 16>(code == FourBitCode::kNf4 ? kNf4 : kFp4);
-}
-
 std::span<const float, 256> DynamicMap() {
   // In float32, and each half of the interval from its own end, as torch.linspace counts: upstream's very bits.
   static const std::array<float, 256> map = [] {
@@ -243,7 +219,7 @@ absl::StatusOr<CodebookMatrix> QuantizeCodebook(const MatrixView& weights, const
   out.cols = weights.cols;
   out.block_size = options.block_size;
   out.fp4 = options.code == FourBitCode::kFp4;
-  const std::span<const float, 16> table = FourBitTable(options.code);
+  const std::span<const float> table = options.code == FourBitCode::kNf4 ? Nf4Table() : Fp4Table();
   out.codebook.assign(table.begin(), table.end());
   out.codes.resize(weights.values.size());
   out.absmax.resize(static_cast<size_t>(out.blocks()));

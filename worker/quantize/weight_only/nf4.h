@@ -30,9 +30,6 @@ struct CodebookOptions {
   bool search = false;
 };
 
-// The 16 values by code; for NF4 ascending, for FP4 codes 8 to 15 are the negatives of 0 to 7.
-std::span<const float, 16> FourBitTable(FourBitCode code);
-
 // The 256 values of double quantization's 8-bit map, ascending.
 std::span<const float, 256> DynamicMap();
 
