@@ -71,6 +71,7 @@ void SubmitFlags::AddTo(FlagSet& flags) {
   flags.Add("label", &labels_, "KEY=VALUE", "A label to find the job by. Repeatable.");
   flags.Add("request-id", &request_id_, "UUID",
             "Makes submitting safe to repeat: the same id again returns the job that is there. Default: made up.");
+  flags.Add("no-cache", &no_cache_, "", "Run even where the same model, data and recipe were run before.");
   recipe_.AddTo(flags);
 }
 
@@ -169,6 +170,7 @@ absl::StatusOr<v1::SubmitJobRequest> SubmitFlags::Build(const FlagSet& flags) co
   std::vector<std::pair<std::string, std::string>> labels;
   for (const std::string& label : labels_) RETURN_IF_ERROR(AddLabel(label, labels));
   for (auto& [key, value] : labels) (*spec.mutable_labels())[key] = std::move(value);
+  request.set_no_cache(no_cache_);
   request.set_request_id(request_id_.empty() ? RandomId("", 32) : request_id_);
   return request;
 }

@@ -41,6 +41,7 @@ class SubmitFlags {
   std::string evaluation_;
   std::string name_;
   std::string request_id_;
+  bool no_cache_ = false;
   std::vector<std::string> recipes_;
   std::vector<std::string> labels_;
   // The service's defaults, for the help: not sent unless given.

@@ -45,8 +45,9 @@ using Buckets = Histogram::BucketBoundaries;
 constexpr std::array kKinds = {"quantize", "calibrate", "benchmark", "analyze", "tune"};
 constexpr std::array kMethods = {"none", "dynamic",  "static", "smoothquant", "rtn", "gptq", "awq",
                                  "nf4",  "llm_int8", "fp16",   "bf16",        "hqq", "mixed"};
-constexpr std::array kOutcomes = {"succeeded", "failed", "cancelled", "dead"};
+constexpr std::array kOutcomes = {"succeeded", "cached", "failed", "cancelled", "dead"};
 constexpr std::array kReasons = {"none", "retryable", "final", "poison"};
+constexpr std::array kDedup = {"hit", "merged", "miss", "bypass"};
 constexpr std::array kStates = {"queued",    "running", "retry_wait", "cancelling",
                                 "succeeded", "failed",  "cancelled",  "dead"};
 constexpr std::array kPhases = {"fetch",  "load",     "calibrate", "quantize", "export",
@@ -190,6 +191,9 @@ struct ServerMetrics::Impl {
   ByLabel<Counter> stale{CounterFamily(registry, "quant_stale_reports_rejected_total",
                                        "Reports of a worker that no longer held the lease."),
                          "call", kCalls, true};
+  ByLabel<Counter> dedup{
+      CounterFamily(registry, "quant_dedup_requests_total", "Submissions by what was there of the same work."),
+      "outcome", kDedup, true};
   Histogram& cancel = HistogramFamily(registry, "quant_cancel_latency_seconds", "Time from CancelJob to the job's end.")
                           .Add({}, kCancelBuckets);
   Gauge& watches = GaugeFamily(registry, "quant_watch_streams", "Open WatchJob streams.").Add({});
@@ -265,8 +269,12 @@ struct ServerMetrics::Impl {
         if (has_method == (std::string_view(method) == "none")) continue;
         const Labels base = {{"kind", kind}, {"method", method}};
         submitted.Add(base);
-        for (const auto& [outcome, reason] : std::initializer_list<std::pair<const char*, const char*>>{
-                 {"succeeded", "none"}, {"cancelled", "none"}, {"failed", "final"}, {"dead", "retryable"}}) {
+        for (const auto& [outcome, reason] :
+             std::initializer_list<std::pair<const char*, const char*>>{{"succeeded", "none"},
+                                                                        {"cached", "none"},
+                                                                        {"cancelled", "none"},
+                                                                        {"failed", "final"},
+                                                                        {"dead", "retryable"}}) {
           finished.Add({{"kind", kind}, {"method", method}, {"outcome", outcome}, {"reason", reason}});
         }
       }
@@ -374,6 +382,7 @@ void ServerMetrics::SetQueueDepth(int priority, int64_t count) {
 void ServerMetrics::SetQueueOldestAge(absl::Duration age) { impl_->oldest.Set(Seconds(age)); }
 void ServerMetrics::LeaseExpired(std::string_view cause) { Increment(impl_->lease_expirations.At(cause)); }
 void ServerMetrics::StaleReportRejected(std::string_view call) { Increment(impl_->stale.At(call)); }
+void ServerMetrics::DedupRequest(std::string_view outcome) { Increment(impl_->dedup.At(outcome)); }
 void ServerMetrics::JobCancelled(absl::Duration latency) { impl_->cancel.Observe(Seconds(latency)); }
 void ServerMetrics::SetWatchStreams(int64_t count) { impl_->watches.Set(static_cast<double>(count)); }
 void ServerMetrics::SchedulerLoop(absl::Duration duration) { impl_->loop.Observe(Seconds(duration)); }

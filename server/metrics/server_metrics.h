@@ -35,7 +35,8 @@ class ServerMetrics {
   // kind: "quantize", "calibrate", "benchmark", "analyze", "tune". method: "static", "gptq", … as in quantctl's
   // --method; "" for kinds without one. state, outcome, phase, reason: as named below.
   void JobSubmitted(std::string_view kind, std::string_view method);
-  // outcome: "succeeded", "failed", "cancelled", "dead". reason: class of the error, "retryable", "final", "poison";
+  // outcome: "succeeded", "cached", "failed", "cancelled", "dead". reason: class of the error, "retryable", "final",
+  // "poison";
   // "" for succeeded and cancelled. wait: in the queue until the newest attempt; run: of the newest attempt (zero when
   // it never ran); total: from Submit to now.
   void JobFinished(std::string_view kind, std::string_view method, std::string_view outcome, std::string_view reason,
@@ -55,6 +56,9 @@ class ServerMetrics {
   void LeaseExpired(std::string_view cause);
   // call: "heartbeat", "complete".
   void StaleReportRejected(std::string_view call);
+  // outcome: "hit" (answered from a result), "merged" (waits for a job in flight), "miss", "bypass" (not asked, or a
+  // kind that always runs).
+  void DedupRequest(std::string_view outcome);
   // From the request to the final state.
   void JobCancelled(absl::Duration latency);
   void SetWatchStreams(int64_t count);

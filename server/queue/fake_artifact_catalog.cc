@@ -13,11 +13,13 @@ void FakeArtifactCatalog::AddModel(const std::string& id, v1::ModelFormat format
   model.set_id(id);
   model.set_name("name of " + id);
   model.set_format(format);
+  model.set_digest("digest of " + id);
 }
 
 void FakeArtifactCatalog::AddDataset(const std::string& id) {
   MutexLock lock(&mu_);
   datasets_[id].set_id(id);
+  datasets_[id].set_digest("digest of " + id);
 }
 
 void FakeArtifactCatalog::RemoveModel(const std::string& id) {
@@ -25,8 +27,9 @@ void FakeArtifactCatalog::RemoveModel(const std::string& id) {
   models_.erase(id);
 }
 
-void FakeArtifactCatalog::FailPublish(absl::Status status) {
+void FakeArtifactCatalog::FailPublish(absl::Status status, const std::string& job_id) {
   MutexLock lock(&mu_);
+  publish_fails_for_ = job_id;
   publish_status_ = std::move(status);
 }
 
@@ -61,7 +64,7 @@ absl::StatusOr<v1::Dataset> FakeArtifactCatalog::GetDataset(std::string_view id)
 absl::StatusOr<v1::Model> FakeArtifactCatalog::PublishResult(std::string_view job_id, std::string_view name,
                                                              const std::vector<v1::File>& files) {
   MutexLock lock(&mu_);
-  if (!publish_status_.ok()) return publish_status_;
+  if (!publish_status_.ok() && (publish_fails_for_.empty() || publish_fails_for_ == job_id)) return publish_status_;
   for (const v1::File& file : files) {
     if (missing_.contains(file.digest().sha256())) {
       return WithReason(absl::FailedPreconditionError("a blob is not stored"), "BLOB_MISSING");

@@ -18,8 +18,8 @@ class FakeArtifactCatalog : public ArtifactCatalog {
   void AddModel(const std::string& id, v1::ModelFormat format = v1::MODEL_FORMAT_ONNX);
   void AddDataset(const std::string& id);
   void RemoveModel(const std::string& id);
-  // PublishResult fails with `status` from now on; OK: no more.
-  void FailPublish(absl::Status status);
+  // PublishResult fails with `status` from now on, for this job or (empty) all; OK: no more.
+  void FailPublish(absl::Status status, const std::string& job_id = "");
   void SetMissing(const std::string& sha256, bool missing);
   // Models that jobs made, in order.
   std::vector<v1::Model> Published();
@@ -36,6 +36,7 @@ class FakeArtifactCatalog : public ArtifactCatalog {
   std::vector<v1::Model> published_ ABSL_GUARDED_BY(mu_);
   std::set<std::string> missing_ ABSL_GUARDED_BY(mu_);
   absl::Status publish_status_ ABSL_GUARDED_BY(mu_);
+  std::string publish_fails_for_ ABSL_GUARDED_BY(mu_);
 };
 
 }  // namespace quant

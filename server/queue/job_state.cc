@@ -35,6 +35,8 @@ std::optional<JobState> NextState(JobState state, JobEvent event) {
   switch (event) {
     case JobEvent::kLease:
       return state == S::kQueued ? std::optional(S::kRunning) : std::nullopt;
+    case JobEvent::kCached:
+      return state == S::kQueued ? std::optional(S::kSucceeded) : std::nullopt;
     case JobEvent::kSucceed:
       return FromLeased(state, S::kSucceeded, S::kSucceeded);
     case JobEvent::kFail:
@@ -116,6 +118,8 @@ std::string_view JobEventName(JobEvent event) {
   switch (event) {
     case JobEvent::kLease:
       return "lease";
+    case JobEvent::kCached:
+      return "answering from an earlier result";
     case JobEvent::kSucceed:
       return "succeed";
     case JobEvent::kFail:

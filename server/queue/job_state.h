@@ -4,6 +4,7 @@
 //
 //   event \ state      QUEUED     RUNNING     RETRY_WAIT  CANCELLING  SUCCEEDED  FAILED     CANCELLED  DEAD
 //   kLease             RUNNING    -           -           -           -          -          -          -
+//   kCached            SUCCEEDED  -           -           -           -          -          -          -
 //   kSucceed           -          SUCCEEDED   -           SUCCEEDED   -          -          -          -
 //   kFail              -          FAILED      -           FAILED      -          -          -          -
 //   kAttemptLost       -          RETRY_WAIT  -           CANCELLED   -          -          -          -
@@ -36,6 +37,7 @@ enum class JobState {
 
 enum class JobEvent {
   kLease,            // a worker takes the job
+  kCached,           // the same work was done before: its result is this job's
   kSucceed,          // its worker delivered a result
   kFail,             // its worker reported an error that another run would repeat
   kAttemptLost,      // a retryable or poison error, a lost worker or an attempt out of time; attempts are left
@@ -51,17 +53,10 @@ enum class JobEvent {
 inline constexpr JobState kAllJobStates[] = {JobState::kQueued,     JobState::kRunning,   JobState::kRetryWait,
                                              JobState::kCancelling, JobState::kSucceeded, JobState::kFailed,
                                              JobState::kCancelled,  JobState::kDead};
-inline constexpr JobEvent kAllJobEvents[] = {JobEvent::kLease,
-                                             JobEvent::kSucceed,
-                                             JobEvent::kFail,
-                                             JobEvent::kAttemptLost,
-                                             JobEvent::kLastAttemptLost,
-                                             JobEvent::kRelease,
-                                             JobEvent::kWorkerCancelled,
-                                             JobEvent::kCutOff,
-                                             JobEvent::kRetryDue,
-                                             JobEvent::kCancel,
-                                             JobEvent::kRetry};
+inline constexpr JobEvent kAllJobEvents[] = {
+    JobEvent::kLease,       JobEvent::kCached,          JobEvent::kSucceed, JobEvent::kFail,
+    JobEvent::kAttemptLost, JobEvent::kLastAttemptLost, JobEvent::kRelease, JobEvent::kWorkerCancelled,
+    JobEvent::kCutOff,      JobEvent::kRetryDue,        JobEvent::kCancel,  JobEvent::kRetry};
 
 // Where `event` takes a job that is in `state`; the same state when the event is a repeat without effect (kCancel in
 // CANCELLING or CANCELLED); nothing when it is refused.

@@ -18,6 +18,7 @@ using S = JobState;
 const std::map<std::pair<S, E>, S> kEdges = {
     {{S::kQueued, E::kLease}, S::kRunning},
     {{S::kQueued, E::kCancel}, S::kCancelled},
+    {{S::kQueued, E::kCached}, S::kSucceeded},
     {{S::kRunning, E::kSucceed}, S::kSucceeded},
     {{S::kRunning, E::kFail}, S::kFailed},
     {{S::kRunning, E::kAttemptLost}, S::kRetryWait},
@@ -51,7 +52,7 @@ TEST(JobState, EveryPairOfStateAndEventIsAsInTheDiagram) {
       ++pairs;
     }
   }
-  EXPECT_EQ(pairs, 8 * 11);
+  EXPECT_EQ(pairs, 8 * 12);
 }
 
 TEST(JobState, SucceededIsForEver) {
@@ -108,7 +109,7 @@ TEST(JobState, NamesDiffer) {
   for (const E event : kAllJobEvents) events.insert(JobEventName(event));
   EXPECT_EQ(names.size(), 8u);
   EXPECT_EQ(labels.size(), 8u);
-  EXPECT_EQ(events.size(), 11u);
+  EXPECT_EQ(events.size(), 12u);
 }
 
 }  // namespace

@@ -10,6 +10,15 @@ namespace {
 
 JobState StateOf(const JobRow& row) { return static_cast<JobState>(row.job.state()); }
 
+// Removes `value` from the set at `key`, where it is, and an empty set from the map.
+template <typename Map, typename Value>
+void EraseFrom(Map* map, const std::string& key, const Value& value) {
+  const auto it = map->find(key);
+  if (it == map->end()) return;
+  it->second.erase(value);
+  if (it->second.empty()) map->erase(it);
+}
+
 }  // namespace
 
 std::vector<std::string> ArtifactsOf(const v1::JobSpec& spec) {
@@ -53,7 +62,17 @@ LiveJobs::ReadyKey LiveJobs::KeyOf(const JobRow& row) { return {row.job.spec().p
 void LiveJobs::Index(const LiveJob& live) {
   const std::string& id = live.row.job.id();
   const JobState state = StateOf(live.row);
-  if (state == JobState::kQueued) ready_.insert(KeyOf(live.row));
+  const v1::Job& job = live.row.job;
+  if (IsHeld(job)) {
+    if (!job.cached_from().empty()) {
+      answered_.insert(id);
+    } else {
+      attached_[job.attached_to()].emplace(live.row.ordinal, id);
+    }
+  } else {
+    if (state == JobState::kQueued) ready_.insert(KeyOf(live.row));
+    if (!live.row.cache_key.empty()) by_cache_key_[live.row.cache_key].insert(id);
+  }
   if (state == JobState::kRetryWait) retries_.emplace(FromProto(live.row.job.retry_time()), id);
   if (IsLeased(state)) {
     leased_.insert(id);
@@ -64,13 +83,15 @@ void LiveJobs::Index(const LiveJob& live) {
 void LiveJobs::Unindex(const LiveJob& live) {
   const std::string& id = live.row.job.id();
   const JobState state = StateOf(live.row);
-  if (state == JobState::kQueued) ready_.erase(KeyOf(live.row));
+  const v1::Job& job = live.row.job;
+  answered_.erase(id);
+  ready_.erase(KeyOf(live.row));
+  EraseFrom(&attached_, job.attached_to(), std::pair(live.row.ordinal, id));
+  EraseFrom(&by_cache_key_, live.row.cache_key, id);
   if (state == JobState::kRetryWait) retries_.erase({FromProto(live.row.job.retry_time()), id});
   if (IsLeased(state)) {
     leased_.erase(id);
-    const auto it = by_worker_.find(live.row.job.worker_id());
-    it->second.erase(id);
-    if (it->second.empty()) by_worker_.erase(it);
+    EraseFrom(&by_worker_, job.worker_id(), id);
   }
 }
 
@@ -129,6 +150,34 @@ std::vector<std::string> LiveJobs::RetriesDue(absl::Time now) const {
 }
 
 absl::Time LiveJobs::NextRetry() const { return retries_.empty() ? absl::InfiniteFuture() : retries_.begin()->first; }
+
+const LiveJob* LiveJobs::RunningSame(std::string_view cache_key, int priority) const {
+  const auto it = by_cache_key_.find(cache_key);
+  if (it == by_cache_key_.end()) return nullptr;
+  for (const std::string& id : it->second) {
+    const LiveJob* live = Find(id);
+    const JobState state = StateOf(live->row);
+    if (state == JobState::kRunning) return live;
+    if (state != JobState::kCancelling && live->row.job.spec().priority() <= priority) return live;
+  }
+  return nullptr;
+}
+
+std::vector<std::string> LiveJobs::AttachedTo(std::string_view id) const {
+  std::vector<std::string> ids;
+  if (const auto it = attached_.find(id); it != attached_.end()) {
+    for (const auto& [ordinal, attached] : it->second) ids.push_back(attached);
+  }
+  return ids;
+}
+
+std::vector<std::string> LiveJobs::Leaders() const {
+  std::vector<std::string> ids;
+  for (const auto& [id, attached] : attached_) ids.push_back(id);
+  return ids;
+}
+
+std::vector<std::string> LiveJobs::BeingAnswered() const { return {answered_.begin(), answered_.end()}; }
 
 std::optional<std::string> LiveJobs::Using(std::string_view artifact_id) const {
   for (const auto& [id, live] : jobs_) {

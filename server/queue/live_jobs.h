@@ -46,6 +46,7 @@ class LiveJobs {
   void Put(JobRow row, absl::Time now);
   void Erase(std::string_view id);
 
+  // Jobs that are QUEUED but wait for another's result, or are just given one, are not leased (IsHeld).
   // The next job to lease: least priority number, then oldest. Null when none is queued.
   LiveJob* FirstReady();
   std::vector<std::string> Leased() const;
@@ -55,6 +56,14 @@ class LiveJobs {
   std::vector<std::string> RetriesDue(absl::Time now) const;
   // Infinite future when there is none.
   absl::Time NextRetry() const;
+  // A job with this content that will run or runs, for a job of this priority to wait for: none that is being
+  // cancelled, and none that is queued with less priority. Null when there is none.
+  const LiveJob* RunningSame(std::string_view cache_key, int priority) const;
+  // Jobs attached to `id`, oldest first; and the ids that some job is attached to.
+  std::vector<std::string> AttachedTo(std::string_view id) const;
+  std::vector<std::string> Leaders() const;
+  // QUEUED jobs that are to be given a result.
+  std::vector<std::string> BeingAnswered() const;
   // An unfinished job whose spec names the model or dataset.
   std::optional<std::string> Using(std::string_view artifact_id) const;
 
@@ -76,8 +85,16 @@ class LiveJobs {
   std::set<ReadyKey> ready_;
   std::set<std::string> leased_;
   std::map<std::string, std::set<std::string>, std::less<>> by_worker_;
+  std::map<std::string, std::set<std::string>, std::less<>> by_cache_key_;                  // jobs that are not held
+  std::map<std::string, std::set<std::pair<int64_t, std::string>>, std::less<>> attached_;  // ordinal, id
+  std::set<std::string> answered_;
   std::set<std::pair<absl::Time, std::string>> retries_;
 };
+
+// A QUEUED job that is not to be leased: it waits for another's result, or is being given one.
+inline bool IsHeld(const v1::Job& job) {
+  return job.state() == v1::JOB_STATE_QUEUED && (!job.attached_to().empty() || !job.cached_from().empty());
+}
 
 // Every model and dataset id that a spec names.
 std::vector<std::string> ArtifactsOf(const v1::JobSpec& spec);

@@ -45,6 +45,8 @@ void Settle(JobEvent event, absl::Time now, JobRow* row) {
   const bool has_error = state == JobState::kFailed || state == JobState::kDead || state == JobState::kRetryWait;
   if (!has_error) job.clear_error();
   if (state != JobState::kRetryWait) job.clear_retry_time();
+  job.clear_attached_to();
+  if (state != JobState::kSucceeded) job.clear_cached_from();
   if (IsFinal(state)) {
     SetProto(now, job.mutable_end_time());
   } else {
@@ -174,6 +176,7 @@ absl::StatusOr<v1::Job> JobQueue::Apply(JobEvent event, JobRow row, Deferred* de
   WatchEvent event_out{.job = job, .end = std::nullopt};
   if (EndsWatch(*after)) event_out.end = absl::OkStatus();
   watches_.Publish(job->id(), event_out, now + options_.watch_keepalive, deferred);
+  if (!live_.AttachedTo(job->id()).empty()) deferred->push_back([this, id = job->id()] { SettleAttached(id); });
   return *job;
 }
 

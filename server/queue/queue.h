@@ -13,6 +13,8 @@
 // Exactly-once publication. A delivered result is first put in the store under its lease's token: from then on the
 // attempt is won, and nothing but that result can end the job. Then the model is created (idempotent by job), then the
 // job moves to SUCCEEDED. After a crash in between, Create or Tick goes on from the stored result.
+//
+// The same work is done once: queue_cache.cc.
 #ifndef QUANT_SERVER_QUEUE_QUEUE_H_
 #define QUANT_SERVER_QUEUE_QUEUE_H_
 
@@ -60,6 +62,7 @@ struct QueueOptions {
   absl::Duration request_retention = absl::Hours(48);    // how long a request_id is remembered
   absl::Duration worker_retention = absl::Hours(1);      // how long a silent worker is listed
   uint64_t jitter_seed = std::random_device{}();         // of the backoff
+  std::string cache_salt;                                // another value: no earlier result is an answer
 };
 
 // Called once with a lease, or with no lease when the wait ended, or with an error.
@@ -197,6 +200,20 @@ class JobQueue {
   // Creates the model of a stored result and moves the job to SUCCEEDED. The job's `publishing` must be set; it is
   // cleared again on error. Without the lock.
   absl::StatusOr<v1::Job> FinishPublication(const std::string& id, int64_t token, const v1::JobResult& result);
+
+  // ---- answers from earlier results: queue_cache.cc
+  // The newest job whose result answers one with this content, or "".
+  std::string FindAnswer(const std::string& cache_key) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  // Gives the job, QUEUED with cached_from set, its result and its model; where that cannot be done, it is to run.
+  // Without the lock.
+  void AnswerFromCache(const std::string& id);
+  // A job ended, or was asked to: those attached to it get its result, or another of them takes its place. Without the
+  // lock.
+  void SettleAttached(const std::string& leader);
+  // Stores what holds a QUEUED job back: cached_from, attached_to, or with both empty nothing.
+  absl::Status SetHold(JobRow row, const std::string& cached_from, const std::string& attached_to, Deferred* deferred)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  void TickCache(Deferred* deferred) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
 
   // Goes on from a result in the store whose lease ran out. Without the lock.
   void PublishStored(const std::string& id, int64_t token, const std::string& bytes);

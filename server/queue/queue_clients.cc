@@ -11,8 +11,7 @@
 #include "common/proto_time.h"
 #include "common/random_id.h"
 #include "common/status_macros.h"
-#include "google/protobuf/io/coded_stream.h"
-#include "google/protobuf/io/zero_copy_stream_impl_lite.h"
+#include "server/queue/cache_key.h"
 #include "server/queue/queue.h"
 #include "server/queue/queue_internal.h"
 #include "server/queue/queue_metrics.h"
@@ -35,17 +34,6 @@ absl::Status CheckRequestId(const std::string& id) {
                                                  kMaxRequestIdBytes, " of [A-Za-z0-9-] are wanted, e.g. a UUID"));
 }
 
-// The same bytes for equal messages: map entries in order. Message::SerializeAsString does not promise that.
-std::string Canonical(const google::protobuf::MessageLite& message) {
-  std::string bytes;
-  google::protobuf::io::StringOutputStream stream(&bytes);
-  google::protobuf::io::CodedOutputStream coded(&stream);
-  coded.SetSerializationDeterministic(true);
-  message.SerializeToCodedStream(&coded);
-  coded.Trim();
-  return bytes;
-}
-
 absl::StatusOr<v1::Job> AnswerRepeat(const SubmitRequest& request, const StoredRequest& stored) {
   if (stored.body_digest == request.body_digest) return stored.first_answer;
   return WithReason(absl::InvalidArgumentError(
@@ -59,7 +47,7 @@ absl::StatusOr<v1::Job> AnswerRepeat(const SubmitRequest& request, const StoredR
 std::string FilterDigest(v1::ListJobsRequest request) {
   request.clear_page_size();
   request.clear_page_token();
-  return Sha256Hex(Canonical(request)).substr(0, 16);
+  return Sha256Hex(CanonicalBytes(request)).substr(0, 16);
 }
 
 std::string MakePageToken(const std::string& filter, int64_t ordinal) {
@@ -126,7 +114,7 @@ absl::StatusOr<v1::Job> JobQueue::Submit(const v1::SubmitJobRequest& request) {
   RETURN_IF_ERROR(CheckRequestId(request.request_id()));
   SubmitRequest key;
   if (!request.request_id().empty()) {
-    key = {.request_id = request.request_id(), .body_digest = Sha256Hex(Canonical(request.spec()))};
+    key = {.request_id = request.request_id(), .body_digest = Sha256Hex(CanonicalBytes(request.spec()))};
     // Before the checks: a repeat is answered though the model is gone by now, or the queue full.
     ASSIGN_OR_RETURN(const std::optional<StoredRequest> stored, store_->FindRequest(key.request_id));
     if (stored) return AnswerRepeat(key, *stored);
@@ -134,8 +122,9 @@ absl::StatusOr<v1::Job> JobQueue::Submit(const v1::SubmitJobRequest& request) {
   v1::JobSpec spec = request.spec();
   RETURN_IF_ERROR(CheckSpec(&spec));
   RETURN_IF_ERROR(CheckInputs(spec, catalog_));
-
   JobRow row;
+  ASSIGN_OR_RETURN(row.cache_key, CacheKey(spec, options_.cache_salt, catalog_));
+
   Deferred deferred;
   {
     MutexLock lock(&mu_);
@@ -151,6 +140,16 @@ absl::StatusOr<v1::Job> JobQueue::Submit(const v1::SubmitJobRequest& request) {
     row.job.set_state(v1::JOB_STATE_QUEUED);
     row.job.set_sequence(1);
     SetProto(now, row.job.mutable_create_time());
+    const char* cache_outcome = "bypass";
+    if (!row.cache_key.empty() && !request.no_cache()) {
+      row.job.set_cached_from(FindAnswer(row.cache_key));
+      cache_outcome = "hit";
+      if (row.job.cached_from().empty()) {
+        const LiveJob* same = live_.RunningSame(row.cache_key, row.job.spec().priority());
+        cache_outcome = same == nullptr ? "miss" : "merged";
+        if (same != nullptr) row.job.set_attached_to(same->row.job.id());
+      }
+    }
     const absl::Status inserted = store_->Insert(&row, key);
     if (absl::IsAlreadyExists(inserted) && !key.request_id.empty()) {  // another call was quicker
       ASSIGN_OR_RETURN(const std::optional<StoredRequest> stored, store_->FindRequest(key.request_id));
@@ -159,11 +158,16 @@ absl::StatusOr<v1::Job> JobQueue::Submit(const v1::SubmitJobRequest& request) {
     RETURN_IF_ERROR(inserted);
     live_.Put(row, now);
     ++counts_[row.job.state()];
-    if (metrics_ != nullptr) CountSubmitted(row.job.spec(), metrics_);
+    if (metrics_ != nullptr) {
+      CountSubmitted(row.job.spec(), metrics_);
+      metrics_->DedupRequest(cache_outcome);
+    }
     Dispatch(&deferred);
   }
   RunAll(&deferred);
-  return std::move(row.job);
+  if (row.job.cached_from().empty()) return std::move(row.job);
+  AnswerFromCache(row.job.id());
+  return Get(row.job.id());
 }
 
 absl::StatusOr<v1::Job> JobQueue::Get(std::string_view id) {
@@ -208,6 +212,8 @@ absl::StatusOr<v1::Job> JobQueue::Cancel(std::string_view id) {
   {
     MutexLock lock(&mu_);
     ASSIGN_OR_RETURN(JobRow row, Find(id));
+    // Its model may exist already.
+    if (IsHeld(row.job) && !row.job.cached_from().empty()) return BeingPublished(row.job.id());
     job = Apply(JobEvent::kCancel, std::move(row), &deferred);
   }
   RunAll(&deferred);
@@ -233,10 +239,12 @@ absl::Status JobQueue::Delete(std::string_view id) {
     MutexLock lock(&mu_);
     ASSIGN_OR_RETURN(const JobRow row, Find(id));
     if (!IsDeletable(StateOf(row))) return StateForbids(row.job, "cancel it before deleting it");
+    if (IsHeld(row.job) && !row.job.cached_from().empty()) return BeingPublished(row.job.id());
     const absl::Status deleted = store_->Delete(id, VersionOf(row));
     if (absl::IsAborted(deleted)) Resync(row.job.id());
     RETURN_IF_ERROR(deleted);
     live_.Erase(id);
+    if (!live_.AttachedTo(id).empty()) deferred.push_back([this, leader = row.job.id()] { SettleAttached(leader); });
     --counts_[row.job.state()];
     const absl::Status gone = absl::NotFoundError(absl::StrCat("job ", row.job.id(), " was deleted"));
     watches_.Publish(id, WatchEvent{.job = nullptr, .end = gone}, absl::InfiniteFuture(), &deferred);

@@ -49,7 +49,8 @@ void CountTransition(JobEvent event, const JobRow& before, const JobRow& after, 
   const absl::Time created = FromProto(job.create_time());
   const bool ran = job.has_start_time();
   const absl::Time started = ran ? FromProto(job.start_time()) : now;
-  metrics->JobFinished(JobKindName(job.spec()), Method(job.spec()), JobStateLabel(state),
+  metrics->JobFinished(JobKindName(job.spec()), Method(job.spec()),
+                       event == JobEvent::kCached ? "cached" : JobStateLabel(state),
                        ClassLabel(job.error().error_class()), started - created,
                        ran ? now - started : absl::ZeroDuration(), now - created);
   metrics->JobAttempts(job.attempt());

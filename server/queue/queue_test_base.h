@@ -77,8 +77,10 @@ class QueueTest : public testing::Test {
     queue_->Tick();
   }
 
+  // Not answered from earlier jobs: most tests want several alike.
   static v1::SubmitJobRequest Request() {
     v1::SubmitJobRequest request;
+    request.set_no_cache(true);
     v1::QuantizeSpec* spec = request.mutable_spec()->mutable_quantize();
     spec->set_model_id("m-1");
     spec->set_calibration_dataset_id("d-1");

@@ -146,6 +146,7 @@ void JobQueue::TickPlannedFor(absl::Time planned) {
       next_gauges_ = now + kGaugeInterval;
       workers_.Forget(now);
       UpdateGauges(now);
+      TickCache(&deferred);
     }
     if (now >= next_purge_) {
       next_purge_ = now + kPurgeInterval;

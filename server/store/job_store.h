@@ -31,6 +31,7 @@ struct JobRow {
   int64_t completed_token = 0;                    // newest token whose outcome was taken; 0: none
   absl::Time deadline = absl::InfiniteFuture();   // leased: when the attempt must be over
   absl::Time cancel_time = absl::InfinitePast();  // CANCELLING: when that was asked for
+  std::string cache_key;                          // the job's content as one name; empty: not to be answered from
 };
 
 // What a stored job must look like for a change to happen.
@@ -55,6 +56,7 @@ struct JobFilter {
   std::vector<v1::JobState> states;
   std::string kind;                                         // "quantize", …
   std::vector<std::pair<std::string, std::string>> labels;  // all of them
+  std::string cache_key;
 };
 
 // Thread-safe. Beside the errors named, everything may answer UNAVAILABLE (disk full, database locked) and DATA_LOSS (a

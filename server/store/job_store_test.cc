@@ -118,6 +118,20 @@ TEST_P(JobStoreTest, KeepsEveryFieldOfARowOverAReopen) {
   EXPECT_EQ(read->cancel_time, row.cancel_time);
 }
 
+TEST_P(JobStoreTest, FindsJobsByTheirCacheKey) {
+  for (const char* id : {"j-1", "j-2", "j-3"}) {
+    JobRow row = MakeRow(id);
+    row.cache_key = std::string_view(id) == "j-2" ? "other" : "same";
+    ASSERT_THAT(store_->Insert(&row, {}), IsOk());
+  }
+  Inserted("j-4");
+  Reopen();
+  EXPECT_EQ(store_->Get("j-1")->cache_key, "same");
+  EXPECT_EQ(store_->Get("j-4")->cache_key, "");
+  EXPECT_THAT(IdsOf(store_->List({.cache_key = "same"}, kNewest, 9)), ElementsAre("j-3", "j-1"));
+  EXPECT_THAT(IdsOf(store_->List({.states = {v1::JOB_STATE_DEAD}, .cache_key = "same"}, kNewest, 9)), IsEmpty());
+}
+
 TEST_P(JobStoreTest, KeepsTimesThatAreInfinite) {
   Inserted("j-1");
   Reopen();

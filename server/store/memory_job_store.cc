@@ -12,7 +12,9 @@
 namespace quant {
 namespace {
 
-bool Matches(const JobFilter& filter, const v1::Job& job) {
+bool Matches(const JobFilter& filter, const JobRow& row) {
+  const v1::Job& job = row.job;
+  if (!filter.cache_key.empty() && filter.cache_key != row.cache_key) return false;
   if (!filter.states.empty() &&
       std::find(filter.states.begin(), filter.states.end(), job.state()) == filter.states.end()) {
     return false;
@@ -122,7 +124,7 @@ absl::StatusOr<std::vector<JobRow>> MemoryJobStore::List(const JobFilter& filter
   MutexLock lock(&mu_);
   std::vector<JobRow> rows;
   for (const auto& [id, row] : jobs_) {
-    if (row.ordinal < before && Matches(filter, row.job)) rows.push_back(row);
+    if (row.ordinal < before && Matches(filter, row)) rows.push_back(row);
   }
   std::sort(rows.begin(), rows.end(), [](const JobRow& a, const JobRow& b) { return a.ordinal > b.ordinal; });
   if (rows.size() > static_cast<size_t>(limit)) rows.resize(static_cast<size_t>(limit));
@@ -135,7 +137,7 @@ absl::StatusOr<std::vector<JobRow>> MemoryJobStore::LoadUnfinished() {
   MutexLock lock(&mu_);
   std::vector<JobRow> rows;
   for (const auto& [id, row] : jobs_) {
-    if (Matches(unfinished, row.job)) rows.push_back(row);
+    if (Matches(unfinished, row)) rows.push_back(row);
   }
   std::sort(rows.begin(), rows.end(), [](const JobRow& a, const JobRow& b) { return a.ordinal < b.ordinal; });
   return rows;

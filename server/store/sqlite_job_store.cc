@@ -58,9 +58,13 @@ const char* const kMigrations[] = {
     CREATE TABLE job_token (one INTEGER PRIMARY KEY CHECK (one = 1), value INTEGER NOT NULL) STRICT;
     INSERT INTO job_token (one, value) VALUES (1, 0);
     )sql",
+    R"sql(
+    ALTER TABLE job ADD COLUMN cache_key TEXT NOT NULL DEFAULT '';
+    CREATE INDEX job_by_cache_key ON job (cache_key, ordinal) WHERE cache_key <> '';
+    )sql",
 };
 
-constexpr char kColumns[] = "ordinal, token, completed_token, deadline, cancel_time, body";
+constexpr char kColumns[] = "ordinal, token, completed_token, deadline, cancel_time, cache_key, body";
 
 absl::StatusOr<JobRow> ReadRow(const Statement& select) {
   JobRow row;
@@ -69,7 +73,8 @@ absl::StatusOr<JobRow> ReadRow(const Statement& select) {
   row.completed_token = select.Int(2);
   row.deadline = select.Time(3);
   row.cancel_time = select.Time(4);
-  if (!row.job.ParseFromString(select.Blob(5))) {
+  row.cache_key = select.Text(5);
+  if (!row.job.ParseFromString(select.Blob(6))) {
     return absl::DataLossError(absl::StrCat("the stored job number ", row.ordinal, " cannot be read"));
   }
   return row;
@@ -106,8 +111,8 @@ absl::Status SqliteJobStore::Insert(JobRow* row, const SubmitRequest& request) {
   {
     ASSIGN_OR_RETURN(Statement insert,
                      db_->Prepare("INSERT INTO job (id, state, kind, priority, create_time, retry_time, worker_id, "
-                                  "token, completed_token, deadline, cancel_time, body) "
-                                  "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"));
+                                  "token, completed_token, deadline, cancel_time, cache_key, body) "
+                                  "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"));
     insert.Bind(1, job.id());
     insert.Bind(2, static_cast<int64_t>(job.state()));
     insert.Bind(3, JobKindName(job.spec()));
@@ -119,7 +124,8 @@ absl::Status SqliteJobStore::Insert(JobRow* row, const SubmitRequest& request) {
     insert.Bind(9, row->completed_token);
     insert.Bind(10, row->deadline);
     insert.Bind(11, row->cancel_time);
-    insert.BindBlob(12, job.SerializeAsString());
+    insert.Bind(12, row->cache_key);
+    insert.BindBlob(13, job.SerializeAsString());
     RETURN_IF_ERROR(insert.Run());
     ordinal = db_->LastInsertRowId();
   }
@@ -283,6 +289,7 @@ absl::StatusOr<std::vector<JobRow>> SqliteJobStore::List(const JobFilter& filter
   for (size_t i = 0; i < filter.states.size(); ++i) absl::StrAppend(&sql, i == 0 ? " AND state IN (?" : ", ?");
   if (!filter.states.empty()) sql += ")";
   if (!filter.kind.empty()) sql += " AND kind = ?";
+  if (!filter.cache_key.empty()) sql += " AND cache_key <> '' AND cache_key = ?";
   for (size_t i = 0; i < filter.labels.size(); ++i) {
     sql += " AND EXISTS (SELECT 1 FROM job_label AS l WHERE l.key = ? AND l.value = ? AND l.ordinal = job.ordinal)";
   }
@@ -294,6 +301,7 @@ absl::StatusOr<std::vector<JobRow>> SqliteJobStore::List(const JobFilter& filter
   select.Bind(++at, before);
   for (const v1::JobState state : filter.states) select.Bind(++at, static_cast<int64_t>(state));
   if (!filter.kind.empty()) select.Bind(++at, filter.kind);
+  if (!filter.cache_key.empty()) select.Bind(++at, filter.cache_key);
   for (const auto& [key, value] : filter.labels) {
     select.Bind(++at, key);
     select.Bind(++at, value);

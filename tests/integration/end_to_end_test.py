@@ -322,6 +322,22 @@ class EndToEndTest(ServiceTestCase):
         self.assert_refused(self.service.quantctl("job", "submit", *flags, "--seed", "1"), "request", codes=(1,))
         self.service.wait_job(first, "SUCCEEDED")
 
+    def test_the_same_work_is_done_once(self):
+        again = self.service.ok("job", "submit", *self.static, "--name", "again")
+        self.assertEqual((again["state"], again["attempt"]), ("SUCCEEDED", 0))
+        answered = self.service.job(again["cached_from"])
+        self.assertEqual(answered["state"], "SUCCEEDED")
+        self.assertEqual(self.service.report(again["id"]), self.service.report(again["cached_from"]))
+        self.assertNotEqual(again["result_model_id"], answered["result_model_id"])
+        self.assertEqual(self.service.download(again["result_model_id"], "again"),
+                         self.service.download(answered["result_model_id"], "answered"))
+        self.assertIn(again["cached_from"], self.service.quantctl("job", "show", again["id"]).out)
+        # Two at once: the second waits for the first.
+        flags = self.quick("--seed", "77")
+        first, second = (self.service.submit(*flags, cache=True) for _ in range(2))
+        self.assertEqual(self.service.wait_job(second, "SUCCEEDED")["cached_from"], first)
+        self.assertEqual(self.service.run_job(*flags)["attempt"], 1, "--no-cache runs")
+
     def test_workers_are_listed(self):
         items = self.service.ok("worker", "list")["items"]
         worker = next(w for w in items if w["id"] == self.service.workers[0].id)

@@ -179,7 +179,7 @@ class KillTest(ServiceTestCase):
 
         def submit_until_the_server_dies():
             while True:
-                result = service.quantctl("job", "submit", *inputs, "--latency-runs", "-1", "--evaluation-samples", "32",
+                result = service.quantctl("job", "submit", *inputs, "--no-cache", "--latency-runs", "-1", "--evaluation-samples", "32",
                                           "--output", "json")
                 if result.code != 0:
                     failed.append(result)

@@ -127,7 +127,7 @@ class LanguageTest(ServiceTestCase):
         good = self.inputs()
 
         def job_error(model, data, *words):
-            submitted = self.service.quantctl("job", "submit", "--method", "gptq", "--model", model, "--calibration", data,
+            submitted = self.service.quantctl("job", "submit", "--no-cache", "--method", "gptq", "--model", model, "--calibration", data,
                                               "--format", "onnx", "--group-size", "32", "--watch", timeout=300)
             self.assert_refused(submitted, *words, codes=(1, 2))
 

@@ -264,9 +264,9 @@ class Service:
         """Uploads a model or dataset and returns its id."""
         return self.ok(kind, "upload", path, *flags)["id"]
 
-    def submit(self, *flags):
-        """Submits a job and returns its id at once."""
-        return self.ok("job", "submit", *flags)["id"]
+    def submit(self, *flags, cache=False):
+        """Submits a job and returns its id at once. Without `cache` it runs, whatever was run before."""
+        return self.ok("job", "submit", *flags, *([] if cache else ["--no-cache"]))["id"]
 
     def job(self, job_id):
         return self.ok("job", "show", job_id)
