@@ -76,6 +76,8 @@ std::string JobText(const v1::Job& job) {
   line("result", job.result_model_id());
   line("answered from", job.cached_from());
   line("waits for", job.attached_to());
+  if (job.has_expire_time())
+    line("kept until", absl::FormatTime(absl::RFC3339_sec, FromProto(job.expire_time()), absl::UTCTimeZone()));
   if (job.state() == v1::JOB_STATE_RUNNING || job.state() == v1::JOB_STATE_CANCELLING) {
     line("progress", absl::StrCat(ProgressText(job), "  ", job.progress().message()));
     line("worker", job.worker_id());

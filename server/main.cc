@@ -55,6 +55,10 @@ struct Flags {
     set.AddBytes("max-blob", &options.max_blob_bytes, "BYTES", "Largest file that may be uploaded.");
     set.Add("max-jobs", &options.max_unfinished_jobs, "N", "Unfinished jobs at most; more are refused with QUEUE_FULL.",
             1, 1'000'000);
+    set.Add("job-retention", &options.job_retention, "TIME",
+            "How long a job that ended, and its report, are kept. Models that it made stay.");
+    set.Add("cache-salt", &options.cache_salt, "TEXT",
+            "Another value than before: results from before are no answer to new jobs any more.");
     set.Add("heartbeat", &options.heartbeat_interval, "TIME",
             "How often workers are to report. One silent for three times as long loses its jobs.");
     set.Add("drain-timeout", &options.drain_timeout, "TIME", "What open calls get to end after SIGTERM.");
@@ -104,6 +108,10 @@ absl::Status Check(Flags* flags) {
       flags->options.heartbeat_interval > absl::Minutes(5)) {
     return absl::InvalidArgumentError(absl::StrCat("--heartbeat must be from 50ms to 5m, not ",
                                                    absl::FormatDuration(flags->options.heartbeat_interval)));
+  }
+  if (flags->options.job_retention < absl::Minutes(1)) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("--job-retention must be 1m or more, not ", absl::FormatDuration(flags->options.job_retention)));
   }
   flags->options.data = flags->data;
   flags->options.blobs = flags->blobs;

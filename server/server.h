@@ -15,6 +15,7 @@
 #include <filesystem>
 #include <memory>
 #include <optional>
+#include <string>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
@@ -34,6 +35,8 @@ struct ServerOptions {
   absl::Duration drain_timeout = absl::Seconds(10);  // what open calls get to end at Shutdown
   absl::Duration heartbeat_interval = absl::Seconds(1);
   int64_t max_unfinished_jobs = 10'000;
+  absl::Duration job_retention = absl::Hours(24 * 90);  // how long ended jobs and their reports are kept
+  std::string cache_salt;                               // another value: earlier results answer no more
   absl::Duration sweep_interval = absl::Hours(1);
   absl::Duration sweep_grace = absl::Hours(24);  // how long unreferenced blobs and untouched uploads are kept
 };

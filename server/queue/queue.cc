@@ -37,7 +37,7 @@ constexpr absl::Duration kDispatchPause = absl::Seconds(1);
 
 // Sets what follows from the state that `event` led to. What only the caller knows (error, retry_time, result, worker)
 // is already there.
-void Settle(JobEvent event, absl::Time now, JobRow* row) {
+void Settle(JobEvent event, absl::Time now, absl::Duration retention, JobRow* row) {
   v1::Job& job = row->job;
   const JobState state = StateOf(job);
   if (!IsLeased(state)) row->deadline = absl::InfiniteFuture();
@@ -51,6 +51,11 @@ void Settle(JobEvent event, absl::Time now, JobRow* row) {
     SetProto(now, job.mutable_end_time());
   } else {
     job.clear_end_time();
+  }
+  if (IsFinal(state) || state == JobState::kDead) {
+    SetProto(now + retention, job.mutable_expire_time());
+  } else {
+    job.clear_expire_time();
   }
   if (event == JobEvent::kLease || state == JobState::kQueued) job.clear_progress();
   if (event == JobEvent::kRetry) {
@@ -157,7 +162,7 @@ absl::StatusOr<v1::Job> JobQueue::Apply(JobEvent event, JobRow row, Deferred* de
   const JobRow old = row;
   row.job.set_state(static_cast<v1::JobState>(*after));
   row.job.set_sequence(row.job.sequence() + 1);
-  Settle(event, now, &row);
+  Settle(event, now, options_.job_retention, &row);
   absl::Status stored =
       event == JobEvent::kLease ? store_->Claim(&row, VersionOf(old)) : store_->Update(row, VersionOf(old));
   if (!stored.ok()) {

@@ -61,6 +61,7 @@ struct QueueOptions {
   absl::Duration progress_save = absl::Seconds(5);       // progress is stored at most this often per job
   absl::Duration request_retention = absl::Hours(48);    // how long a request_id is remembered
   absl::Duration worker_retention = absl::Hours(1);      // how long a silent worker is listed
+  absl::Duration job_retention = absl::Hours(24 * 90);   // how long an ended job and its report are kept
   uint64_t jitter_seed = std::random_device{}();         // of the backoff
   std::string cache_salt;                                // another value: no earlier result is an answer
 };
@@ -224,6 +225,10 @@ class JobQueue {
   // Makes the thread of Start wake at `time` at the latest.
   void NoteDue(absl::Time time) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   absl::Time NextDueLocked(absl::Time now) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  // Removes a job that no worker holds, as `why` for those who watch it.  ABORTED, UNAVAILABLE.
+  absl::Status Remove(const JobRow& row, const absl::Status& why, Deferred* deferred)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  void DeleteExpired(absl::Time now, Deferred* deferred) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   void UpdateGauges(absl::Time now) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
 
   JobStore* const store_;
@@ -245,6 +250,7 @@ class JobQueue {
   std::mt19937_64 jitter_ ABSL_GUARDED_BY(mu_);
   absl::Time planned_wake_ ABSL_GUARDED_BY(mu_) = absl::InfinitePast();
   absl::Time next_purge_ ABSL_GUARDED_BY(mu_) = absl::InfinitePast();
+  absl::Time next_expiry_ ABSL_GUARDED_BY(mu_) = absl::InfinitePast();
   absl::Time next_gauges_ ABSL_GUARDED_BY(mu_) = absl::InfinitePast();
   absl::Time dispatch_blocked_until_ ABSL_GUARDED_BY(mu_) = absl::InfinitePast();  // after an error of the store
   bool leases_ended_ ABSL_GUARDED_BY(mu_) = false;

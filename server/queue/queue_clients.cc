@@ -240,16 +240,21 @@ absl::Status JobQueue::Delete(std::string_view id) {
     ASSIGN_OR_RETURN(const JobRow row, Find(id));
     if (!IsDeletable(StateOf(row))) return StateForbids(row.job, "cancel it before deleting it");
     if (IsHeld(row.job) && !row.job.cached_from().empty()) return BeingPublished(row.job.id());
-    const absl::Status deleted = store_->Delete(id, VersionOf(row));
-    if (absl::IsAborted(deleted)) Resync(row.job.id());
-    RETURN_IF_ERROR(deleted);
-    live_.Erase(id);
-    if (!live_.AttachedTo(id).empty()) deferred.push_back([this, leader = row.job.id()] { SettleAttached(leader); });
-    --counts_[row.job.state()];
-    const absl::Status gone = absl::NotFoundError(absl::StrCat("job ", row.job.id(), " was deleted"));
-    watches_.Publish(id, WatchEvent{.job = nullptr, .end = gone}, absl::InfiniteFuture(), &deferred);
+    RETURN_IF_ERROR(Remove(row, absl::NotFoundError(absl::StrCat("job ", row.job.id(), " was deleted")), &deferred));
   }
   RunAll(&deferred);
+  return absl::OkStatus();
+}
+
+absl::Status JobQueue::Remove(const JobRow& row, const absl::Status& why, Deferred* deferred) {
+  const std::string& id = row.job.id();
+  const absl::Status deleted = store_->Delete(id, VersionOf(row));
+  if (absl::IsAborted(deleted)) Resync(id);
+  RETURN_IF_ERROR(deleted);
+  live_.Erase(id);
+  if (!live_.AttachedTo(id).empty()) deferred->push_back([this, id] { SettleAttached(id); });
+  --counts_[row.job.state()];
+  watches_.Publish(id, WatchEvent{.job = nullptr, .end = why}, absl::InfiniteFuture(), deferred);
   return absl::OkStatus();
 }
 

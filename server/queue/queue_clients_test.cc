@@ -112,6 +112,31 @@ TEST_F(QueueClientsTest, AFailureOfTheStoreFailsTheSubmitAndLeavesNoJob) {
   EXPECT_TRUE(HasNoJob("w-1"));
 }
 
+TEST_F(QueueClientsTest, EndedJobsExpireNotBeforeTheTimeTheyName) {
+  const v1::Job ended = Submit();
+  EXPECT_THAT(queue_->Cancel(ended.id()), IsOk());
+  const v1::Job retried = Submit();
+  EXPECT_THAT(queue_->Cancel(retried.id()), IsOk());
+  const absl::Time expires = FromProto(Get(ended.id()).expire_time());
+  EXPECT_EQ(expires, clock_.Now() + options_.job_retention);
+  EXPECT_THAT(queue_->Retry(retried.id()), IsOk());
+  EXPECT_FALSE(Get(retried.id()).has_expire_time());
+  Advance(options_.job_retention);
+  EXPECT_EQ(State(ended.id()), v1::JOB_STATE_CANCELLED);
+  Advance(absl::Minutes(2));
+  EXPECT_THAT(queue_->Get(ended.id()), StatusIs(absl::StatusCode::kNotFound));
+  EXPECT_EQ(State(retried.id()), v1::JOB_STATE_QUEUED);
+}
+
+TEST_F(QueueClientsTest, ManyExpiredJobsGoAFewAtATime) {
+  for (int i = 0; i < 250; ++i) EXPECT_THAT(queue_->Cancel(Submit().id()), IsOk());
+  clock_.Advance(options_.job_retention + absl::Minutes(2));
+  for (const int left : {150, 50, 0}) {
+    queue_->Tick();
+    EXPECT_EQ((*store_.CountByState())[v1::JOB_STATE_CANCELLED], left);
+  }
+}
+
 TEST_F(QueueClientsTest, ListPagesNewestFirst) {
   std::vector<std::string> ids;
   ids.reserve(5);

@@ -14,6 +14,8 @@ namespace {
 
 constexpr absl::Duration kGaugeInterval = absl::Seconds(1);
 constexpr absl::Duration kPurgeInterval = absl::Hours(1);
+constexpr absl::Duration kExpiryInterval = absl::Minutes(1);
+constexpr int kExpiredAtOnce = 100;  // each is a transaction, under the lock
 // The ticker never sleeps less: what cannot be done (disk full) does not make it spin.
 constexpr absl::Duration kShortestSleep = absl::Milliseconds(2);
 
@@ -148,6 +150,7 @@ void JobQueue::TickPlannedFor(absl::Time planned) {
       UpdateGauges(now);
       TickCache(&deferred);
     }
+    if (now >= next_expiry_) DeleteExpired(now, &deferred);
     if (now >= next_purge_) {
       next_purge_ = now + kPurgeInterval;
       const absl::Status purged = store_->PurgeRequests(now - options_.request_retention);
@@ -156,6 +159,23 @@ void JobQueue::TickPlannedFor(absl::Time planned) {
   }
   RunAll(&deferred);
   if (metrics_ != nullptr) metrics_->SchedulerLoop(absl::Now() - begun);
+}
+
+void JobQueue::DeleteExpired(absl::Time now, Deferred* deferred) {
+  next_expiry_ = now + kExpiryInterval;
+  const absl::StatusOr<std::vector<JobRow>> rows = store_->Expired(now, kExpiredAtOnce);
+  if (!rows.ok()) {
+    LOG(WARNING) << "queue: finding expired jobs: " << rows.status();
+    return;
+  }
+  for (const JobRow& row : *rows) {
+    const absl::Status gone = absl::NotFoundError(absl::StrCat("job ", row.job.id(), " expired"));
+    const absl::Status removed = Remove(row, gone, deferred);
+    LOG_IF(WARNING, !removed.ok()) << "queue: deleting expired job " << row.job.id() << ": " << removed;
+    if (!removed.ok()) return;
+  }
+  if (!rows->empty()) LOG(INFO) << "queue: " << rows->size() << " expired jobs deleted";
+  if (rows->size() == kExpiredAtOnce) next_expiry_ = now;  // go on at the next tick
 }
 
 absl::Time JobQueue::NextDue() {

@@ -98,6 +98,8 @@ class JobStore {
   virtual absl::StatusOr<std::vector<JobRow>> List(const JobFilter& filter, int64_t before, int limit) = 0;
   // All jobs in QUEUED, RUNNING, RETRY_WAIT and CANCELLING, oldest first.
   virtual absl::StatusOr<std::vector<JobRow>> LoadUnfinished() = 0;
+  // At most `limit` jobs whose expire_time is before `time`, oldest first.
+  virtual absl::StatusOr<std::vector<JobRow>> Expired(absl::Time time, int limit) = 0;
   // Number of jobs in each state that occurs.
   virtual absl::StatusOr<std::map<v1::JobState, int64_t>> CountByState() = 0;
 };

@@ -280,6 +280,24 @@ TEST_P(JobStoreTest, AResultIsKeptUnderItsTokenReplacedAndDeletedWithTheJob) {
   EXPECT_THAT(store_->Get("j-1"), StatusIs(absl::StatusCode::kNotFound));
 }
 
+TEST_P(JobStoreTest, FindsExpiredJobsOldestFirst) {
+  const auto expiring = [&](const std::string& id, absl::Time time) {
+    JobRow row = Inserted(id);
+    const JobVersion before = VersionOf(row);
+    row.job.set_state(v1::JOB_STATE_SUCCEEDED);
+    SetProto(time, row.job.mutable_expire_time());
+    EXPECT_THAT(store_->Update(row, before), IsOk());
+  };
+  expiring("j-1", kStart + absl::Seconds(2));
+  expiring("j-2", kStart + absl::Seconds(1));
+  expiring("j-3", kStart + absl::Seconds(9));
+  Inserted("j-4");
+  Reopen();
+  EXPECT_THAT(IdsOf(store_->Expired(kStart + absl::Seconds(9), 9)), ElementsAre("j-2", "j-1"));
+  EXPECT_THAT(IdsOf(store_->Expired(kStart + absl::Seconds(9), 1)), ElementsAre("j-2"));
+  EXPECT_THAT(IdsOf(store_->Expired(kStart, 9)), IsEmpty());
+}
+
 TEST_P(JobStoreTest, HostileTextIsOnlyData) {
   JobRow row = MakeRow("j-1");
   (*row.job.mutable_spec()->mutable_labels())["'; DROP TABLE job; --"] = "%_\"'";

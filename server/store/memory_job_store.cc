@@ -143,6 +143,19 @@ absl::StatusOr<std::vector<JobRow>> MemoryJobStore::LoadUnfinished() {
   return rows;
 }
 
+absl::StatusOr<std::vector<JobRow>> MemoryJobStore::Expired(absl::Time time, int limit) {
+  MutexLock lock(&mu_);
+  std::vector<JobRow> rows;
+  for (const auto& [id, row] : jobs_) {
+    if (row.job.has_expire_time() && FromProto(row.job.expire_time()) < time) rows.push_back(row);
+  }
+  std::sort(rows.begin(), rows.end(), [](const JobRow& a, const JobRow& b) {
+    return std::pair(FromProto(a.job.expire_time()), a.ordinal) < std::pair(FromProto(b.job.expire_time()), b.ordinal);
+  });
+  rows.resize(std::min(rows.size(), static_cast<size_t>(limit)));
+  return rows;
+}
+
 absl::StatusOr<std::map<v1::JobState, int64_t>> MemoryJobStore::CountByState() {
   MutexLock lock(&mu_);
   std::map<v1::JobState, int64_t> counts;

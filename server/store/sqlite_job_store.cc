@@ -61,6 +61,9 @@ const char* const kMigrations[] = {
     R"sql(
     ALTER TABLE job ADD COLUMN cache_key TEXT NOT NULL DEFAULT '';
     CREATE INDEX job_by_cache_key ON job (cache_key, ordinal) WHERE cache_key <> '';
+    -- Jobs that ended under an older version are kept.
+    ALTER TABLE job ADD COLUMN expire_time INTEGER NOT NULL DEFAULT 9223372036854775807;
+    CREATE INDEX job_by_expire_time ON job (expire_time, ordinal);
     )sql",
 };
 
@@ -90,6 +93,10 @@ absl::StatusOr<std::vector<JobRow>> ReadRows(Statement* select) {
   }
 }
 
+absl::Time ExpireTime(const v1::Job& job) {
+  return job.has_expire_time() ? FromProto(job.expire_time()) : absl::InfiniteFuture();
+}
+
 absl::Time RetryTime(const v1::Job& job) {
   return job.has_retry_time() ? FromProto(job.retry_time()) : absl::InfiniteFuture();
 }
@@ -111,8 +118,8 @@ absl::Status SqliteJobStore::Insert(JobRow* row, const SubmitRequest& request) {
   {
     ASSIGN_OR_RETURN(Statement insert,
                      db_->Prepare("INSERT INTO job (id, state, kind, priority, create_time, retry_time, worker_id, "
-                                  "token, completed_token, deadline, cancel_time, cache_key, body) "
-                                  "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"));
+                                  "token, completed_token, deadline, cancel_time, cache_key, expire_time, body) "
+                                  "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"));
     insert.Bind(1, job.id());
     insert.Bind(2, static_cast<int64_t>(job.state()));
     insert.Bind(3, JobKindName(job.spec()));
@@ -125,7 +132,8 @@ absl::Status SqliteJobStore::Insert(JobRow* row, const SubmitRequest& request) {
     insert.Bind(10, row->deadline);
     insert.Bind(11, row->cancel_time);
     insert.Bind(12, row->cache_key);
-    insert.BindBlob(13, job.SerializeAsString());
+    insert.Bind(13, ExpireTime(job));
+    insert.BindBlob(14, job.SerializeAsString());
     RETURN_IF_ERROR(insert.Run());
     ordinal = db_->LastInsertRowId();
   }
@@ -200,7 +208,7 @@ absl::Status SqliteJobStore::UpdateRow(const JobRow& row, const JobVersion& expe
   {
     ASSIGN_OR_RETURN(Statement update,
                      db_->Prepare("UPDATE job SET state = ?, retry_time = ?, worker_id = ?, token = ?, "
-                                  "completed_token = ?, deadline = ?, cancel_time = ?, body = ? "
+                                  "completed_token = ?, deadline = ?, cancel_time = ?, expire_time = ?, body = ? "
                                   "WHERE id = ? AND state = ? AND token = ?"));
     update.Bind(1, static_cast<int64_t>(job.state()));
     update.Bind(2, RetryTime(job));
@@ -209,10 +217,11 @@ absl::Status SqliteJobStore::UpdateRow(const JobRow& row, const JobVersion& expe
     update.Bind(5, row.completed_token);
     update.Bind(6, row.deadline);
     update.Bind(7, row.cancel_time);
-    update.BindBlob(8, job.SerializeAsString());
-    update.Bind(9, job.id());
-    update.Bind(10, static_cast<int64_t>(expected.state));
-    update.Bind(11, expected.token);
+    update.Bind(8, ExpireTime(job));
+    update.BindBlob(9, job.SerializeAsString());
+    update.Bind(10, job.id());
+    update.Bind(11, static_cast<int64_t>(expected.state));
+    update.Bind(12, expected.token);
     RETURN_IF_ERROR(update.Run());
   }
   return db_->Changes() == 1 ? absl::OkStatus() : WhyNot(job.id(), expected);
@@ -319,6 +328,16 @@ absl::StatusOr<std::vector<JobRow>> SqliteJobStore::LoadUnfinished() {
   select.Bind(2, static_cast<int64_t>(v1::JOB_STATE_RUNNING));
   select.Bind(3, static_cast<int64_t>(v1::JOB_STATE_RETRY_WAIT));
   select.Bind(4, static_cast<int64_t>(v1::JOB_STATE_CANCELLING));
+  return ReadRows(&select);
+}
+
+absl::StatusOr<std::vector<JobRow>> SqliteJobStore::Expired(absl::Time time, int limit) {
+  MutexLock lock(mu());
+  ASSIGN_OR_RETURN(Statement select,
+                   db_->Prepare(absl::StrCat("SELECT ", kColumns,
+                                             " FROM job WHERE expire_time < ? ORDER BY expire_time, ordinal LIMIT ?")));
+  select.Bind(1, time);
+  select.Bind(2, limit);
   return ReadRows(&select);
 }
 

@@ -28,6 +28,7 @@ class SqliteJobStore : public JobStore {
   absl::StatusOr<Result> GetResult(std::string_view id) override;
   absl::StatusOr<std::vector<JobRow>> List(const JobFilter& filter, int64_t before, int limit) override;
   absl::StatusOr<std::vector<JobRow>> LoadUnfinished() override;
+  absl::StatusOr<std::vector<JobRow>> Expired(absl::Time time, int limit) override;
   absl::StatusOr<std::map<v1::JobState, int64_t>> CountByState() override;
 
  private:
