@@ -12,7 +12,9 @@
 namespace quant {
 namespace {
 
-bool Matches(const JobFilter& filter, const v1::Job& job) {
+bool Matches(const JobFilter& filter, const JobRow& row) {
+  const v1::Job& job = row.job;
+  if (!filter.tenant.empty() && filter.tenant != row.tenant) return false;
   if (!filter.states.empty() &&
       std::find(filter.states.begin(), filter.states.end(), job.state()) == filter.states.end()) {
     return false;
@@ -45,21 +47,23 @@ absl::StatusOr<JobRow*> MemoryJobStore::Expect(std::string_view id, const JobVer
 absl::Status MemoryJobStore::Insert(JobRow* row, const SubmitRequest& request) {
   MutexLock lock(&mu_);
   RETURN_IF_ERROR(MayFail(row->job.state()));
-  if (jobs_.contains(row->job.id()) || requests_.contains(request.request_id)) {
+  if (jobs_.contains(row->job.id()) || requests_.contains({row->tenant, request.request_id})) {
     return absl::AlreadyExistsError(absl::StrCat("job ", row->job.id(), " or its request_id is taken"));
   }
   row->ordinal = ++last_ordinal_;
   jobs_[row->job.id()] = *row;
   if (!request.request_id.empty()) {
-    requests_[request.request_id] = {.stored = {.body_digest = request.body_digest, .first_answer = row->job},
-                                     .created = FromProto(row->job.create_time())};
+    requests_[{row->tenant, request.request_id}] = {
+        .stored = {.body_digest = request.body_digest, .first_answer = row->job},
+        .created = FromProto(row->job.create_time())};
   }
   return absl::OkStatus();
 }
 
-absl::StatusOr<std::optional<StoredRequest>> MemoryJobStore::FindRequest(std::string_view request_id) {
+absl::StatusOr<std::optional<StoredRequest>> MemoryJobStore::FindRequest(std::string_view tenant,
+                                                                         std::string_view request_id) {
   MutexLock lock(&mu_);
-  const auto it = requests_.find(request_id);
+  const auto it = requests_.find({std::string(tenant), std::string(request_id)});
   if (it == requests_.end()) return std::nullopt;
   return it->second.stored;
 }
@@ -122,7 +126,7 @@ absl::StatusOr<std::vector<JobRow>> MemoryJobStore::List(const JobFilter& filter
   MutexLock lock(&mu_);
   std::vector<JobRow> rows;
   for (const auto& [id, row] : jobs_) {
-    if (row.ordinal < before && Matches(filter, row.job)) rows.push_back(row);
+    if (row.ordinal < before && Matches(filter, row)) rows.push_back(row);
   }
   std::sort(rows.begin(), rows.end(), [](const JobRow& a, const JobRow& b) { return a.ordinal > b.ordinal; });
   if (rows.size() > static_cast<size_t>(limit)) rows.resize(static_cast<size_t>(limit));
@@ -135,7 +139,7 @@ absl::StatusOr<std::vector<JobRow>> MemoryJobStore::LoadUnfinished() {
   MutexLock lock(&mu_);
   std::vector<JobRow> rows;
   for (const auto& [id, row] : jobs_) {
-    if (Matches(unfinished, row.job)) rows.push_back(row);
+    if (Matches(unfinished, row)) rows.push_back(row);
   }
   std::sort(rows.begin(), rows.end(), [](const JobRow& a, const JobRow& b) { return a.ordinal < b.ordinal; });
   return rows;
