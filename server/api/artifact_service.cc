@@ -75,43 +75,47 @@ class ArtifactService::Impl final : public v1::ArtifactService::CallbackService 
 
   grpc::ServerUnaryReactor* CreateModel(grpc::CallbackServerContext* context, const v1::CreateModelRequest* request,
                                         v1::CreateModelResponse* response) override {
-    return Run(context,
-               [this, request, response] { return Put(artifacts_->CreateModel(*request), response->mutable_model()); });
+    return Run(context, [this, request, response] {
+      return Put(artifacts_->CreateModel(OpenPrincipal(), *request), response->mutable_model());
+    });
   }
   grpc::ServerUnaryReactor* GetModel(grpc::CallbackServerContext* context, const v1::GetModelRequest* request,
                                      v1::GetModelResponse* response) override {
     return Run(context, [this, request, response] {
-      return Put(artifacts_->GetModel(request->id()), response->mutable_model());
+      return Put(artifacts_->GetModel(OpenPrincipal(), request->id()), response->mutable_model());
     });
   }
   grpc::ServerUnaryReactor* ListModels(grpc::CallbackServerContext* context, const v1::ListModelsRequest* request,
                                        v1::ListModelsResponse* response) override {
-    return Run(context, [this, request, response] { return Put(artifacts_->ListModels(*request), response); });
+    return Run(context,
+               [this, request, response] { return Put(artifacts_->ListModels(OpenPrincipal(), *request), response); });
   }
   grpc::ServerUnaryReactor* DeleteModel(grpc::CallbackServerContext* context, const v1::DeleteModelRequest* request,
                                         v1::DeleteModelResponse*) override {
-    return Run(context, [this, request] { return artifacts_->DeleteModel(request->id()); });
+    return Run(context, [this, request] { return artifacts_->DeleteModel(OpenPrincipal(), request->id()); });
   }
 
   grpc::ServerUnaryReactor* CreateDataset(grpc::CallbackServerContext* context, const v1::CreateDatasetRequest* request,
                                           v1::CreateDatasetResponse* response) override {
     return Run(context, [this, request, response] {
-      return Put(artifacts_->CreateDataset(*request), response->mutable_dataset());
+      return Put(artifacts_->CreateDataset(OpenPrincipal(), *request), response->mutable_dataset());
     });
   }
   grpc::ServerUnaryReactor* GetDataset(grpc::CallbackServerContext* context, const v1::GetDatasetRequest* request,
                                        v1::GetDatasetResponse* response) override {
     return Run(context, [this, request, response] {
-      return Put(artifacts_->GetDataset(request->id()), response->mutable_dataset());
+      return Put(artifacts_->GetDataset(OpenPrincipal(), request->id()), response->mutable_dataset());
     });
   }
   grpc::ServerUnaryReactor* ListDatasets(grpc::CallbackServerContext* context, const v1::ListDatasetsRequest* request,
                                          v1::ListDatasetsResponse* response) override {
-    return Run(context, [this, request, response] { return Put(artifacts_->ListDatasets(*request), response); });
+    return Run(context, [this, request, response] {
+      return Put(artifacts_->ListDatasets(OpenPrincipal(), *request), response);
+    });
   }
   grpc::ServerUnaryReactor* DeleteDataset(grpc::CallbackServerContext* context, const v1::DeleteDatasetRequest* request,
                                           v1::DeleteDatasetResponse*) override {
-    return Run(context, [this, request] { return artifacts_->DeleteDataset(request->id()); });
+    return Run(context, [this, request] { return artifacts_->DeleteDataset(OpenPrincipal(), request->id()); });
   }
 
  private:

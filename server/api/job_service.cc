@@ -40,8 +40,8 @@ class WatchReactor : public grpc::ServerWriteReactor<v1::WatchJobResponse> {
     state_->reactor = this;
     // `this` may be gone when Watch returns: the stream can end in it.
     const std::shared_ptr<State> state = state_;
-    const absl::StatusOr<uint64_t> handle =
-        queue->Watch(request.id(), request.after_sequence(), [state](const WatchEvent& event) { state->Take(event); });
+    const absl::StatusOr<uint64_t> handle = queue->Watch(OpenPrincipal(), request.id(), request.after_sequence(),
+                                                         [state](const WatchEvent& event) { state->Take(event); });
     if (!handle.ok()) {
       state->Take(WatchEvent{.job = nullptr, .end = handle.status()});
       return;
@@ -161,15 +161,15 @@ class JobService::Impl final : public v1::JobService::CallbackService {
 
   grpc::ServerUnaryReactor* SubmitJob(grpc::CallbackServerContext* context, const v1::SubmitJobRequest* request,
                                       v1::SubmitJobResponse* response) override {
-    return ReplyJob(context, queue_->Submit(*request), response);
+    return ReplyJob(context, queue_->Submit(OpenPrincipal(), *request), response);
   }
   grpc::ServerUnaryReactor* GetJob(grpc::CallbackServerContext* context, const v1::GetJobRequest* request,
                                    v1::GetJobResponse* response) override {
-    return ReplyJob(context, queue_->Get(request->id()), response);
+    return ReplyJob(context, queue_->Get(OpenPrincipal(), request->id()), response);
   }
   grpc::ServerUnaryReactor* ListJobs(grpc::CallbackServerContext* context, const v1::ListJobsRequest* request,
                                      v1::ListJobsResponse* response) override {
-    absl::StatusOr<v1::ListJobsResponse> page = queue_->List(*request);
+    absl::StatusOr<v1::ListJobsResponse> page = queue_->List(OpenPrincipal(), *request);
     if (page.ok()) *response = std::move(*page);
     return Reply(context, page.status());
   }
@@ -179,19 +179,19 @@ class JobService::Impl final : public v1::JobService::CallbackService {
   }
   grpc::ServerUnaryReactor* CancelJob(grpc::CallbackServerContext* context, const v1::CancelJobRequest* request,
                                       v1::CancelJobResponse* response) override {
-    return ReplyJob(context, queue_->Cancel(request->id()), response);
+    return ReplyJob(context, queue_->Cancel(OpenPrincipal(), request->id()), response);
   }
   grpc::ServerUnaryReactor* RetryJob(grpc::CallbackServerContext* context, const v1::RetryJobRequest* request,
                                      v1::RetryJobResponse* response) override {
-    return ReplyJob(context, queue_->Retry(request->id()), response);
+    return ReplyJob(context, queue_->Retry(OpenPrincipal(), request->id()), response);
   }
   grpc::ServerUnaryReactor* DeleteJob(grpc::CallbackServerContext* context, const v1::DeleteJobRequest* request,
                                       v1::DeleteJobResponse*) override {
-    return Reply(context, queue_->Delete(request->id()));
+    return Reply(context, queue_->Delete(OpenPrincipal(), request->id()));
   }
   grpc::ServerUnaryReactor* GetJobReport(grpc::CallbackServerContext* context, const v1::GetJobReportRequest* request,
                                          v1::GetJobReportResponse* response) override {
-    absl::StatusOr<v1::Report> report = queue_->GetReport(request->id());
+    absl::StatusOr<v1::Report> report = queue_->GetReport(OpenPrincipal(), request->id());
     if (report.ok()) *response->mutable_report() = std::move(*report);
     return Reply(context, report.status());
   }

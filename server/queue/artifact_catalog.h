@@ -10,6 +10,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "quant/v1/artifacts.pb.h"
+#include "server/auth/principal.h"
 
 namespace quant {
 
@@ -19,18 +20,18 @@ class ArtifactCatalog {
  public:
   virtual ~ArtifactCatalog() = default;
 
-  // NOT_FOUND: no such model or dataset.
-  virtual absl::StatusOr<v1::Model> GetModel(std::string_view id) = 0;
-  virtual absl::StatusOr<v1::Dataset> GetDataset(std::string_view id) = 0;
+  // NotVisible: no such model or dataset, or `caller` does not see it.
+  virtual absl::StatusOr<v1::Model> GetModel(const Principal& caller, std::string_view id) = 0;
+  virtual absl::StatusOr<v1::Dataset> GetDataset(const Principal& caller, std::string_view id) = 0;
 
-  // Makes the model that job `job_id` produced, durable when this returns. Called again with the same job, name and
-  // files it returns the model that is there. A job makes at most one model, and the queue decides on its manifest
-  // durably before it calls (JobStore::PutResult), so another manifest for the same job comes only after the first
-  // was refused with an error.
+  // Makes the model that job `job_id` of `tenant` produced, and that will be the tenant's; durable when this returns.
+  // Called again with the same job, name and files it returns the model that is there. A job makes at most one model,
+  // and the queue decides on its manifest durably before it calls (JobStore::PutResult), so another manifest for the
+  // same job comes only after the first was refused with an error.
   //   FAILED_PRECONDITION, reason BLOB_MISSING: a file is not stored.
   //   INVALID_ARGUMENT: as ArtifactService.CreateModel.
-  virtual absl::StatusOr<v1::Model> PublishResult(std::string_view job_id, std::string_view name,
-                                                  const std::vector<v1::File>& files) = 0;
+  virtual absl::StatusOr<v1::Model> PublishResult(std::string_view tenant, std::string_view job_id,
+                                                  std::string_view name, const std::vector<v1::File>& files) = 0;
 };
 
 }  // namespace quant

@@ -7,8 +7,9 @@
 
 namespace quant {
 
-void FakeArtifactCatalog::AddModel(const std::string& id, v1::ModelFormat format) {
+void FakeArtifactCatalog::AddModel(const std::string& id, v1::ModelFormat format, const std::string& tenant) {
   MutexLock lock(&mu_);
+  owners_[id] = tenant;
   v1::Model& model = models_[id];
   model.set_id(id);
   model.set_name("name of " + id);
@@ -16,8 +17,9 @@ void FakeArtifactCatalog::AddModel(const std::string& id, v1::ModelFormat format
   model.set_digest("digest of " + id);
 }
 
-void FakeArtifactCatalog::AddDataset(const std::string& id) {
+void FakeArtifactCatalog::AddDataset(const std::string& id, const std::string& tenant) {
   MutexLock lock(&mu_);
+  owners_[id] = tenant;
   datasets_[id].set_id(id);
   datasets_[id].set_digest("digest of " + id);
 }
@@ -42,26 +44,33 @@ void FakeArtifactCatalog::SetMissing(const std::string& sha256, bool missing) {
   }
 }
 
+std::string FakeArtifactCatalog::OwnerOf(std::string_view id) {
+  MutexLock lock(&mu_);
+  const auto it = owners_.find(id);
+  return it == owners_.end() ? "" : it->second;
+}
+
 std::vector<v1::Model> FakeArtifactCatalog::Published() {
   MutexLock lock(&mu_);
   return published_;
 }
 
-absl::StatusOr<v1::Model> FakeArtifactCatalog::GetModel(std::string_view id) {
+absl::StatusOr<v1::Model> FakeArtifactCatalog::GetModel(const Principal& caller, std::string_view id) {
   MutexLock lock(&mu_);
   const auto it = models_.find(id);
-  if (it == models_.end()) return absl::NotFoundError(absl::StrCat("there is no model ", Quoted(id)));
+  if (it == models_.end() || !caller.Sees(owners_[it->first])) return NotVisible(caller, "model", id);
   return it->second;
 }
 
-absl::StatusOr<v1::Dataset> FakeArtifactCatalog::GetDataset(std::string_view id) {
+absl::StatusOr<v1::Dataset> FakeArtifactCatalog::GetDataset(const Principal& caller, std::string_view id) {
   MutexLock lock(&mu_);
   const auto it = datasets_.find(id);
-  if (it == datasets_.end()) return absl::NotFoundError(absl::StrCat("there is no dataset ", Quoted(id)));
+  if (it == datasets_.end() || !caller.Sees(owners_[it->first])) return NotVisible(caller, "dataset", id);
   return it->second;
 }
 
-absl::StatusOr<v1::Model> FakeArtifactCatalog::PublishResult(std::string_view job_id, std::string_view name,
+absl::StatusOr<v1::Model> FakeArtifactCatalog::PublishResult(std::string_view tenant, std::string_view job_id,
+                                                             std::string_view name,
                                                              const std::vector<v1::File>& files) {
   MutexLock lock(&mu_);
   if (!publish_status_.ok() && (publish_fails_for_.empty() || publish_fails_for_ == job_id)) return publish_status_;
@@ -82,6 +91,7 @@ absl::StatusOr<v1::Model> FakeArtifactCatalog::PublishResult(std::string_view jo
   model.set_id(absl::StrCat("m-result-", published_.size()));
   published_.push_back(model);
   models_[model.id()] = model;
+  owners_[model.id()] = std::string(tenant);
   return model;
 }
 

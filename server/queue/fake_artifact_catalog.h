@@ -15,22 +15,26 @@ namespace quant {
 // Thread-safe. Every blob counts as stored unless it is in the set of missing ones.
 class FakeArtifactCatalog : public ArtifactCatalog {
  public:
-  void AddModel(const std::string& id, v1::ModelFormat format = v1::MODEL_FORMAT_ONNX);
-  void AddDataset(const std::string& id);
+  void AddModel(const std::string& id, v1::ModelFormat format = v1::MODEL_FORMAT_ONNX,
+                const std::string& tenant = kDefaultTenant);
+  void AddDataset(const std::string& id, const std::string& tenant = kDefaultTenant);
   void RemoveModel(const std::string& id);
   // PublishResult fails with `status` from now on, for this job or (empty) all; OK: no more.
   void FailPublish(absl::Status status, const std::string& job_id = "");
   void SetMissing(const std::string& sha256, bool missing);
   // Models that jobs made, in order.
   std::vector<v1::Model> Published();
+  // Whose model or dataset it is; "" when there is none.
+  std::string OwnerOf(std::string_view id);
 
-  absl::StatusOr<v1::Model> GetModel(std::string_view id) override;
-  absl::StatusOr<v1::Dataset> GetDataset(std::string_view id) override;
-  absl::StatusOr<v1::Model> PublishResult(std::string_view job_id, std::string_view name,
+  absl::StatusOr<v1::Model> GetModel(const Principal& caller, std::string_view id) override;
+  absl::StatusOr<v1::Dataset> GetDataset(const Principal& caller, std::string_view id) override;
+  absl::StatusOr<v1::Model> PublishResult(std::string_view tenant, std::string_view job_id, std::string_view name,
                                           const std::vector<v1::File>& files) override;
 
  private:
   Mutex mu_;
+  std::map<std::string, std::string, std::less<>> owners_ ABSL_GUARDED_BY(mu_);  // id to tenant
   std::map<std::string, v1::Model, std::less<>> models_ ABSL_GUARDED_BY(mu_);
   std::map<std::string, v1::Dataset, std::less<>> datasets_ ABSL_GUARDED_BY(mu_);
   std::vector<v1::Model> published_ ABSL_GUARDED_BY(mu_);

@@ -152,6 +152,12 @@ absl::StatusOr<JobRow> JobQueue::Find(std::string_view id) {
   return row;
 }
 
+absl::StatusOr<JobRow> JobQueue::FindFor(const Principal& caller, std::string_view id) {
+  absl::StatusOr<JobRow> row = Find(id);
+  if (absl::IsNotFound(row.status()) || (row.ok() && !caller.Sees(row->tenant))) return NotVisible(caller, "job", id);
+  return row;
+}
+
 absl::StatusOr<v1::Job> JobQueue::Apply(JobEvent event, JobRow row, Deferred* deferred) {
   const JobState before = StateOf(row);
   const std::optional<JobState> after = NextState(before, event);

@@ -37,6 +37,7 @@
 #include "common/mutex.h"
 #include "quant/v1/jobs.pb.h"
 #include "quant/v1/workers.pb.h"
+#include "server/auth/principal.h"
 #include "server/queue/artifact_catalog.h"
 #include "server/queue/job_state.h"
 #include "server/queue/live_jobs.h"
@@ -89,17 +90,19 @@ class JobQueue {
   void Shutdown();
 
   // ---- for clients
-  absl::StatusOr<v1::Job> Submit(const v1::SubmitJobRequest& request);
-  absl::StatusOr<v1::Job> Get(std::string_view id);
-  absl::StatusOr<v1::ListJobsResponse> List(const v1::ListJobsRequest& request);
-  absl::StatusOr<v1::Job> Cancel(std::string_view id);
-  absl::StatusOr<v1::Job> Retry(std::string_view id);
-  absl::Status Delete(std::string_view id);
-  absl::StatusOr<v1::Report> GetReport(std::string_view id);
+  // A job belongs to the tenant of who submits it. One that `caller` does not see is NotVisible.
+  absl::StatusOr<v1::Job> Submit(const Principal& caller, const v1::SubmitJobRequest& request);
+  absl::StatusOr<v1::Job> Get(const Principal& caller, std::string_view id);
+  absl::StatusOr<v1::ListJobsResponse> List(const Principal& caller, const v1::ListJobsRequest& request);
+  absl::StatusOr<v1::Job> Cancel(const Principal& caller, std::string_view id);
+  absl::StatusOr<v1::Job> Retry(const Principal& caller, std::string_view id);
+  absl::Status Delete(const Principal& caller, std::string_view id);
+  absl::StatusOr<v1::Report> GetReport(const Principal& caller, std::string_view id);
 
   // Calls `callback` with the job now (when its sequence is past `after_sequence`), at each change and as a keepalive,
   // until an event has `end` set. Events of one watch may come from several threads: see WatchEvent. Returns a handle.
-  absl::StatusOr<uint64_t> Watch(std::string_view id, int64_t after_sequence, WatchCallback callback);
+  absl::StatusOr<uint64_t> Watch(const Principal& caller, std::string_view id, int64_t after_sequence,
+                                 WatchCallback callback);
   // Forgets a watch; an event that is already on its way may still come. An ended or unknown handle does nothing.
   void Unwatch(uint64_t handle);
   // Ends all watches with UNAVAILABLE, and refuses new ones.
@@ -152,6 +155,8 @@ class JobQueue {
 
   // The row of a job, from memory when it is unfinished, else from the store.
   absl::StatusOr<JobRow> Find(std::string_view id) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  // The same when `caller` sees it, else NotVisible.
+  absl::StatusOr<JobRow> FindFor(const Principal& caller, std::string_view id) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   // Applies `event` to `row`: the one way by which states change. Sets what follows from the new state (end time,
   // cleared fields), stores, and then updates memory, metrics and watches. On error nothing has changed.
   //   FAILED_PRECONDITION, reason JOB_STATE_FORBIDS.  Errors of JobStore::Update.
@@ -197,7 +202,7 @@ class JobQueue {
 
   absl::StatusOr<v1::Job> CompleteSuccess(const v1::CompleteJobRequest& request);
   // Creates the model of a result and returns its id. Without the lock.
-  absl::StatusOr<std::string> PublishModel(const v1::Job& job, const v1::JobResult& result);
+  absl::StatusOr<std::string> PublishModel(const std::string& tenant, const v1::Job& job, const v1::JobResult& result);
   // Creates the model of a stored result and moves the job to SUCCEEDED. The job's `publishing` must be set; it is
   // cleared again on error. Without the lock.
   absl::StatusOr<v1::Job> FinishPublication(const std::string& id, int64_t token, const v1::JobResult& result);

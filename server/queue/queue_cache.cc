@@ -70,18 +70,18 @@ absl::Status JobQueue::SetHold(JobRow row, const std::string& cached_from, const
 }
 
 void JobQueue::AnswerFromCache(const std::string& id) {
-  v1::Job job;
+  JobRow held;
   v1::JobResult result;
   absl::Status status;
   {
     MutexLock lock(&mu_);
     const LiveJob* live = live_.Find(id);
     if (live == nullptr || !IsHeld(live->row.job) || live->row.job.cached_from().empty()) return;
-    job = live->row.job;
+    held = live->row;
     // A result of its own is there after a crash, or when the last try failed.
     absl::StatusOr<JobStore::Result> stored = store_->GetResult(id);
     if (absl::IsNotFound(stored.status()) || (stored.ok() && stored->token != live->row.token)) {
-      stored = store_->GetResult(job.cached_from());
+      stored = store_->GetResult(held.job.cached_from());
       if (stored.ok()) status = store_->PutResult(id, VersionOf(live->row), stored->bytes);
     }
     if (!stored.ok()) status = stored.status();
@@ -89,7 +89,7 @@ void JobQueue::AnswerFromCache(const std::string& id) {
       status = absl::DataLossError("the stored result cannot be read");
     }
   }
-  absl::StatusOr<std::string> model_id = status.ok() ? PublishModel(job, result) : status;
+  absl::StatusOr<std::string> model_id = status.ok() ? PublishModel(held.tenant, held.job, result) : status;
 
   Deferred deferred;
   {
@@ -103,7 +103,7 @@ void JobQueue::AnswerFromCache(const std::string& id) {
     } else if (absl::IsUnavailable(model_id.status())) {
       LOG(WARNING) << "queue: job " << id << " is not answered yet: " << model_id.status();
     } else {
-      LOG(INFO) << "queue: job " << id << " runs itself, the result of " << job.cached_from()
+      LOG(INFO) << "queue: job " << id << " runs itself, the result of " << held.job.cached_from()
                 << " is no answer: " << model_id.status();
       SetHold(std::move(row), "", "", &deferred).IgnoreError();
       Dispatch(&deferred);

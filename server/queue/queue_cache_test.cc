@@ -43,8 +43,8 @@ class QueueCacheTest : public QueueTest {
 };
 
 TEST_F(QueueCacheTest, TheKeyIsTheContentAndNothingElse) {
-  const auto key = [&](const v1::SubmitJobRequest& request, const std::string& salt = "") {
-    return CacheKey(request.spec(), salt, &catalog_).value();
+  const auto key = [&](const v1::SubmitJobRequest& request, const std::string& salt = "", const std::string& tenant = "t") {
+    return CacheKey(tenant, salt, request.spec(), &catalog_).value();
   };
   v1::SubmitJobRequest same = Request();
   same.mutable_spec()->set_priority(1);
@@ -64,10 +64,11 @@ TEST_F(QueueCacheTest, TheKeyIsTheContentAndNothingElse) {
   others[3].mutable_spec()->mutable_quantize()->mutable_recipe()->set_seed(5);
   for (const v1::SubmitJobRequest& other : others) EXPECT_NE(key(other), key(Request())) << other.DebugString();
   EXPECT_NE(key(Request(), "salt"), key(Request()));
+  EXPECT_NE(key(Request(), "", "another tenant"), key(Request()));
 
   v1::JobSpec benchmark;
   benchmark.mutable_benchmark()->set_model_id("m-1");
-  EXPECT_EQ(CacheKey(benchmark, "", &catalog_).value(), "");
+  EXPECT_EQ(CacheKey("t", "", benchmark, &catalog_).value(), "");
 }
 
 TEST_F(QueueCacheTest, ARepeatedJobIsDoneAtOnceWithAModelOfItsOwn) {
@@ -81,14 +82,14 @@ TEST_F(QueueCacheTest, ARepeatedJobIsDoneAtOnceWithAModelOfItsOwn) {
   EXPECT_TRUE(second.has_end_time());
   EXPECT_FALSE(second.result_model_id().empty());
   EXPECT_NE(second.result_model_id(), first.result_model_id());
-  EXPECT_EQ(queue_->GetReport(second.id())->SerializeAsString(), queue_->GetReport(first.id())->SerializeAsString());
+  EXPECT_EQ(queue_->GetReport(OpenPrincipal(), second.id())->SerializeAsString(), queue_->GetReport(OpenPrincipal(), first.id())->SerializeAsString());
   EXPECT_TRUE(HasNoJob("w-1"));
   EXPECT_EQ(Count("miss"), 1);
   EXPECT_EQ(Count("hit"), 1);
   EXPECT_EQ(Watch(second.id())->Story(), "SUCCEEDED OK");
   // The answer outlives what it came from.
-  EXPECT_THAT(queue_->Delete(first.id()), IsOk());
-  EXPECT_THAT(queue_->GetReport(second.id()), IsOk());
+  EXPECT_THAT(queue_->Delete(OpenPrincipal(), first.id()), IsOk());
+  EXPECT_THAT(queue_->GetReport(OpenPrincipal(), second.id()), IsOk());
   EXPECT_EQ(Submit().cached_from(), second.id());
 }
 
@@ -177,20 +178,20 @@ TEST_F(QueueCacheTest, CancellingOneDoesNotTouchTheOther) {
   const v1::Job first = Submit();
   const v1::Job second = Submit();
   const v1::Job third = Submit();
-  EXPECT_THAT(queue_->Cancel(second.id()), IsOk());
+  EXPECT_THAT(queue_->Cancel(OpenPrincipal(), second.id()), IsOk());
   EXPECT_EQ(State(second.id()), v1::JOB_STATE_CANCELLED);
   const v1::Lease lease = Lease("w-1");
-  EXPECT_THAT(queue_->Cancel(first.id()), IsOk());  // CANCELLING: its result may never come
+  EXPECT_THAT(queue_->Cancel(OpenPrincipal(), first.id()), IsOk());  // CANCELLING: its result may never come
   EXPECT_EQ(Lease("w-2").job().id(), third.id());
   // A job that was cancelled while it waited runs by itself when it is retried.
-  EXPECT_THAT(queue_->Retry(second.id()), IsOk());
+  EXPECT_THAT(queue_->Retry(OpenPrincipal(), second.id()), IsOk());
   EXPECT_EQ(Get(second.id()).attached_to(), "");
 }
 
 TEST_F(QueueCacheTest, DeletingAQueuedOneLetsTheNextRun) {
   const v1::Job first = Submit();
   const v1::Job second = Submit();
-  EXPECT_THAT(queue_->Delete(first.id()), IsOk());
+  EXPECT_THAT(queue_->Delete(OpenPrincipal(), first.id()), IsOk());
   EXPECT_EQ(Lease("w-1").job().id(), second.id());
 }
 
@@ -206,14 +207,14 @@ TEST_F(QueueCacheTest, SurvivesRestartsAtEveryStep) {
   EXPECT_THAT(queue_->Complete(Done(lease)), IsOk());
   EXPECT_EQ(State(second.id()), v1::JOB_STATE_QUEUED);
   EXPECT_EQ(Get(second.id()).cached_from(), first.id());
-  EXPECT_THAT(queue_->Cancel(second.id()), absl_testing::StatusIs(absl::StatusCode::kUnavailable));
-  EXPECT_THAT(queue_->Delete(first.id()), IsOk()) << "the result is the second's own by now";
+  EXPECT_THAT(queue_->Cancel(OpenPrincipal(), second.id()), absl_testing::StatusIs(absl::StatusCode::kUnavailable));
+  EXPECT_THAT(queue_->Delete(OpenPrincipal(), first.id()), IsOk()) << "the result is the second's own by now";
   Restart();
   catalog_.FailPublish(absl::OkStatus());
   EXPECT_TRUE(HasNoJob("w-1"));
   Advance(absl::Seconds(2));
   EXPECT_EQ(State(second.id()), v1::JOB_STATE_SUCCEEDED);
-  EXPECT_THAT(queue_->GetReport(second.id()), IsOk());
+  EXPECT_THAT(queue_->GetReport(OpenPrincipal(), second.id()), IsOk());
 }
 
 TEST_F(QueueCacheTest, AStoreInTroubleDelaysAndLosesNothing) {

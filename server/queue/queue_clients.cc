@@ -110,20 +110,20 @@ size_t FittingRows(const std::vector<JobRow>& rows, size_t page_size) {
 
 }  // namespace
 
-absl::StatusOr<v1::Job> JobQueue::Submit(const v1::SubmitJobRequest& request) {
+absl::StatusOr<v1::Job> JobQueue::Submit(const Principal& caller, const v1::SubmitJobRequest& request) {
   RETURN_IF_ERROR(CheckRequestId(request.request_id()));
   SubmitRequest key;
   if (!request.request_id().empty()) {
     key = {.request_id = request.request_id(), .body_digest = Sha256Hex(CanonicalBytes(request.spec()))};
     // Before the checks: a repeat is answered though the model is gone by now, or the queue full.
-    ASSIGN_OR_RETURN(const std::optional<StoredRequest> stored, store_->FindRequest(key.request_id));
+    ASSIGN_OR_RETURN(const std::optional<StoredRequest> stored, store_->FindRequest(caller.tenant, key.request_id));
     if (stored) return AnswerRepeat(key, *stored);
   }
   v1::JobSpec spec = request.spec();
   RETURN_IF_ERROR(CheckSpec(&spec));
-  RETURN_IF_ERROR(CheckInputs(spec, catalog_));
+  RETURN_IF_ERROR(CheckInputs(caller, spec, catalog_));
   JobRow row;
-  ASSIGN_OR_RETURN(row.cache_key, CacheKey(spec, options_.cache_salt, catalog_));
+  ASSIGN_OR_RETURN(row.cache_key, CacheKey(caller.tenant, options_.cache_salt, spec, catalog_));
 
   Deferred deferred;
   {
@@ -135,6 +135,7 @@ absl::StatusOr<v1::Job> JobQueue::Submit(const v1::SubmitJobRequest& request) {
                         "QUEUE_FULL", {}, kQueueFullRetry);
     }
     const absl::Time now = clock_->Now();
+    row.tenant = caller.tenant;
     row.job.set_id(RandomId("j-"));
     *row.job.mutable_spec() = std::move(spec);
     row.job.set_state(v1::JOB_STATE_QUEUED);
@@ -152,7 +153,7 @@ absl::StatusOr<v1::Job> JobQueue::Submit(const v1::SubmitJobRequest& request) {
     }
     const absl::Status inserted = store_->Insert(&row, key);
     if (absl::IsAlreadyExists(inserted) && !key.request_id.empty()) {  // another call was quicker
-      ASSIGN_OR_RETURN(const std::optional<StoredRequest> stored, store_->FindRequest(key.request_id));
+      ASSIGN_OR_RETURN(const std::optional<StoredRequest> stored, store_->FindRequest(caller.tenant, key.request_id));
       if (stored) return AnswerRepeat(key, *stored);
     }
     RETURN_IF_ERROR(inserted);
@@ -167,21 +168,22 @@ absl::StatusOr<v1::Job> JobQueue::Submit(const v1::SubmitJobRequest& request) {
   RunAll(&deferred);
   if (row.job.cached_from().empty()) return std::move(row.job);
   AnswerFromCache(row.job.id());
-  return Get(row.job.id());
+  return Get(caller, row.job.id());
 }
 
-absl::StatusOr<v1::Job> JobQueue::Get(std::string_view id) {
+absl::StatusOr<v1::Job> JobQueue::Get(const Principal& caller, std::string_view id) {
   MutexLock lock(&mu_);
-  ASSIGN_OR_RETURN(JobRow row, Find(id));
+  ASSIGN_OR_RETURN(JobRow row, FindFor(caller, id));
   return std::move(row.job);
 }
 
-absl::StatusOr<v1::ListJobsResponse> JobQueue::List(const v1::ListJobsRequest& request) {
+absl::StatusOr<v1::ListJobsResponse> JobQueue::List(const Principal& caller, const v1::ListJobsRequest& request) {
   if (request.page_size() < 0) {
     return absl::InvalidArgumentError(absl::StrCat("page_size is ", request.page_size(), "; it must not be negative"));
   }
   const int page_size = request.page_size() == 0 ? kDefaultPageSize : std::min(request.page_size(), kMaxPageSize);
-  ASSIGN_OR_RETURN(const JobFilter filter, FilterOf(request));
+  ASSIGN_OR_RETURN(JobFilter filter, FilterOf(request));
+  if (caller.role != Role::kOperator) filter.tenant = caller.tenant;
   const std::string digest = FilterDigest(request);
   ASSIGN_OR_RETURN(const int64_t before, ParsePageToken(request.page_token(), digest));
   // One more than asked tells whether there is a next page.
@@ -206,12 +208,12 @@ absl::StatusOr<v1::ListJobsResponse> JobQueue::List(const v1::ListJobsRequest& r
   return response;
 }
 
-absl::StatusOr<v1::Job> JobQueue::Cancel(std::string_view id) {
+absl::StatusOr<v1::Job> JobQueue::Cancel(const Principal& caller, std::string_view id) {
   Deferred deferred;
   absl::StatusOr<v1::Job> job;
   {
     MutexLock lock(&mu_);
-    ASSIGN_OR_RETURN(JobRow row, Find(id));
+    ASSIGN_OR_RETURN(JobRow row, FindFor(caller, id));
     // Its model may exist already.
     if (IsHeld(row.job) && !row.job.cached_from().empty()) return BeingPublished(row.job.id());
     job = Apply(JobEvent::kCancel, std::move(row), &deferred);
@@ -220,12 +222,12 @@ absl::StatusOr<v1::Job> JobQueue::Cancel(std::string_view id) {
   return job;
 }
 
-absl::StatusOr<v1::Job> JobQueue::Retry(std::string_view id) {
+absl::StatusOr<v1::Job> JobQueue::Retry(const Principal& caller, std::string_view id) {
   Deferred deferred;
   absl::StatusOr<v1::Job> job;
   {
     MutexLock lock(&mu_);
-    ASSIGN_OR_RETURN(JobRow row, Find(id));
+    ASSIGN_OR_RETURN(JobRow row, FindFor(caller, id));
     job = Apply(JobEvent::kRetry, std::move(row), &deferred);
     Dispatch(&deferred);
   }
@@ -233,11 +235,11 @@ absl::StatusOr<v1::Job> JobQueue::Retry(std::string_view id) {
   return job;
 }
 
-absl::Status JobQueue::Delete(std::string_view id) {
+absl::Status JobQueue::Delete(const Principal& caller, std::string_view id) {
   Deferred deferred;
   {
     MutexLock lock(&mu_);
-    ASSIGN_OR_RETURN(const JobRow row, Find(id));
+    ASSIGN_OR_RETURN(const JobRow row, FindFor(caller, id));
     if (!IsDeletable(StateOf(row))) return StateForbids(row.job, "cancel it before deleting it");
     if (IsHeld(row.job) && !row.job.cached_from().empty()) return BeingPublished(row.job.id());
     RETURN_IF_ERROR(Remove(row, absl::NotFoundError(absl::StrCat("job ", row.job.id(), " was deleted")), &deferred));
@@ -258,9 +260,9 @@ absl::Status JobQueue::Remove(const JobRow& row, const absl::Status& why, Deferr
   return absl::OkStatus();
 }
 
-absl::StatusOr<v1::Report> JobQueue::GetReport(std::string_view id) {
+absl::StatusOr<v1::Report> JobQueue::GetReport(const Principal& caller, std::string_view id) {
   MutexLock lock(&mu_);
-  ASSIGN_OR_RETURN(const JobRow row, Find(id));
+  ASSIGN_OR_RETURN(const JobRow row, FindFor(caller, id));
   if (StateOf(row) != JobState::kSucceeded) {
     return WithReason(
         absl::FailedPreconditionError(absl::StrCat("job ", row.job.id(), " is ", AbslView(JobStateName(StateOf(row))),
@@ -275,13 +277,14 @@ absl::StatusOr<v1::Report> JobQueue::GetReport(std::string_view id) {
   return std::move(*result.mutable_report());
 }
 
-absl::StatusOr<uint64_t> JobQueue::Watch(std::string_view id, int64_t after_sequence, WatchCallback callback) {
+absl::StatusOr<uint64_t> JobQueue::Watch(const Principal& caller, std::string_view id, int64_t after_sequence,
+                                         WatchCallback callback) {
   Deferred deferred;
   uint64_t handle = 0;
   {
     MutexLock lock(&mu_);
     if (watches_ended_) return Stopping();
-    ASSIGN_OR_RETURN(JobRow row, Find(id));
+    ASSIGN_OR_RETURN(JobRow row, FindFor(caller, id));
     if (watches_.size() >= options_.max_watches) {
       if (metrics_ != nullptr) metrics_->QuotaRejected("watches");
       return WithReason(absl::ResourceExhaustedError(absl::StrCat(watches_.size(), " watches are open, the limit is ",

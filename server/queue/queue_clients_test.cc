@@ -2,6 +2,7 @@
 // What clients see: submit, list, watch, cancel, retry, delete, report.
 #include <string>
 
+#include "absl/strings/str_cat.h"
 #include "google/protobuf/util/message_differencer.h"
 #include "server/queue/queue_test_base.h"
 
@@ -39,11 +40,11 @@ TEST_F(QueueClientsTest, SubmitStoresAQueuedJobWithDefaults) {
 TEST_F(QueueClientsTest, SubmitRefusesABadSpecAndStoresNothing) {
   v1::SubmitJobRequest request = Request();
   request.mutable_spec()->mutable_quantize()->set_model_id("m-none");
-  EXPECT_THAT(queue_->Submit(request), StatusIs(absl::StatusCode::kNotFound));
+  EXPECT_THAT(queue_->Submit(OpenPrincipal(), request), StatusIs(absl::StatusCode::kNotFound));
   request = Request();
   request.mutable_spec()->set_priority(9);
-  EXPECT_THAT(queue_->Submit(request), StatusIs(absl::StatusCode::kInvalidArgument));
-  EXPECT_THAT(IdsOf(queue_->List({})), IsEmpty());
+  EXPECT_THAT(queue_->Submit(OpenPrincipal(), request), StatusIs(absl::StatusCode::kInvalidArgument));
+  EXPECT_THAT(IdsOf(queue_->List(OpenPrincipal(), {})), IsEmpty());
 }
 
 TEST_F(QueueClientsTest, ARepeatedRequestIdReturnsTheFirstAnswer) {
@@ -55,16 +56,16 @@ TEST_F(QueueClientsTest, ARepeatedRequestIdReturnsTheFirstAnswer) {
   catalog_.RemoveModel("m-1");  // the repeat is answered all the same
   Restart();
   EXPECT_TRUE(google::protobuf::util::MessageDifferencer::Equals(Submit(request), first));
-  EXPECT_THAT(IdsOf(queue_->List({})), ElementsAre(first.id()));
+  EXPECT_THAT(IdsOf(queue_->List(OpenPrincipal(), {})), ElementsAre(first.id()));
 }
 
 TEST_F(QueueClientsTest, ARepeatOutlivesTheDeletedJobAndMakesNoSecondOne) {
   v1::SubmitJobRequest request = Request();
   request.set_request_id("r-1");
   const v1::Job first = Submit(request);
-  ASSERT_THAT(queue_->Delete(first.id()), IsOk());
+  ASSERT_THAT(queue_->Delete(OpenPrincipal(), first.id()), IsOk());
   EXPECT_EQ(Submit(request).id(), first.id());
-  EXPECT_THAT(IdsOf(queue_->List({})), IsEmpty());
+  EXPECT_THAT(IdsOf(queue_->List(OpenPrincipal(), {})), IsEmpty());
 }
 
 TEST_F(QueueClientsTest, ARequestIdWithAnotherBodyIsRefused) {
@@ -72,7 +73,8 @@ TEST_F(QueueClientsTest, ARequestIdWithAnotherBodyIsRefused) {
   request.set_request_id("r-1");
   Submit(request);
   request.mutable_spec()->set_priority(1);
-  EXPECT_THAT(queue_->Submit(request), FailsWith(absl::StatusCode::kInvalidArgument, "REQUEST_ID_REUSED"));
+  EXPECT_THAT(queue_->Submit(OpenPrincipal(), request),
+              FailsWith(absl::StatusCode::kInvalidArgument, "REQUEST_ID_REUSED"));
 }
 
 TEST_F(QueueClientsTest, RequestIdsAreRememberedForTwoDays) {
@@ -88,9 +90,11 @@ TEST_F(QueueClientsTest, RequestIdsAreRememberedForTwoDays) {
 TEST_F(QueueClientsTest, AMalformedRequestIdIsRefused) {
   v1::SubmitJobRequest request = Request();
   request.set_request_id(std::string(65, 'a'));
-  EXPECT_THAT(queue_->Submit(request), StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("request_id")));
+  EXPECT_THAT(queue_->Submit(OpenPrincipal(), request),
+              StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("request_id")));
   request.set_request_id("a b");
-  EXPECT_THAT(queue_->Submit(request), StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("request_id")));
+  EXPECT_THAT(queue_->Submit(OpenPrincipal(), request),
+              StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("request_id")));
 }
 
 TEST_F(QueueClientsTest, AFullQueueSaysWhenToTryAgainAndFreesUpAsJobsEnd) {
@@ -98,38 +102,38 @@ TEST_F(QueueClientsTest, AFullQueueSaysWhenToTryAgainAndFreesUpAsJobsEnd) {
   Restart();
   const v1::Job first = Submit();
   Submit();
-  const auto refused = queue_->Submit(Request());
+  const auto refused = queue_->Submit(OpenPrincipal(), Request());
   EXPECT_THAT(refused, FailsWith(absl::StatusCode::kResourceExhausted, "QUEUE_FULL"));
   EXPECT_GT(RetryAfterOf(refused.status()), absl::ZeroDuration());
-  ASSERT_THAT(queue_->Cancel(first.id()), IsOk());
+  ASSERT_THAT(queue_->Cancel(OpenPrincipal(), first.id()), IsOk());
   Submit();
 }
 
 TEST_F(QueueClientsTest, AFailureOfTheStoreFailsTheSubmitAndLeavesNoJob) {
   store_.SetFaultForTest([](v1::JobState) { return absl::ResourceExhaustedError("disk full"); });
-  EXPECT_THAT(queue_->Submit(Request()), StatusIs(absl::StatusCode::kResourceExhausted));
+  EXPECT_THAT(queue_->Submit(OpenPrincipal(), Request()), StatusIs(absl::StatusCode::kResourceExhausted));
   store_.SetFaultForTest(nullptr);
   EXPECT_TRUE(HasNoJob("w-1"));
 }
 
 TEST_F(QueueClientsTest, EndedJobsExpireNotBeforeTheTimeTheyName) {
   const v1::Job ended = Submit();
-  EXPECT_THAT(queue_->Cancel(ended.id()), IsOk());
+  EXPECT_THAT(queue_->Cancel(OpenPrincipal(), ended.id()), IsOk());
   const v1::Job retried = Submit();
-  EXPECT_THAT(queue_->Cancel(retried.id()), IsOk());
+  EXPECT_THAT(queue_->Cancel(OpenPrincipal(), retried.id()), IsOk());
   const absl::Time expires = FromProto(Get(ended.id()).expire_time());
   EXPECT_EQ(expires, clock_.Now() + options_.job_retention);
-  EXPECT_THAT(queue_->Retry(retried.id()), IsOk());
+  EXPECT_THAT(queue_->Retry(OpenPrincipal(), retried.id()), IsOk());
   EXPECT_FALSE(Get(retried.id()).has_expire_time());
   Advance(options_.job_retention);
   EXPECT_EQ(State(ended.id()), v1::JOB_STATE_CANCELLED);
   Advance(absl::Minutes(2));
-  EXPECT_THAT(queue_->Get(ended.id()), StatusIs(absl::StatusCode::kNotFound));
+  EXPECT_THAT(queue_->Get(OpenPrincipal(), ended.id()), StatusIs(absl::StatusCode::kNotFound));
   EXPECT_EQ(State(retried.id()), v1::JOB_STATE_QUEUED);
 }
 
 TEST_F(QueueClientsTest, ManyExpiredJobsGoAFewAtATime) {
-  for (int i = 0; i < 250; ++i) EXPECT_THAT(queue_->Cancel(Submit().id()), IsOk());
+  for (int i = 0; i < 250; ++i) EXPECT_THAT(queue_->Cancel(OpenPrincipal(), Submit().id()), IsOk());
   clock_.Advance(options_.job_retention + absl::Minutes(2));
   for (const int left : {150, 50, 0}) {
     queue_->Tick();
@@ -143,15 +147,15 @@ TEST_F(QueueClientsTest, ListPagesNewestFirst) {
   for (int i = 0; i < 5; ++i) ids.push_back(Submit().id());
   v1::ListJobsRequest request;
   request.set_page_size(2);
-  auto page = queue_->List(request);
+  auto page = queue_->List(OpenPrincipal(), request);
   EXPECT_THAT(IdsOf(page), ElementsAre(ids[4], ids[3]));
   Submit();  // does not disturb the pages that follow
   request.set_page_token(page->next_page_token());
-  page = queue_->List(request);
+  page = queue_->List(OpenPrincipal(), request);
   EXPECT_THAT(IdsOf(page), ElementsAre(ids[2], ids[1]));
   request.set_page_token(page->next_page_token());
   request.set_page_size(500);  // another size is no other filter
-  page = queue_->List(request);
+  page = queue_->List(OpenPrincipal(), request);
   EXPECT_THAT(IdsOf(page), ElementsAre(ids[0]));
   EXPECT_EQ(page->next_page_token(), "");
 }
@@ -161,16 +165,16 @@ TEST_F(QueueClientsTest, AFullLastPageHasNoToken) {
   Submit();
   v1::ListJobsRequest request;
   request.set_page_size(2);
-  EXPECT_EQ(queue_->List(request)->next_page_token(), "");
+  EXPECT_EQ(queue_->List(OpenPrincipal(), request)->next_page_token(), "");
 }
 
 TEST_F(QueueClientsTest, AHugePageSizeIsTakenAs500) {
   for (int i = 0; i < 501; ++i) Submit();
   v1::ListJobsRequest request;
   request.set_page_size(1'000'000);
-  EXPECT_THAT(IdsOf(queue_->List(request)), SizeIs(500));
+  EXPECT_THAT(IdsOf(queue_->List(OpenPrincipal(), request)), SizeIs(500));
   request.set_page_size(0);
-  EXPECT_THAT(IdsOf(queue_->List(request)), SizeIs(50));
+  EXPECT_THAT(IdsOf(queue_->List(OpenPrincipal(), request)), SizeIs(50));
 }
 
 TEST_F(QueueClientsTest, APageOfLargeJobsStaysBelowTheMessageLimit) {
@@ -186,7 +190,7 @@ TEST_F(QueueClientsTest, APageOfLargeJobsStaysBelowTheMessageLimit) {
   request.set_page_size(500);
   int jobs = 0;
   do {
-    const auto page = queue_->List(request);
+    const auto page = queue_->List(OpenPrincipal(), request);
     ASSERT_THAT(page, IsOk());
     ASSERT_GT(page->jobs_size(), 0);
     EXPECT_LT(page->ByteSizeLong(), 4u << 20);
@@ -201,24 +205,29 @@ TEST_F(QueueClientsTest, BadListRequestsAreRefused) {
   Submit();
   v1::ListJobsRequest request;
   request.set_page_size(-1);
-  EXPECT_THAT(queue_->List(request), StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("page_size is -1")));
+  EXPECT_THAT(queue_->List(OpenPrincipal(), request),
+              StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("page_size is -1")));
   request.set_page_size(1);
-  const std::string token = queue_->List(request)->next_page_token();
+  const std::string token = queue_->List(OpenPrincipal(), request)->next_page_token();
   ASSERT_NE(token, "");
   request.set_page_token(token);
   request.set_kind("benchmark");
-  EXPECT_THAT(queue_->List(request), StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("page_token")));
+  EXPECT_THAT(queue_->List(OpenPrincipal(), request),
+              StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("page_token")));
   request.clear_kind();
   for (const char* bad : {"x", "%%%", "MTIz", "AAAA"}) {
     request.set_page_token(bad);
-    EXPECT_THAT(queue_->List(request), StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("page_token"))) << bad;
+    EXPECT_THAT(queue_->List(OpenPrincipal(), request),
+                StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("page_token")))
+        << bad;
   }
   request.clear_page_token();
   request.set_kind("bake");
-  EXPECT_THAT(queue_->List(request), StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("kind")));
+  EXPECT_THAT(queue_->List(OpenPrincipal(), request), StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("kind")));
   request.clear_kind();
   request.add_states(static_cast<v1::JobState>(77));
-  EXPECT_THAT(queue_->List(request), StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("states")));
+  EXPECT_THAT(queue_->List(OpenPrincipal(), request),
+              StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("states")));
 }
 
 TEST_F(QueueClientsTest, ListFiltersByStateKindAndLabel) {
@@ -228,17 +237,17 @@ TEST_F(QueueClientsTest, ListFiltersByStateKindAndLabel) {
   v1::SubmitJobRequest benchmark;
   benchmark.mutable_spec()->mutable_benchmark()->set_model_id("m-1");
   const v1::Job b = Submit(benchmark);
-  ASSERT_THAT(queue_->Cancel(b.id()), IsOk());
+  ASSERT_THAT(queue_->Cancel(OpenPrincipal(), b.id()), IsOk());
   v1::ListJobsRequest request;
   request.add_states(v1::JOB_STATE_CANCELLED);
   request.add_states(v1::JOB_STATE_CANCELLED);
-  EXPECT_THAT(IdsOf(queue_->List(request)), ElementsAre(b.id()));
+  EXPECT_THAT(IdsOf(queue_->List(OpenPrincipal(), request)), ElementsAre(b.id()));
   request.Clear();
   request.set_kind("quantize");
-  EXPECT_THAT(IdsOf(queue_->List(request)), ElementsAre(a.id()));
+  EXPECT_THAT(IdsOf(queue_->List(OpenPrincipal(), request)), ElementsAre(a.id()));
   request.Clear();
   (*request.mutable_labels())["team"] = "vision";
-  EXPECT_THAT(IdsOf(queue_->List(request)), ElementsAre(a.id()));
+  EXPECT_THAT(IdsOf(queue_->List(OpenPrincipal(), request)), ElementsAre(a.id()));
 }
 
 TEST_F(QueueClientsTest, ListShowsProgressThatIsNotStoredYet) {
@@ -247,28 +256,75 @@ TEST_F(QueueClientsTest, ListShowsProgressThatIsNotStoredYet) {
   progress.set_phase("calibrate");
   const v1::Lease lease = Lease("w-1");
   Beat("w-1", lease, progress);
-  EXPECT_EQ(queue_->List({})->jobs(0).progress().phase(), "calibrate");
+  EXPECT_EQ(queue_->List(OpenPrincipal(), {})->jobs(0).progress().phase(), "calibrate");
 }
 
 TEST_F(QueueClientsTest, UnknownJobsAreNotFound) {
   const std::string id = "j-0000000000000000";
-  EXPECT_THAT(queue_->Get(id), StatusIs(absl::StatusCode::kNotFound));
-  EXPECT_THAT(queue_->Cancel(id), StatusIs(absl::StatusCode::kNotFound));
-  EXPECT_THAT(queue_->Retry(id), StatusIs(absl::StatusCode::kNotFound));
-  EXPECT_THAT(queue_->Delete(id), StatusIs(absl::StatusCode::kNotFound));
-  EXPECT_THAT(queue_->GetReport(id), StatusIs(absl::StatusCode::kNotFound));
-  EXPECT_THAT(queue_->Watch(id, 0, [](const WatchEvent&) {}), StatusIs(absl::StatusCode::kNotFound));
+  EXPECT_THAT(queue_->Get(OpenPrincipal(), id), StatusIs(absl::StatusCode::kNotFound));
+  EXPECT_THAT(queue_->Cancel(OpenPrincipal(), id), StatusIs(absl::StatusCode::kNotFound));
+  EXPECT_THAT(queue_->Retry(OpenPrincipal(), id), StatusIs(absl::StatusCode::kNotFound));
+  EXPECT_THAT(queue_->Delete(OpenPrincipal(), id), StatusIs(absl::StatusCode::kNotFound));
+  EXPECT_THAT(queue_->GetReport(OpenPrincipal(), id), StatusIs(absl::StatusCode::kNotFound));
+  EXPECT_THAT(queue_->Watch(OpenPrincipal(), id, 0, [](const WatchEvent&) {}), StatusIs(absl::StatusCode::kNotFound));
+}
+
+// ---------------------------------------------------------------- tenants
+
+TEST_F(QueueClientsTest, AnotherTenantsJobIsAsOneThatIsNotThere) {
+  const Principal ann{.tenant = "acme", .name = "ann", .role = Role::kUser};
+  const Principal bob{.tenant = "zoo", .name = "bob", .role = Role::kUser};
+  catalog_.AddModel("m-1", v1::MODEL_FORMAT_ONNX, "acme");
+  catalog_.AddDataset("d-1", "acme");
+  const auto job = queue_->Submit(ann, Request());
+  ASSERT_THAT(job, IsOk());
+  const auto no_watch = [](const WatchEvent&) {};
+  for (const std::string& id : {job->id(), std::string("j-0000000000000000")}) {
+    const auto denied = FailsWith(absl::StatusCode::kPermissionDenied, "NOT_VISIBLE");
+    EXPECT_THAT(queue_->Get(bob, id), denied);
+    EXPECT_THAT(queue_->Cancel(bob, id), denied);
+    EXPECT_THAT(queue_->Retry(bob, id), denied);
+    EXPECT_THAT(queue_->Delete(bob, id), denied);
+    EXPECT_THAT(queue_->GetReport(bob, id), denied);
+    EXPECT_THAT(queue_->Watch(bob, id, 0, no_watch), denied);
+    EXPECT_EQ(queue_->Get(bob, id).status().message(), absl::StrCat("tenant \"zoo\" has no job \"", id, "\""));
+  }
+  EXPECT_EQ(queue_->List(bob, {})->jobs_size(), 0);
+  EXPECT_EQ(queue_->List(ann, {})->jobs_size(), 1);
+  EXPECT_EQ(queue_->List(OpenPrincipal(), {})->jobs_size(), 1);
+  EXPECT_THAT(queue_->Get(ann, job->id()), IsOk());
+  // Nor may Bob's job read Ann's model.
+  EXPECT_THAT(queue_->Submit(bob, Request()), FailsWith(absl::StatusCode::kPermissionDenied, "NOT_VISIBLE"));
+  // What the job makes is Ann's, whoever runs it.
+  const v1::Lease lease = Lease("w-1");
+  const auto done = queue_->Complete(Success("w-1", lease));
+  ASSERT_THAT(done, IsOk());
+  EXPECT_EQ(catalog_.OwnerOf(done->result_model_id()), "acme");
+}
+
+TEST_F(QueueClientsTest, EachTenantHasItsOwnRequestIds) {
+  const Principal bob{.tenant = "zoo", .name = "bob", .role = Role::kUser};
+  catalog_.AddModel("m-2", v1::MODEL_FORMAT_ONNX, "zoo");
+  v1::SubmitJobRequest request = Request();
+  request.set_request_id("r-1");
+  const v1::Job ours = Submit(request);
+  request.mutable_spec()->mutable_quantize()->set_model_id("m-2");
+  request.mutable_spec()->mutable_quantize()->mutable_recipe()->mutable_dynamic();
+  request.mutable_spec()->mutable_quantize()->clear_calibration_dataset_id();
+  const auto theirs = queue_->Submit(bob, request);
+  ASSERT_THAT(theirs, IsOk());  // not REQUEST_ID_REUSED, which would tell of our job
+  EXPECT_NE(theirs->id(), ours.id());
 }
 
 // ---------------------------------------------------------------- cancel, retry, delete
 
 TEST_F(QueueClientsTest, CancelOfAQueuedJobIsAtOnceAndIdempotent) {
   const v1::Job job = Submit();
-  const auto cancelled = queue_->Cancel(job.id());
+  const auto cancelled = queue_->Cancel(OpenPrincipal(), job.id());
   ASSERT_THAT(cancelled, IsOk());
   EXPECT_EQ(cancelled->state(), v1::JOB_STATE_CANCELLED);
   EXPECT_TRUE(cancelled->has_end_time());
-  EXPECT_EQ(queue_->Cancel(job.id())->SerializeAsString(), cancelled->SerializeAsString());
+  EXPECT_EQ(queue_->Cancel(OpenPrincipal(), job.id())->SerializeAsString(), cancelled->SerializeAsString());
   EXPECT_TRUE(HasNoJob("w-1"));
 }
 
@@ -276,8 +332,8 @@ TEST_F(QueueClientsTest, CancelOfARunningJobWaitsForItsWorker) {
   const v1::Job job = Submit();
   const v1::Lease lease = Lease("w-1");
   EXPECT_EQ(Beat("w-1", lease), v1::LEASE_COMMAND_CONTINUE);
-  EXPECT_EQ(queue_->Cancel(job.id())->state(), v1::JOB_STATE_CANCELLING);
-  EXPECT_EQ(queue_->Cancel(job.id())->state(), v1::JOB_STATE_CANCELLING);
+  EXPECT_EQ(queue_->Cancel(OpenPrincipal(), job.id())->state(), v1::JOB_STATE_CANCELLING);
+  EXPECT_EQ(queue_->Cancel(OpenPrincipal(), job.id())->state(), v1::JOB_STATE_CANCELLING);
   EXPECT_EQ(Beat("w-1", lease), v1::LEASE_COMMAND_CANCEL);
   v1::CompleteJobRequest end = End("w-1", lease);
   end.mutable_cancelled();
@@ -288,9 +344,10 @@ TEST_F(QueueClientsTest, CancelOfARunningJobWaitsForItsWorker) {
 TEST_F(QueueClientsTest, ALateResultWinsOverACancellation) {
   const v1::Job job = Submit();
   const v1::Lease lease = Lease("w-1");
-  ASSERT_THAT(queue_->Cancel(job.id()), IsOk());
+  ASSERT_THAT(queue_->Cancel(OpenPrincipal(), job.id()), IsOk());
   EXPECT_EQ(queue_->Complete(Success("w-1", lease))->state(), v1::JOB_STATE_SUCCEEDED);
-  EXPECT_THAT(queue_->Cancel(job.id()), FailsWith(absl::StatusCode::kFailedPrecondition, "JOB_STATE_FORBIDS"));
+  EXPECT_THAT(queue_->Cancel(OpenPrincipal(), job.id()),
+              FailsWith(absl::StatusCode::kFailedPrecondition, "JOB_STATE_FORBIDS"));
 }
 
 TEST_F(QueueClientsTest, CancelWorksInRetryWaitAndDead) {
@@ -299,21 +356,22 @@ TEST_F(QueueClientsTest, CancelWorksInRetryWaitAndDead) {
   const v1::Job job = Submit(request);
   ASSERT_THAT(queue_->Complete(Failure("w-1", Lease("w-1"), v1::ERROR_CLASS_RETRYABLE)), IsOk());
   ASSERT_EQ(State(job.id()), v1::JOB_STATE_RETRY_WAIT);
-  EXPECT_EQ(queue_->Cancel(job.id())->state(), v1::JOB_STATE_CANCELLED);
+  EXPECT_EQ(queue_->Cancel(OpenPrincipal(), job.id())->state(), v1::JOB_STATE_CANCELLED);
   EXPECT_FALSE(Get(job.id()).has_error());
   EXPECT_FALSE(Get(job.id()).has_retry_time());
-  ASSERT_THAT(queue_->Retry(job.id()), IsOk());
+  ASSERT_THAT(queue_->Retry(OpenPrincipal(), job.id()), IsOk());
   ASSERT_THAT(queue_->Complete(Failure("w-1", Lease("w-1"), v1::ERROR_CLASS_POISON)), IsOk());
   Advance(absl::Minutes(5));
   ASSERT_THAT(queue_->Complete(Failure("w-1", Lease("w-1"), v1::ERROR_CLASS_POISON)), IsOk());
   ASSERT_EQ(State(job.id()), v1::JOB_STATE_DEAD);
-  EXPECT_EQ(queue_->Cancel(job.id())->state(), v1::JOB_STATE_CANCELLED);
+  EXPECT_EQ(queue_->Cancel(OpenPrincipal(), job.id())->state(), v1::JOB_STATE_CANCELLED);
 }
 
 TEST_F(QueueClientsTest, CancelOfAFailedJobIsRefused) {
   const v1::Job job = Submit();
   ASSERT_THAT(queue_->Complete(Failure("w-1", Lease("w-1"), v1::ERROR_CLASS_FINAL)), IsOk());
-  EXPECT_THAT(queue_->Cancel(job.id()), FailsWith(absl::StatusCode::kFailedPrecondition, "JOB_STATE_FORBIDS"));
+  EXPECT_THAT(queue_->Cancel(OpenPrincipal(), job.id()),
+              FailsWith(absl::StatusCode::kFailedPrecondition, "JOB_STATE_FORBIDS"));
 }
 
 TEST_F(QueueClientsTest, RetryStartsAgainWithAttemptsAtZero) {
@@ -323,7 +381,7 @@ TEST_F(QueueClientsTest, RetryStartsAgainWithAttemptsAtZero) {
   EXPECT_EQ(failed.state(), v1::JOB_STATE_FAILED);
   EXPECT_EQ(failed.attempt(), 1);
   EXPECT_EQ(failed.error().reason(), "OUT_OF_MEMORY");
-  const auto again = queue_->Retry(job.id());
+  const auto again = queue_->Retry(OpenPrincipal(), job.id());
   ASSERT_THAT(again, IsOk());
   EXPECT_EQ(again->state(), v1::JOB_STATE_QUEUED);
   EXPECT_EQ(again->attempt(), 0);
@@ -336,37 +394,38 @@ TEST_F(QueueClientsTest, RetryStartsAgainWithAttemptsAtZero) {
 TEST_F(QueueClientsTest, RetryIsForFailedCancelledAndDeadOnly) {
   const v1::Job job = Submit();
   const auto forbidden = FailsWith(absl::StatusCode::kFailedPrecondition, "JOB_STATE_FORBIDS");
-  EXPECT_THAT(queue_->Retry(job.id()), forbidden);
+  EXPECT_THAT(queue_->Retry(OpenPrincipal(), job.id()), forbidden);
   const v1::Lease lease = Lease("w-1");
-  EXPECT_THAT(queue_->Retry(job.id()), forbidden);
+  EXPECT_THAT(queue_->Retry(OpenPrincipal(), job.id()), forbidden);
   ASSERT_THAT(queue_->Complete(Success("w-1", lease)), IsOk());
-  EXPECT_THAT(queue_->Retry(job.id()), forbidden);
+  EXPECT_THAT(queue_->Retry(OpenPrincipal(), job.id()), forbidden);
 }
 
 TEST_F(QueueClientsTest, DeleteIsRefusedWhileAWorkerHoldsTheJob) {
   const v1::Job job = Submit();
   const v1::Lease lease = Lease("w-1");
   const auto forbidden = FailsWith(absl::StatusCode::kFailedPrecondition, "JOB_STATE_FORBIDS");
-  EXPECT_THAT(queue_->Delete(job.id()), forbidden);
-  ASSERT_THAT(queue_->Cancel(job.id()), IsOk());
-  EXPECT_THAT(queue_->Delete(job.id()), forbidden);
+  EXPECT_THAT(queue_->Delete(OpenPrincipal(), job.id()), forbidden);
+  ASSERT_THAT(queue_->Cancel(OpenPrincipal(), job.id()), IsOk());
+  EXPECT_THAT(queue_->Delete(OpenPrincipal(), job.id()), forbidden);
   ASSERT_THAT(queue_->Complete(Success("w-1", lease)), IsOk());
-  EXPECT_THAT(queue_->Delete(job.id()), IsOk());
-  EXPECT_THAT(queue_->Get(job.id()), StatusIs(absl::StatusCode::kNotFound));
+  EXPECT_THAT(queue_->Delete(OpenPrincipal(), job.id()), IsOk());
+  EXPECT_THAT(queue_->Get(OpenPrincipal(), job.id()), StatusIs(absl::StatusCode::kNotFound));
   EXPECT_THAT(catalog_.Published(), SizeIs(1));  // models it made stay
 }
 
 TEST_F(QueueClientsTest, ADeletedQueuedJobIsNotLeased) {
-  ASSERT_THAT(queue_->Delete(Submit().id()), IsOk());
+  ASSERT_THAT(queue_->Delete(OpenPrincipal(), Submit().id()), IsOk());
   EXPECT_TRUE(HasNoJob("w-1"));
 }
 
 TEST_F(QueueClientsTest, TheReportIsThereOnceTheJobSucceeded) {
   const v1::Job job = Submit();
-  EXPECT_THAT(queue_->GetReport(job.id()), FailsWith(absl::StatusCode::kFailedPrecondition, "NO_REPORT"));
+  EXPECT_THAT(queue_->GetReport(OpenPrincipal(), job.id()),
+              FailsWith(absl::StatusCode::kFailedPrecondition, "NO_REPORT"));
   ASSERT_THAT(queue_->Complete(Success("w-1", Lease("w-1"))), IsOk());
   Restart();
-  const auto report = queue_->GetReport(job.id());
+  const auto report = queue_->GetReport(OpenPrincipal(), job.id());
   ASSERT_THAT(report, IsOk());
   EXPECT_EQ(report->size().original_bytes(), 1000);
 }
@@ -377,7 +436,7 @@ TEST_F(QueueClientsTest, UnfinishedJobsKeepTheirInputsInUse) {
   EXPECT_EQ(queue_->UnfinishedJobUsing("d-1"), job.id());
   EXPECT_EQ(queue_->UnfinishedJobUsing("m-2"), std::nullopt);
   EXPECT_EQ(queue_->UnfinishedJobUsing(""), std::nullopt);
-  ASSERT_THAT(queue_->Cancel(job.id()), IsOk());
+  ASSERT_THAT(queue_->Cancel(OpenPrincipal(), job.id()), IsOk());
   EXPECT_EQ(queue_->UnfinishedJobUsing("m-1"), std::nullopt);
 }
 
@@ -413,13 +472,13 @@ TEST_F(QueueClientsTest, AWatchFromAKnownSequenceIsSilentUntilAChange) {
   const v1::Job job = Submit();
   const auto watcher = Watch(job.id(), job.sequence());
   EXPECT_THAT(watcher->events, IsEmpty());
-  ASSERT_THAT(queue_->Cancel(job.id()), IsOk());
+  ASSERT_THAT(queue_->Cancel(OpenPrincipal(), job.id()), IsOk());
   EXPECT_EQ(watcher->Story(), "CANCELLED OK");
 }
 
 TEST_F(QueueClientsTest, AWatchOfAFinalStateAlreadySeenJustEnds) {
   const v1::Job job = Submit();
-  const auto cancelled = queue_->Cancel(job.id());
+  const auto cancelled = queue_->Cancel(OpenPrincipal(), job.id());
   EXPECT_EQ(Watch(job.id(), cancelled->sequence())->Story(), "OK");
   EXPECT_EQ(Watch(job.id(), cancelled->sequence() - 1)->Story(), "CANCELLED OK");
 }
@@ -445,7 +504,7 @@ TEST_F(QueueClientsTest, AWatchEndsWithDeadAndWithDelete) {
   EXPECT_EQ(first->Story(), "QUEUED RUNNING DEAD OK");
   const v1::Job deleted = Submit();
   const auto second = Watch(deleted.id());
-  ASSERT_THAT(queue_->Delete(deleted.id()), IsOk());
+  ASSERT_THAT(queue_->Delete(OpenPrincipal(), deleted.id()), IsOk());
   EXPECT_EQ(second->Story(), "QUEUED NOT_FOUND");
 }
 
@@ -454,7 +513,7 @@ TEST_F(QueueClientsTest, AnUnwatchedWatchIsNotCalledAgain) {
   const auto watcher = Watch(job.id());
   queue_->Unwatch(watcher->handle);
   queue_->Unwatch(watcher->handle);
-  ASSERT_THAT(queue_->Cancel(job.id()), IsOk());
+  ASSERT_THAT(queue_->Cancel(OpenPrincipal(), job.id()), IsOk());
   EXPECT_EQ(watcher->Story(), "QUEUED");
 }
 
@@ -463,7 +522,7 @@ TEST_F(QueueClientsTest, ShutdownEndsWatchesAndRefusesNewOnes) {
   const auto watcher = Watch(job.id());
   queue_->Shutdown();
   EXPECT_EQ(watcher->Story(), "QUEUED UNAVAILABLE");
-  EXPECT_THAT(queue_->Watch(job.id(), 0, [](const WatchEvent&) {}),
+  EXPECT_THAT(queue_->Watch(OpenPrincipal(), job.id(), 0, [](const WatchEvent&) {}),
               StatusIs(absl::StatusCode::kUnavailable, HasSubstr("reconnect")));
 }
 
@@ -472,7 +531,7 @@ TEST_F(QueueClientsTest, WatchesAreBounded) {
   Restart();
   const v1::Job job = Submit();
   Watch(job.id());
-  EXPECT_THAT(queue_->Watch(job.id(), 0, [](const WatchEvent&) {}),
+  EXPECT_THAT(queue_->Watch(OpenPrincipal(), job.id(), 0, [](const WatchEvent&) {}),
               FailsWith(absl::StatusCode::kResourceExhausted, "TOO_MANY_WATCHES"));
 }
 

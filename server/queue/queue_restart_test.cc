@@ -49,7 +49,7 @@ TEST_F(QueueRestartTest, TheAttemptsDeadlineIsNotProlonged) {
 TEST_F(QueueRestartTest, ACancellationIsRemembered) {
   const v1::Job job = Submit();
   const v1::Lease lease = Lease("w-1");
-  ASSERT_THAT(queue_->Cancel(job.id()), IsOk());
+  ASSERT_THAT(queue_->Cancel(OpenPrincipal(), job.id()), IsOk());
   clock_.Advance(absl::Seconds(59));
   Restart();
   EXPECT_EQ(Beat("w-1", lease), v1::LEASE_COMMAND_CANCEL);
@@ -121,7 +121,7 @@ TEST_F(QueueRestartTest, ACrashBeforeTheModelIsMadeIsRepairedAtTheStart) {
   Restart();
   EXPECT_EQ(State(job.id()), v1::JOB_STATE_SUCCEEDED);
   EXPECT_THAT(catalog_.Published(), SizeIs(1));
-  EXPECT_THAT(queue_->GetReport(job.id()), IsOk());
+  EXPECT_THAT(queue_->GetReport(OpenPrincipal(), job.id()), IsOk());
 }
 
 TEST_F(QueueRestartTest, ACrashBetweenModelAndStateIsRepairedAtTheStart) {

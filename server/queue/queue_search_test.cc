@@ -85,7 +85,7 @@ class World : public QueueTest {
     return job;
   }
   void DoRetry() {
-    if (queue_->Retry(job_id_).ok()) attempts_ = 0;
+    if (queue_->Retry(OpenPrincipal(), job_id_).ok()) attempts_ = 0;
   }
   void DoRestart() {
     Restart();
@@ -105,7 +105,7 @@ class World : public QueueTest {
     if (state == JobState::kSucceeded) {
       EXPECT_EQ(published.size(), 1u);
       EXPECT_TRUE(!published.empty() && job.result_model_id() == published[0].id());
-      EXPECT_TRUE(queue_->GetReport(job_id_).ok());
+      EXPECT_TRUE(queue_->GetReport(OpenPrincipal(), job_id_).ok());
     } else {
       EXPECT_TRUE(published.empty() || IsLeased(state)) << "half published in " << JobStateName(state);
       EXPECT_EQ(job.result_model_id(), "");
@@ -218,7 +218,8 @@ std::vector<Action> AllActions() {
                          }});
     }
   }
-  actions.push_back({"cancel", [](World* world) { world->queue().Cancel(world->job_id()).IgnoreError(); }});
+  actions.push_back(
+      {"cancel", [](World* world) { world->queue().Cancel(OpenPrincipal(), world->job_id()).IgnoreError(); }});
   actions.push_back({"retry", [](World* world) { world->DoRetry(); }});
   actions.push_back({"restart", [](World* world) { world->DoRestart(); }});
   actions.push_back({"1 s", [](World* world) { world->Pass(absl::Seconds(1)); }});

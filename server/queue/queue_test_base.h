@@ -88,12 +88,12 @@ class QueueTest : public testing::Test {
     return request;
   }
   v1::Job Submit(const v1::SubmitJobRequest& request = Request()) {
-    const auto job = queue_->Submit(request);
+    const auto job = queue_->Submit(OpenPrincipal(), request);
     EXPECT_THAT(job, absl_testing::IsOk());
     return job.value_or(v1::Job());
   }
   v1::Job Get(const std::string& id) {
-    const auto job = queue_->Get(id);
+    const auto job = queue_->Get(OpenPrincipal(), id);
     EXPECT_THAT(job, absl_testing::IsOk());
     return job.value_or(v1::Job());
   }
@@ -166,8 +166,8 @@ class QueueTest : public testing::Test {
   }
   std::shared_ptr<Watcher> Watch(const std::string& id, int64_t after = 0) {
     auto watcher = std::make_shared<Watcher>();
-    const auto handle =
-        queue_->Watch(id, after, [watcher](const WatchEvent& event) { watcher->events.push_back(event); });
+    const auto handle = queue_->Watch(OpenPrincipal(), id, after,
+                                      [watcher](const WatchEvent& event) { watcher->events.push_back(event); });
     EXPECT_THAT(handle, absl_testing::IsOk());
     watcher->handle = handle.value_or(0);
     return watcher;

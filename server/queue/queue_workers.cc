@@ -200,11 +200,11 @@ absl::Status JobQueue::FillLease(const Grant& grant, v1::Lease* lease) {
   lease->set_token(grant.token);
   SetProto(grant.deadline, lease->mutable_deadline());
   const auto model = [&](const std::string& id, v1::Model* out) {
-    ASSIGN_OR_RETURN(*out, catalog_->GetModel(id));
+    ASSIGN_OR_RETURN(*out, catalog_->GetModel(OpenPrincipal(), id));
     return absl::OkStatus();
   };
   const auto dataset = [&](const std::string& id, v1::Dataset* out) {
-    ASSIGN_OR_RETURN(*out, catalog_->GetDataset(id));
+    ASSIGN_OR_RETURN(*out, catalog_->GetDataset(OpenPrincipal(), id));
     return absl::OkStatus();
   };
   if (spec.has_quantize()) {
@@ -383,30 +383,33 @@ absl::StatusOr<v1::Job> JobQueue::CompleteSuccess(const v1::CompleteJobRequest& 
   return FinishPublication(request.job_id(), request.token(), request.success());
 }
 
-absl::StatusOr<std::string> JobQueue::PublishModel(const v1::Job& job, const v1::JobResult& result) {
+absl::StatusOr<std::string> JobQueue::PublishModel(const std::string& tenant, const v1::Job& job,
+                                                   const v1::JobResult& result) {
   const v1::QuantizeSpec& spec = job.spec().quantize();
   std::string name = spec.output_name();
   if (name.empty()) {
-    const absl::StatusOr<v1::Model> input = catalog_->GetModel(spec.model_id());
+    const absl::StatusOr<v1::Model> input = catalog_->GetModel(OpenPrincipal(), spec.model_id());
     const std::string base = input.ok() && !input->name().empty() ? input->name() : spec.model_id();
     const std::string suffix = absl::StrCat("-", std::string(MethodName(spec.recipe())));
     name = Cut(base, kMaxModelNameBytes - suffix.size()) + suffix;
   }
   ASSIGN_OR_RETURN(const v1::Model model,
-                   catalog_->PublishResult(job.id(), name, {result.files().begin(), result.files().end()}));
+                   catalog_->PublishResult(tenant, job.id(), name, {result.files().begin(), result.files().end()}));
   return model.id();
 }
 
 absl::StatusOr<v1::Job> JobQueue::FinishPublication(const std::string& id, int64_t token, const v1::JobResult& result) {
   v1::Job job;
+  std::string tenant;
   {
     MutexLock lock(&mu_);
     const LiveJob* live = live_.Find(id);
     if (live == nullptr) return absl::AbortedError(absl::StrCat("job ", id, " was changed by another server"));
     job = live->row.job;
+    tenant = live->row.tenant;
   }
   absl::StatusOr<std::string> model_id = std::string();
-  if (!result.files().empty()) model_id = PublishModel(job, result);
+  if (!result.files().empty()) model_id = PublishModel(tenant, job, result);
 
   Deferred deferred;
   absl::StatusOr<v1::Job> done;

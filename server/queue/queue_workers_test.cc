@@ -338,7 +338,7 @@ TEST_F(QueueWorkersTest, AnAttemptOutOfTimeEndsWithItsOwnReason) {
 TEST_F(QueueWorkersTest, AWorkerThatIgnoresACancellationIsCutOffAfterAMinute) {
   const v1::Job job = Submit();
   const v1::Lease lease = Lease("w-1");
-  ASSERT_THAT(queue_->Cancel(job.id()), IsOk());
+  ASSERT_THAT(queue_->Cancel(OpenPrincipal(), job.id()), IsOk());
   for (int i = 0; i < 59; ++i) {
     Advance(absl::Seconds(1));
     ASSERT_EQ(Beat("w-1", lease), v1::LEASE_COMMAND_CANCEL);
@@ -353,7 +353,7 @@ TEST_F(QueueWorkersTest, AWorkerThatIgnoresACancellationIsCutOffAfterAMinute) {
 TEST_F(QueueWorkersTest, ACancelledJobWhoseWorkerDiesIsCancelledNotRetried) {
   const v1::Job job = Submit();
   Lease("w-1");
-  ASSERT_THAT(queue_->Cancel(job.id()), IsOk());
+  ASSERT_THAT(queue_->Cancel(OpenPrincipal(), job.id()), IsOk());
   Advance(absl::Seconds(3));
   EXPECT_EQ(State(job.id()), v1::JOB_STATE_CANCELLED);
   EXPECT_FALSE(Get(job.id()).has_error());
@@ -429,7 +429,8 @@ TEST_F(QueueWorkersTest, AMissingBlobCanBeUploadedAndTheCallRepeated) {
   EXPECT_THAT(queue_->Complete(Success("w-1", lease)),
               FailsWith(absl::StatusCode::kFailedPrecondition, "BLOB_MISSING"));
   EXPECT_EQ(State(job.id()), v1::JOB_STATE_RUNNING);
-  EXPECT_THAT(queue_->GetReport(job.id()), FailsWith(absl::StatusCode::kFailedPrecondition, "NO_REPORT"));
+  EXPECT_THAT(queue_->GetReport(OpenPrincipal(), job.id()),
+              FailsWith(absl::StatusCode::kFailedPrecondition, "NO_REPORT"));
   EXPECT_EQ(Beat("w-1", lease), v1::LEASE_COMMAND_CONTINUE);
   catalog_.SetMissing("b1", false);
   EXPECT_EQ(queue_->Complete(Success("w-1", lease))->state(), v1::JOB_STATE_SUCCEEDED);
@@ -441,7 +442,8 @@ TEST_F(QueueWorkersTest, AWorkerMayFailTheJobAfterItsResultWasRefused) {
   catalog_.SetMissing("b1", true);
   ASSERT_FALSE(queue_->Complete(Success("w-1", lease)).ok());
   EXPECT_EQ(queue_->Complete(Failure("w-1", lease, v1::ERROR_CLASS_FINAL))->state(), v1::JOB_STATE_FAILED);
-  EXPECT_THAT(queue_->GetReport(job.id()), FailsWith(absl::StatusCode::kFailedPrecondition, "NO_REPORT"));
+  EXPECT_THAT(queue_->GetReport(OpenPrincipal(), job.id()),
+              FailsWith(absl::StatusCode::kFailedPrecondition, "NO_REPORT"));
 }
 
 TEST_F(QueueWorkersTest, AQuantizeResultNeedsFilesAndABenchmarkHasNone) {
@@ -538,7 +540,7 @@ TEST_F(QueueWorkersTest, AStoreThatFailsLeavesTheLeaseForARepeat) {
   const v1::Lease lease = Lease("w-1");
   store_.SetFaultForTest([](v1::JobState) { return absl::UnavailableError("I/O error"); });
   EXPECT_THAT(queue_->Complete(Success("w-1", lease)), StatusIs(absl::StatusCode::kUnavailable));
-  EXPECT_THAT(queue_->Cancel(job.id()), StatusIs(absl::StatusCode::kUnavailable));
+  EXPECT_THAT(queue_->Cancel(OpenPrincipal(), job.id()), StatusIs(absl::StatusCode::kUnavailable));
   EXPECT_EQ(State(job.id()), v1::JOB_STATE_RUNNING);
   store_.SetFaultForTest(nullptr);
   EXPECT_EQ(queue_->Complete(Success("w-1", lease))->state(), v1::JOB_STATE_SUCCEEDED);

@@ -246,8 +246,8 @@ absl::Status CheckTimeout(const v1::JobSpec& spec) {
                                                  absl::FormatDuration(kMaxAttemptTimeout)));
 }
 
-absl::StatusOr<v1::ModelFormat> CheckModel(const std::string& id, ArtifactCatalog* catalog) {
-  ASSIGN_OR_RETURN(const v1::Model model, catalog->GetModel(id));
+absl::StatusOr<v1::ModelFormat> CheckModel(const Principal& caller, const std::string& id, ArtifactCatalog* catalog) {
+  ASSIGN_OR_RETURN(const v1::Model model, catalog->GetModel(caller, id));
   RETURN_IF_ERROR(
       CheckBuilt("model format", ShortName(v1::ModelFormat_Name(model.format()), "MODEL_FORMAT_"), kBuiltModelFormats));
   return model.format();
@@ -272,8 +272,8 @@ absl::Status CheckMethodFits(const v1::Recipe& recipe, v1::ModelFormat model) {
   return absl::OkStatus();
 }
 
-absl::Status CheckDataset(const std::string& id, ArtifactCatalog* catalog) {
-  return id.empty() ? absl::OkStatus() : catalog->GetDataset(id).status();
+absl::Status CheckDataset(const Principal& caller, const std::string& id, ArtifactCatalog* catalog) {
+  return id.empty() ? absl::OkStatus() : catalog->GetDataset(caller, id).status();
 }
 
 }  // namespace
@@ -337,18 +337,18 @@ absl::Status CheckSpec(v1::JobSpec* spec) {
   return absl::OkStatus();
 }
 
-absl::Status CheckInputs(const v1::JobSpec& spec, ArtifactCatalog* catalog) {
+absl::Status CheckInputs(const Principal& caller, const v1::JobSpec& spec, ArtifactCatalog* catalog) {
   if (spec.has_quantize()) {
-    ASSIGN_OR_RETURN(const v1::ModelFormat format, CheckModel(spec.quantize().model_id(), catalog));
+    ASSIGN_OR_RETURN(const v1::ModelFormat format, CheckModel(caller, spec.quantize().model_id(), catalog));
     RETURN_IF_ERROR(CheckMethodFits(spec.quantize().recipe(), format));
-    RETURN_IF_ERROR(CheckDataset(spec.quantize().calibration_dataset_id(), catalog));
-    return CheckDataset(spec.quantize().evaluation_dataset_id(), catalog);
+    RETURN_IF_ERROR(CheckDataset(caller, spec.quantize().calibration_dataset_id(), catalog));
+    return CheckDataset(caller, spec.quantize().evaluation_dataset_id(), catalog);
   }
-  RETURN_IF_ERROR(CheckModel(spec.benchmark().model_id(), catalog).status());
+  RETURN_IF_ERROR(CheckModel(caller, spec.benchmark().model_id(), catalog).status());
   if (!spec.benchmark().baseline_model_id().empty()) {
-    RETURN_IF_ERROR(CheckModel(spec.benchmark().baseline_model_id(), catalog).status());
+    RETURN_IF_ERROR(CheckModel(caller, spec.benchmark().baseline_model_id(), catalog).status());
   }
-  return CheckDataset(spec.benchmark().dataset_id(), catalog);
+  return CheckDataset(caller, spec.benchmark().dataset_id(), catalog);
 }
 
 }  // namespace quant

@@ -28,9 +28,10 @@ inline constexpr size_t kMaxSpecBytes = 64 << 10;  // serialized; a queue of 10,
 //   UNIMPLEMENTED, reason NOT_BUILT: a kind, method, format or rule of the contract that this build lacks.
 absl::Status CheckSpec(v1::JobSpec* spec);
 
-// Checks that models and datasets exist and are of a kind that jobs can read. `spec` has passed CheckSpec.
-//   NOT_FOUND, UNIMPLEMENTED (reason NOT_BUILT), and the catalog's errors.
-absl::Status CheckInputs(const v1::JobSpec& spec, ArtifactCatalog* catalog);
+// Checks that `caller` sees the models and datasets and that they are of a kind that jobs can read. `spec` has passed
+// CheckSpec.
+//   NotVisible, UNIMPLEMENTED (reason NOT_BUILT), and the catalog's errors.
+absl::Status CheckInputs(const Principal& caller, const v1::JobSpec& spec, ArtifactCatalog* catalog);
 
 // The method as quantctl names it: "dynamic", "static", "smoothquant", "rtn", "gptq", "awq", "nf4", "llm_int8", "fp16",
 // "bf16", "mixed", "hqq"; "" when none is set.

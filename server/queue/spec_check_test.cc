@@ -227,13 +227,13 @@ TEST(CheckInputs, EachInputMustExist) {
   FakeArtifactCatalog catalog;
   v1::JobSpec spec = StaticSpec();
   spec.mutable_quantize()->set_evaluation_dataset_id("d-2");
-  EXPECT_THAT(CheckInputs(spec, &catalog), StatusIs(absl::StatusCode::kNotFound, HasSubstr("m-1")));
+  EXPECT_THAT(CheckInputs(OpenPrincipal(), spec, &catalog), StatusIs(absl::StatusCode::kNotFound, HasSubstr("m-1")));
   catalog.AddModel("m-1");
-  EXPECT_THAT(CheckInputs(spec, &catalog), StatusIs(absl::StatusCode::kNotFound, HasSubstr("d-1")));
+  EXPECT_THAT(CheckInputs(OpenPrincipal(), spec, &catalog), StatusIs(absl::StatusCode::kNotFound, HasSubstr("d-1")));
   catalog.AddDataset("d-1");
-  EXPECT_THAT(CheckInputs(spec, &catalog), StatusIs(absl::StatusCode::kNotFound, HasSubstr("d-2")));
+  EXPECT_THAT(CheckInputs(OpenPrincipal(), spec, &catalog), StatusIs(absl::StatusCode::kNotFound, HasSubstr("d-2")));
   catalog.AddDataset("d-2");
-  EXPECT_THAT(CheckInputs(spec, &catalog), IsOk());
+  EXPECT_THAT(CheckInputs(OpenPrincipal(), spec, &catalog), IsOk());
 }
 
 TEST(CheckInputs, TheBaselineOfABenchmarkMustExist) {
@@ -241,16 +241,16 @@ TEST(CheckInputs, TheBaselineOfABenchmarkMustExist) {
   catalog.AddModel("m-1");
   v1::JobSpec spec;
   spec.mutable_benchmark()->set_model_id("m-1");
-  EXPECT_THAT(CheckInputs(spec, &catalog), IsOk());
+  EXPECT_THAT(CheckInputs(OpenPrincipal(), spec, &catalog), IsOk());
   spec.mutable_benchmark()->set_baseline_model_id("m-2");
-  EXPECT_THAT(CheckInputs(spec, &catalog), StatusIs(absl::StatusCode::kNotFound, HasSubstr("m-2")));
+  EXPECT_THAT(CheckInputs(OpenPrincipal(), spec, &catalog), StatusIs(absl::StatusCode::kNotFound, HasSubstr("m-2")));
 }
 
 TEST(CheckInputs, ACheckpointThatCannotBeReadIsUnimplemented) {
   FakeArtifactCatalog catalog;
   catalog.AddModel("m-1", v1::MODEL_FORMAT_GGUF);
   catalog.AddDataset("d-1");
-  EXPECT_THAT(CheckInputs(StaticSpec(), &catalog),
+  EXPECT_THAT(CheckInputs(OpenPrincipal(), StaticSpec(), &catalog),
               StatusIs(absl::StatusCode::kUnimplemented, AllOf(HasSubstr("gguf"), HasSubstr("onnx"))));
 }
 
@@ -259,16 +259,17 @@ TEST(CheckInputs, MethodsAreForTheirKindOfModel) {
   catalog.AddModel("m-1", v1::MODEL_FORMAT_HUGGING_FACE);
   catalog.AddDataset("d-1");
   v1::JobSpec spec = StaticSpec();
-  EXPECT_THAT(CheckInputs(spec, &catalog),
+  EXPECT_THAT(CheckInputs(OpenPrincipal(), spec, &catalog),
               StatusIs(absl::StatusCode::kInvalidArgument, AllOf(HasSubstr("method static"), HasSubstr("rtn, gptq"))));
   RecipeOf(&spec)->mutable_gptq();
-  EXPECT_THAT(CheckInputs(spec, &catalog), IsOk());
+  EXPECT_THAT(CheckInputs(OpenPrincipal(), spec, &catalog), IsOk());
   catalog.AddModel("m-1", v1::MODEL_FORMAT_ONNX);
-  EXPECT_THAT(CheckInputs(spec, &catalog), StatusIs(absl::StatusCode::kInvalidArgument,
-                                                    AllOf(HasSubstr("method gptq"), HasSubstr("static or dynamic"))));
+  EXPECT_THAT(
+      CheckInputs(OpenPrincipal(), spec, &catalog),
+      StatusIs(absl::StatusCode::kInvalidArgument, AllOf(HasSubstr("method gptq"), HasSubstr("static or dynamic"))));
   spec = StaticSpec();
   RecipeOf(&spec)->set_format(v1::EXPORT_FORMAT_GGUF);
-  EXPECT_THAT(CheckInputs(spec, &catalog),
+  EXPECT_THAT(CheckInputs(OpenPrincipal(), spec, &catalog),
               StatusIs(absl::StatusCode::kInvalidArgument, AllOf(HasSubstr("format gguf"), HasSubstr("onnx"))));
 }
 

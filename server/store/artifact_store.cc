@@ -53,6 +53,18 @@ const std::vector<std::string>& Migrations() {
     CREATE INDEX artifact_by_kind ON artifact (kind, ordinal);
     CREATE UNIQUE INDEX artifact_by_job ON artifact (source_job_id) WHERE source_job_id <> '';
     CREATE INDEX artifact_file_by_blob ON artifact_file (sha256);
+  )",
+                                                                     R"(
+    ALTER TABLE artifact ADD COLUMN tenant TEXT NOT NULL DEFAULT 'default';
+    DROP INDEX artifact_by_digest;
+    CREATE INDEX artifact_by_digest ON artifact (kind, digest, name, tenant);
+    CREATE INDEX artifact_by_tenant ON artifact (tenant, kind, ordinal);
+    -- The tenant has uploaded the blob itself.
+    CREATE TABLE blob_holder (
+      sha256 TEXT NOT NULL,
+      tenant TEXT NOT NULL,
+      PRIMARY KEY (sha256, tenant)
+    ) STRICT, WITHOUT ROWID;
   )"};
   return *migrations;
 }
@@ -124,13 +136,14 @@ v1::Dataset ArtifactStore::ToDataset(Artifact artifact) {
 
 // ---------------------------------------------------------------- create
 
-absl::StatusOr<ArtifactStore::Artifact> ArtifactStore::Make(Kind kind, std::string_view name,
+absl::StatusOr<ArtifactStore::Artifact> ArtifactStore::Make(Kind kind, const Principal& owner, std::string_view name,
                                                             std::string_view source_job_id,
                                                             std::vector<v1::File> files) {
   RETURN_IF_ERROR(CheckName(name));
   RETURN_IF_ERROR(CheckAndSortManifest(&files));
   Artifact made;
   made.id = RandomId(kind == Kind::kModel ? "m-" : "d-");
+  made.tenant = owner.tenant;
   made.name = std::string(name);
   made.digest = ManifestDigest(files);
   made.source_job_id = std::string(source_job_id);
@@ -155,11 +168,12 @@ absl::StatusOr<ArtifactStore::Artifact> ArtifactStore::Make(Kind kind, std::stri
 
   MutexLock lock(db_->mutex());
   absl::StatusOr<std::vector<Artifact>> same =
-      source_job_id.empty() ? Select("kind = ? AND digest = ? AND name = ? ORDER BY ordinal LIMIT 1",
+      source_job_id.empty() ? Select("kind = ? AND digest = ? AND name = ? AND tenant = ? ORDER BY ordinal LIMIT 1",
                                      [&](Statement* stmt) {
                                        stmt->Bind(1, static_cast<int>(kind));
                                        stmt->Bind(2, made.digest);
                                        stmt->Bind(3, made.name);
+                                       stmt->Bind(4, made.tenant);
                                      })
                             : Select("source_job_id = ?", [&](Statement* stmt) { stmt->Bind(1, source_job_id); });
   RETURN_IF_ERROR(same.status());
@@ -173,16 +187,20 @@ absl::StatusOr<ArtifactStore::Artifact> ArtifactStore::Make(Kind kind, std::stri
     return found;
   }
   // Under the lock, so that the sweep cannot take a blob between this check and the insert.
-  RETURN_IF_ERROR(CheckBlobsStored(made.files));
+  RETURN_IF_ERROR(CheckBlobsStored(owner, made.files));
   RETURN_IF_ERROR(Insert(kind, made));
   UpdateGauges();
   return made;
 }
 
-absl::Status ArtifactStore::CheckBlobsStored(const std::vector<v1::File>& files) {
+absl::Status ArtifactStore::CheckBlobsStored(const Principal& owner, const std::vector<v1::File>& files) {
   for (const v1::File& file : files) {
-    ASSIGN_OR_RETURN(const bool stored, blobs_->Touch({file.digest().sha256(), file.digest().size_bytes()}));
-    if (!stored) {
+    // The same answer for what is not there and what another tenant uploaded.
+    ASSIGN_OR_RETURN(bool usable, Holds(owner, file.digest().sha256()));
+    if (usable) {
+      ASSIGN_OR_RETURN(usable, blobs_->Touch({file.digest().sha256(), file.digest().size_bytes()}));
+    }
+    if (!usable) {
       return WithReason(absl::FailedPreconditionError(
                             absl::StrCat("the blob of file ", Quoted(file.path()), ", ", file.digest().sha256(), " of ",
                                          file.digest().size_bytes(), " bytes, is not stored; upload it")),
@@ -197,7 +215,7 @@ absl::Status ArtifactStore::Insert(Kind kind, const Artifact& artifact) {
   {
     ASSIGN_OR_RETURN(Statement insert,
                      db_->Prepare("INSERT INTO artifact (id, kind, name, format, digest, size_bytes, create_time, "
-                                  "source_job_id) VALUES (?, ?, ?, ?, ?, ?, ?, ?)"));
+                                  "source_job_id, tenant) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"));
     insert.Bind(1, artifact.id);
     insert.Bind(2, static_cast<int>(kind));
     insert.Bind(3, artifact.name);
@@ -206,6 +224,7 @@ absl::Status ArtifactStore::Insert(Kind kind, const Artifact& artifact) {
     insert.Bind(6, artifact.size_bytes);
     insert.Bind(7, artifact.create_time);
     insert.Bind(8, artifact.source_job_id);
+    insert.Bind(9, artifact.tenant);
     RETURN_IF_ERROR(insert.Run());
     const int64_t ordinal = db_->LastInsertRowId();
     ASSIGN_OR_RETURN(
@@ -223,22 +242,25 @@ absl::Status ArtifactStore::Insert(Kind kind, const Artifact& artifact) {
   return txn.Commit();
 }
 
-absl::StatusOr<v1::Model> ArtifactStore::CreateModel(const v1::CreateModelRequest& request) {
+absl::StatusOr<v1::Model> ArtifactStore::CreateModel(const Principal& caller, const v1::CreateModelRequest& request) {
   ASSIGN_OR_RETURN(Artifact made,
-                   Make(Kind::kModel, request.name(), "", {request.files().begin(), request.files().end()}));
+                   Make(Kind::kModel, caller, request.name(), "", {request.files().begin(), request.files().end()}));
   return ToModel(std::move(made));
 }
 
-absl::StatusOr<v1::Model> ArtifactStore::PublishResult(std::string_view job_id, std::string_view name,
-                                                       const std::vector<v1::File>& files) {
+absl::StatusOr<v1::Model> ArtifactStore::PublishResult(std::string_view tenant, std::string_view job_id,
+                                                       std::string_view name, const std::vector<v1::File>& files) {
   if (job_id.empty()) return absl::InvalidArgumentError("a result needs the id of its job");
-  ASSIGN_OR_RETURN(Artifact made, Make(Kind::kModel, name, job_id, files));
+  // Workers hold every blob; what they make of a job is its tenant's.
+  const Principal job{.tenant = std::string(tenant), .name = "", .role = Role::kWorker};
+  ASSIGN_OR_RETURN(Artifact made, Make(Kind::kModel, job, name, job_id, files));
   return ToModel(std::move(made));
 }
 
-absl::StatusOr<v1::Dataset> ArtifactStore::CreateDataset(const v1::CreateDatasetRequest& request) {
+absl::StatusOr<v1::Dataset> ArtifactStore::CreateDataset(const Principal& caller,
+                                                         const v1::CreateDatasetRequest& request) {
   ASSIGN_OR_RETURN(Artifact made,
-                   Make(Kind::kDataset, request.name(), "", {request.files().begin(), request.files().end()}));
+                   Make(Kind::kDataset, caller, request.name(), "", {request.files().begin(), request.files().end()}));
   return ToDataset(std::move(made));
 }
 
@@ -248,7 +270,7 @@ absl::StatusOr<std::vector<ArtifactStore::Artifact>> ArtifactStore::Select(
     std::string_view where_sql, const std::function<void(Statement*)>& bind) {
   ASSIGN_OR_RETURN(Statement stmt,
                    db_->Prepare(absl::StrCat("SELECT ordinal, id, name, format, digest, size_bytes, create_time, "
-                                             "source_job_id FROM artifact WHERE ",
+                                             "source_job_id, tenant FROM artifact WHERE ",
                                              AbslView(where_sql))));
   bind(&stmt);
   std::vector<Artifact> found;
@@ -256,6 +278,7 @@ absl::StatusOr<std::vector<ArtifactStore::Artifact>> ArtifactStore::Select(
     ASSIGN_OR_RETURN(const bool row, stmt.Step());
     if (!row) return found;
     found.push_back({.ordinal = stmt.Int(0),
+                     .tenant = stmt.Text(8),
                      .id = stmt.Text(1),
                      .name = stmt.Text(2),
                      .format = static_cast<v1::ModelFormat>(stmt.Int(3)),
@@ -280,7 +303,7 @@ absl::Status ArtifactStore::ReadFiles(Artifact* artifact) {
   }
 }
 
-absl::StatusOr<ArtifactStore::Artifact> ArtifactStore::Get(Kind kind, std::string_view id) {
+absl::StatusOr<ArtifactStore::Artifact> ArtifactStore::Get(Kind kind, const Principal& caller, std::string_view id) {
   const absl::Time start = absl::Now();
   MutexLock lock(db_->mutex());
   auto found = Select("id = ? AND kind = ?", [&](Statement* stmt) {
@@ -291,25 +314,30 @@ absl::StatusOr<ArtifactStore::Artifact> ArtifactStore::Get(Kind kind, std::strin
   if (status.ok() && !found->empty()) status = ReadFiles(&found->front());
   if (metrics_ != nullptr) metrics_->StoreOperation("read", absl::Now() - start, status.ok());
   RETURN_IF_ERROR(status);
-  if (found->empty()) {
-    return absl::NotFoundError(absl::StrCat("no ", NameOf(static_cast<int>(kind)), " ", Quoted(id)));
+  if (found->empty() || !caller.Sees(found->front().tenant)) {
+    return NotVisible(caller, NameOf(static_cast<int>(kind)), id);
   }
   return std::move(found->front());
 }
 
-absl::StatusOr<ArtifactStore::Page> ArtifactStore::List(Kind kind, int32_t page_size, std::string_view page_token) {
+absl::StatusOr<ArtifactStore::Page> ArtifactStore::List(Kind kind, const Principal& caller, int32_t page_size,
+                                                        std::string_view page_token) {
   if (page_size < 0) {
     return absl::InvalidArgumentError(absl::StrCat("page_size must not be negative, not ", page_size));
   }
   const int32_t limit = page_size == 0 ? kDefaultPage : std::min(page_size, kMaxPage);
   ASSIGN_OR_RETURN(const int64_t before, ReadToken(static_cast<int>(kind), page_token));
   MutexLock lock(db_->mutex());
+  const bool all = caller.role == Role::kOperator;
   ASSIGN_OR_RETURN(std::vector<Artifact> rows,
-                   Select("kind = ? AND ordinal < ? ORDER BY ordinal DESC LIMIT ?", [&](Statement* stmt) {
-                     stmt->Bind(1, static_cast<int>(kind));
-                     stmt->Bind(2, before);
-                     stmt->Bind(3, limit + 1);
-                   }));
+                   Select(all ? "kind = ? AND ordinal < ? ORDER BY ordinal DESC LIMIT ?"
+                              : "kind = ?1 AND ordinal < ?2 AND tenant = ?4 ORDER BY ordinal DESC LIMIT ?3",
+                          [&](Statement* stmt) {
+                            stmt->Bind(1, static_cast<int>(kind));
+                            stmt->Bind(2, before);
+                            stmt->Bind(3, limit + 1);
+                            if (!all) stmt->Bind(4, caller.tenant);
+                          }));
   Page page;
   size_t bytes = 0;
   for (Artifact& row : rows) {
@@ -328,26 +356,28 @@ absl::StatusOr<ArtifactStore::Page> ArtifactStore::List(Kind kind, int32_t page_
   return page;
 }
 
-absl::StatusOr<v1::Model> ArtifactStore::GetModel(std::string_view id) {
-  ASSIGN_OR_RETURN(Artifact found, Get(Kind::kModel, id));
+absl::StatusOr<v1::Model> ArtifactStore::GetModel(const Principal& caller, std::string_view id) {
+  ASSIGN_OR_RETURN(Artifact found, Get(Kind::kModel, caller, id));
   return ToModel(std::move(found));
 }
 
-absl::StatusOr<v1::Dataset> ArtifactStore::GetDataset(std::string_view id) {
-  ASSIGN_OR_RETURN(Artifact found, Get(Kind::kDataset, id));
+absl::StatusOr<v1::Dataset> ArtifactStore::GetDataset(const Principal& caller, std::string_view id) {
+  ASSIGN_OR_RETURN(Artifact found, Get(Kind::kDataset, caller, id));
   return ToDataset(std::move(found));
 }
 
-absl::StatusOr<v1::ListModelsResponse> ArtifactStore::ListModels(const v1::ListModelsRequest& request) {
-  ASSIGN_OR_RETURN(Page page, List(Kind::kModel, request.page_size(), request.page_token()));
+absl::StatusOr<v1::ListModelsResponse> ArtifactStore::ListModels(const Principal& caller,
+                                                                 const v1::ListModelsRequest& request) {
+  ASSIGN_OR_RETURN(Page page, List(Kind::kModel, caller, request.page_size(), request.page_token()));
   v1::ListModelsResponse response;
   for (Artifact& artifact : page.artifacts) *response.add_models() = ToModel(std::move(artifact));
   response.set_next_page_token(page.next_page_token);
   return response;
 }
 
-absl::StatusOr<v1::ListDatasetsResponse> ArtifactStore::ListDatasets(const v1::ListDatasetsRequest& request) {
-  ASSIGN_OR_RETURN(Page page, List(Kind::kDataset, request.page_size(), request.page_token()));
+absl::StatusOr<v1::ListDatasetsResponse> ArtifactStore::ListDatasets(const Principal& caller,
+                                                                     const v1::ListDatasetsRequest& request) {
+  ASSIGN_OR_RETURN(Page page, List(Kind::kDataset, caller, request.page_size(), request.page_token()));
   v1::ListDatasetsResponse response;
   for (Artifact& artifact : page.artifacts) *response.add_datasets() = ToDataset(std::move(artifact));
   response.set_next_page_token(page.next_page_token);
@@ -356,7 +386,7 @@ absl::StatusOr<v1::ListDatasetsResponse> ArtifactStore::ListDatasets(const v1::L
 
 // ---------------------------------------------------------------- delete, sweep
 
-absl::Status ArtifactStore::Delete(Kind kind, std::string_view id) {
+absl::Status ArtifactStore::Delete(Kind kind, const Principal& caller, std::string_view id) {
   InUse in_use;
   {
     MutexLock lock(&in_use_mu_);
@@ -367,7 +397,9 @@ absl::Status ArtifactStore::Delete(Kind kind, std::string_view id) {
                      stmt->Bind(1, id);
                      stmt->Bind(2, static_cast<int>(kind));
                    }));
-  if (found.empty()) return absl::NotFoundError(absl::StrCat("no ", NameOf(static_cast<int>(kind)), " ", Quoted(id)));
+  if (found.empty() || !caller.Sees(found.front().tenant)) {
+    return NotVisible(caller, NameOf(static_cast<int>(kind)), id);
+  }
   if (in_use) {
     ASSIGN_OR_RETURN(const std::string job, in_use(id));
     if (!job.empty()) {
@@ -388,8 +420,52 @@ absl::Status ArtifactStore::Delete(Kind kind, std::string_view id) {
   return absl::OkStatus();
 }
 
-absl::Status ArtifactStore::DeleteModel(std::string_view id) { return Delete(Kind::kModel, id); }
-absl::Status ArtifactStore::DeleteDataset(std::string_view id) { return Delete(Kind::kDataset, id); }
+absl::Status ArtifactStore::DeleteModel(const Principal& caller, std::string_view id) {
+  return Delete(Kind::kModel, caller, id);
+}
+absl::Status ArtifactStore::DeleteDataset(const Principal& caller, std::string_view id) {
+  return Delete(Kind::kDataset, caller, id);
+}
+
+absl::StatusOr<bool> ArtifactStore::Holds(const Principal& caller, std::string_view sha256) {
+  if (caller.role != Role::kUser) return true;
+  ASSIGN_OR_RETURN(Statement stmt,
+                   db_->Prepare("SELECT 1 FROM blob_holder WHERE sha256 = ?1 AND tenant = ?2 UNION ALL "
+                                "SELECT 1 FROM artifact_file AS f JOIN artifact AS a ON a.ordinal = f.artifact "
+                                "WHERE f.sha256 = ?1 AND a.tenant = ?2 LIMIT 1"));
+  stmt.Bind(1, sha256);
+  stmt.Bind(2, caller.tenant);
+  return stmt.Step();
+}
+
+absl::StatusOr<bool> ArtifactStore::HoldsBlob(const Principal& caller, std::string_view sha256) {
+  if (caller.role != Role::kUser) return true;
+  MutexLock lock(db_->mutex());
+  return Holds(caller, sha256);
+}
+
+absl::Status ArtifactStore::NoteHeld(const Principal& caller, std::string_view sha256) {
+  if (caller.role != Role::kUser) return absl::OkStatus();
+  MutexLock lock(db_->mutex());
+  ASSIGN_OR_RETURN(Transaction txn, Transaction::Begin(db_));
+  {
+    ASSIGN_OR_RETURN(Statement stmt, db_->Prepare("INSERT OR IGNORE INTO blob_holder (sha256, tenant) VALUES (?, ?)"));
+    stmt.Bind(1, sha256);
+    stmt.Bind(2, caller.tenant);
+    RETURN_IF_ERROR(stmt.Run());
+  }
+  return txn.Commit();
+}
+
+absl::Status ArtifactStore::ForgetHolders(std::string_view sha256) {
+  ASSIGN_OR_RETURN(Transaction txn, Transaction::Begin(db_));
+  {
+    ASSIGN_OR_RETURN(Statement stmt, db_->Prepare("DELETE FROM blob_holder WHERE sha256 = ?"));
+    stmt.Bind(1, sha256);
+    RETURN_IF_ERROR(stmt.Run());
+  }
+  return txn.Commit();
+}
 
 absl::StatusOr<bool> ArtifactStore::IsReferenced(std::string_view sha256) {
   ASSIGN_OR_RETURN(Statement stmt, db_->Prepare("SELECT 1 FROM artifact_file WHERE sha256 = ? LIMIT 1"));
@@ -409,6 +485,7 @@ absl::StatusOr<int64_t> ArtifactStore::SweepUnreferenced(absl::Duration grace) {
     if (referenced) continue;
     ASSIGN_OR_RETURN(const bool gone, blobs_->Remove(blob, before));
     if (!gone) continue;
+    RETURN_IF_ERROR(ForgetHolders(blob.sha256));
     ++removed;
     reclaimed += blob.size_bytes;
   }

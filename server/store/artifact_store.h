@@ -41,17 +41,26 @@ class ArtifactStore : public ArtifactCatalog {
   // Asked before an artifact is deleted, under the store's lock. Set it before the first Delete, once.
   void SetInUse(InUse in_use);
 
-  absl::StatusOr<v1::Model> CreateModel(const v1::CreateModelRequest& request);
-  absl::StatusOr<v1::Model> GetModel(std::string_view id) override;
-  absl::StatusOr<v1::ListModelsResponse> ListModels(const v1::ListModelsRequest& request);
-  absl::Status DeleteModel(std::string_view id);
-  absl::StatusOr<v1::Model> PublishResult(std::string_view job_id, std::string_view name,
+  // What is made belongs to the tenant of `caller`; what `caller` does not see is NotVisible.
+  absl::StatusOr<v1::Model> CreateModel(const Principal& caller, const v1::CreateModelRequest& request);
+  absl::StatusOr<v1::Model> GetModel(const Principal& caller, std::string_view id) override;
+  absl::StatusOr<v1::ListModelsResponse> ListModels(const Principal& caller, const v1::ListModelsRequest& request);
+  absl::Status DeleteModel(const Principal& caller, std::string_view id);
+  absl::StatusOr<v1::Model> PublishResult(std::string_view tenant, std::string_view job_id, std::string_view name,
                                           const std::vector<v1::File>& files) override;
 
-  absl::StatusOr<v1::Dataset> CreateDataset(const v1::CreateDatasetRequest& request);
-  absl::StatusOr<v1::Dataset> GetDataset(std::string_view id) override;
-  absl::StatusOr<v1::ListDatasetsResponse> ListDatasets(const v1::ListDatasetsRequest& request);
-  absl::Status DeleteDataset(std::string_view id);
+  absl::StatusOr<v1::Dataset> CreateDataset(const Principal& caller, const v1::CreateDatasetRequest& request);
+  absl::StatusOr<v1::Dataset> GetDataset(const Principal& caller, std::string_view id) override;
+  absl::StatusOr<v1::ListDatasetsResponse> ListDatasets(const Principal& caller,
+                                                        const v1::ListDatasetsRequest& request);
+  absl::Status DeleteDataset(const Principal& caller, std::string_view id);
+
+  // A digest alone opens nothing: a user may read, name in a manifest or be told of a blob only when its tenant has
+  // proved to hold the bytes, by an upload of its own or a manifest that names them. Operators and workers hold every
+  // blob. Says nothing on whether the blob is stored.
+  absl::StatusOr<bool> HoldsBlob(const Principal& caller, std::string_view sha256);
+  // Call it when an upload of `caller` was verified. Durable when it returns.
+  absl::Status NoteHeld(const Principal& caller, std::string_view sha256);
 
   // Removes blobs that no manifest names and that nobody stored, asked for or read for `grace`; drops uploads untouched
   // for as long. Returns the bytes reclaimed. The lock is held for one blob at a time.
@@ -62,6 +71,7 @@ class ArtifactStore : public ArtifactCatalog {
   // What models and datasets have in common.
   struct Artifact {
     int64_t ordinal = 0;  // order of creation
+    std::string tenant;
     std::string id;
     std::string name;
     v1::ModelFormat format = v1::MODEL_FORMAT_UNSPECIFIED;
@@ -81,19 +91,21 @@ class ArtifactStore : public ArtifactCatalog {
   static v1::Model ToModel(Artifact artifact);
   static v1::Dataset ToDataset(Artifact artifact);
 
-  absl::StatusOr<Artifact> Make(Kind kind, std::string_view name, std::string_view source_job_id,
-                                std::vector<v1::File> files);
-  absl::StatusOr<Artifact> Get(Kind kind, std::string_view id);
-  absl::StatusOr<Page> List(Kind kind, int32_t page_size, std::string_view page_token);
-  absl::Status Delete(Kind kind, std::string_view id);
+  absl::StatusOr<Artifact> Make(Kind kind, const Principal& owner, std::string_view name,
+                                std::string_view source_job_id, std::vector<v1::File> files);
+  absl::StatusOr<Artifact> Get(Kind kind, const Principal& caller, std::string_view id);
+  absl::StatusOr<Page> List(Kind kind, const Principal& caller, int32_t page_size, std::string_view page_token);
+  absl::Status Delete(Kind kind, const Principal& caller, std::string_view id);
 
   // These need db_->mutex().
   absl::StatusOr<std::vector<Artifact>> Select(std::string_view where_sql, const std::function<void(Statement*)>& bind);
   absl::Status ReadFiles(Artifact* artifact);
   absl::Status Insert(Kind kind, const Artifact& artifact);
-  absl::Status CheckBlobsStored(const std::vector<v1::File>& files);
+  absl::StatusOr<bool> Holds(const Principal& caller, std::string_view sha256);
+  absl::Status CheckBlobsStored(const Principal& owner, const std::vector<v1::File>& files);
   void UpdateGauges();
   absl::StatusOr<bool> IsReferenced(std::string_view sha256);
+  absl::Status ForgetHolders(std::string_view sha256);
 
   Database* const db_;  // its mutex guards manifests against the sweep
   BlobStore* const blobs_;

@@ -9,6 +9,7 @@
 #include <string>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_replace.h"
 #include "absl/time/clock.h"
 #include "common/digest.h"
 #include "common/error_detail.h"
@@ -68,7 +69,7 @@ class ArtifactStoreTest : public ::testing::Test {
     return request;
   }
   v1::Model Make(const std::string& name, const std::string& bytes) {
-    auto model = store_->CreateModel(ModelRequest(name, {Stored("m.onnx", bytes)}));
+    auto model = store_->CreateModel(OpenPrincipal(), ModelRequest(name, {Stored("m.onnx", bytes)}));
     EXPECT_TRUE(model.ok()) << model.status();
     return *model;
   }
@@ -82,7 +83,8 @@ class ArtifactStoreTest : public ::testing::Test {
 };
 
 TEST_F(ArtifactStoreTest, ModelComesBackWholeAfterAReopening) {
-  auto made = store_->CreateModel(ModelRequest("net", {Stored("z.bin", "data"), Stored("m.onnx", "graph")}));
+  auto made =
+      store_->CreateModel(OpenPrincipal(), ModelRequest("net", {Stored("z.bin", "data"), Stored("m.onnx", "graph")}));
   ASSERT_TRUE(made.ok()) << made.status();
   EXPECT_TRUE(IsRandomId(made->id(), "m-"));
   EXPECT_EQ(made->format(), v1::MODEL_FORMAT_ONNX);
@@ -91,7 +93,7 @@ TEST_F(ArtifactStoreTest, ModelComesBackWholeAfterAReopening) {
   EXPECT_EQ(made->files(0).path(), "m.onnx");
   EXPECT_TRUE(made->has_create_time());
   Reopen();
-  EXPECT_EQ(store_->GetModel(made->id())->SerializeAsString(), made->SerializeAsString());
+  EXPECT_EQ(store_->GetModel(OpenPrincipal(), made->id())->SerializeAsString(), made->SerializeAsString());
   EXPECT_THAT(metrics_.Serialize(), HasSubstr("quant_artifacts{kind=\"model\"} 1"));
 }
 
@@ -105,32 +107,34 @@ TEST_F(ArtifactStoreTest, SameManifestAndNameIsTheSameModel) {
 
 TEST_F(ArtifactStoreTest, AModelIsNoDataset) {
   const v1::Model model = Make("net", "graph");
-  EXPECT_EQ(store_->GetDataset(model.id()).status().code(), absl::StatusCode::kNotFound);
-  EXPECT_EQ(store_->DeleteDataset(model.id()).code(), absl::StatusCode::kNotFound);
+  EXPECT_EQ(store_->GetDataset(OpenPrincipal(), model.id()).status().code(), absl::StatusCode::kNotFound);
+  EXPECT_EQ(store_->DeleteDataset(OpenPrincipal(), model.id()).code(), absl::StatusCode::kNotFound);
   v1::CreateDatasetRequest request;
   *request.add_files() = Stored("m.onnx", "graph");
-  auto dataset = store_->CreateDataset(request);
+  auto dataset = store_->CreateDataset(OpenPrincipal(), request);
   ASSERT_TRUE(dataset.ok());
   EXPECT_TRUE(IsRandomId(dataset->id(), "d-"));
-  EXPECT_EQ(store_->ListDatasets({})->datasets_size(), 1);
+  EXPECT_EQ(store_->ListDatasets(OpenPrincipal(), {})->datasets_size(), 1);
 }
 
 TEST_F(ArtifactStoreTest, MissingBlobAndUnreadableModelAreRefused) {
   const absl::Status missing =
-      store_->CreateModel(ModelRequest("n", {Stored("m.onnx", "here"), NotStored("w.bin", "absent")})).status();
+      store_->CreateModel(OpenPrincipal(), ModelRequest("n", {Stored("m.onnx", "here"), NotStored("w.bin", "absent")}))
+          .status();
   EXPECT_EQ(missing.code(), absl::StatusCode::kFailedPrecondition);
   EXPECT_EQ(ReasonOf(missing), "BLOB_MISSING");
   EXPECT_EQ(MetadataOf(missing, "sha256"), Sha256Hex("absent"));
-  EXPECT_EQ(store_->CreateModel(ModelRequest("n", {Stored("m.pkl", "here")})).status().code(),
+  EXPECT_EQ(store_->CreateModel(OpenPrincipal(), ModelRequest("n", {Stored("m.pkl", "here")})).status().code(),
             absl::StatusCode::kInvalidArgument);
-  EXPECT_EQ(store_->CreateModel(ModelRequest("n", {Stored("../m.onnx", "here")})).status().code(),
+  EXPECT_EQ(store_->CreateModel(OpenPrincipal(), ModelRequest("n", {Stored("../m.onnx", "here")})).status().code(),
             absl::StatusCode::kInvalidArgument);
   v1::File huge = NotStored("a.onnx", "x");
   huge.mutable_digest()->set_size_bytes(INT64_MAX);
   v1::File other = huge;
   other.set_path("b.onnx");
-  EXPECT_EQ(store_->CreateModel(ModelRequest("n", {huge, other})).status().code(), absl::StatusCode::kInvalidArgument);
-  EXPECT_EQ(store_->ListModels({})->models_size(), 0);
+  EXPECT_EQ(store_->CreateModel(OpenPrincipal(), ModelRequest("n", {huge, other})).status().code(),
+            absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(store_->ListModels(OpenPrincipal(), {})->models_size(), 0);
 }
 
 TEST_F(ArtifactStoreTest, ListPagesNewestFirstAndSurvivesChangesInBetween) {
@@ -141,13 +145,13 @@ TEST_F(ArtifactStoreTest, ListPagesNewestFirstAndSurvivesChangesInBetween) {
   request.set_page_size(3);
   std::vector<std::string> seen;
   for (int page = 0; page < 10; ++page) {
-    auto response = store_->ListModels(request);
+    auto response = store_->ListModels(OpenPrincipal(), request);
     ASSERT_TRUE(response.ok()) << response.status();
     for (const v1::Model& model : response->models()) seen.push_back(model.id());
     if (page == 0) {
-      Make("newer", "newer");                              // newer than the first page: not shown
-      ASSERT_TRUE(store_->DeleteModel(ids[2]).ok());       // not yet shown: skipped
-      ASSERT_TRUE(store_->DeleteModel(seen.back()).ok());  // the token's own row
+      Make("newer", "newer");                                               // newer than the first page: not shown
+      ASSERT_TRUE(store_->DeleteModel(OpenPrincipal(), ids[2]).ok());       // not yet shown: skipped
+      ASSERT_TRUE(store_->DeleteModel(OpenPrincipal(), seen.back()).ok());  // the token's own row
     }
     if (response->next_page_token().empty()) break;
     request.set_page_token(response->next_page_token());
@@ -159,47 +163,117 @@ TEST_F(ArtifactStoreTest, ForeignPageTokensAndNegativeSizesAreRefused) {
   for (int i = 0; i < 2; ++i) Make(absl::StrCat("n", i), "g");
   v1::ListModelsRequest request;
   request.set_page_size(1);
-  const std::string token = store_->ListModels(request)->next_page_token();
+  const std::string token = store_->ListModels(OpenPrincipal(), request)->next_page_token();
   ASSERT_FALSE(token.empty());
   v1::ListDatasetsRequest other;
   other.set_page_token(token);
-  EXPECT_EQ(store_->ListDatasets(other).status().code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(store_->ListDatasets(OpenPrincipal(), other).status().code(), absl::StatusCode::kInvalidArgument);
   for (const std::string& bad : {std::string("x"), token + "A", std::string(5000, 'A')}) {
     request.set_page_token(bad);
-    EXPECT_EQ(store_->ListModels(request).status().code(), absl::StatusCode::kInvalidArgument);
+    EXPECT_EQ(store_->ListModels(OpenPrincipal(), request).status().code(), absl::StatusCode::kInvalidArgument);
   }
   request.clear_page_token();
   request.set_page_size(-1);
-  EXPECT_EQ(store_->ListModels(request).status().code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(store_->ListModels(OpenPrincipal(), request).status().code(), absl::StatusCode::kInvalidArgument);
 }
 
 TEST_F(ArtifactStoreTest, DeleteRefusesWhatAJobNeeds) {
   const v1::Model model = Make("net", "graph");
   std::string user = "j-0123456789abcdef";
   store_->SetInUse([&](std::string_view id) -> absl::StatusOr<std::string> { return id == model.id() ? user : ""; });
-  const absl::Status status = store_->DeleteModel(model.id());
+  const absl::Status status = store_->DeleteModel(OpenPrincipal(), model.id());
   EXPECT_EQ(status.code(), absl::StatusCode::kFailedPrecondition);
   EXPECT_EQ(ReasonOf(status), "IN_USE");
   EXPECT_EQ(MetadataOf(status, "job"), user);
   user.clear();
-  EXPECT_TRUE(store_->DeleteModel(model.id()).ok());
-  EXPECT_EQ(store_->DeleteModel(model.id()).code(), absl::StatusCode::kNotFound);
-  EXPECT_EQ(store_->GetModel(model.id()).status().code(), absl::StatusCode::kNotFound);
+  EXPECT_TRUE(store_->DeleteModel(OpenPrincipal(), model.id()).ok());
+  EXPECT_EQ(store_->DeleteModel(OpenPrincipal(), model.id()).code(), absl::StatusCode::kNotFound);
+  EXPECT_EQ(store_->GetModel(OpenPrincipal(), model.id()).status().code(), absl::StatusCode::kNotFound);
 }
 
 TEST_F(ArtifactStoreTest, AJobPublishesOneModel) {
   const v1::Model uploaded = Make("net", "graph");
   const std::vector<v1::File> files = {Stored("m.onnx", "graph")};
-  auto first = store_->PublishResult("j-1", "net", files);
+  auto first = store_->PublishResult(kDefaultTenant, "j-1", "net", files);
   ASSERT_TRUE(first.ok());
   EXPECT_EQ(first->source_job_id(), "j-1");
   EXPECT_NE(first->id(), uploaded.id());
-  EXPECT_EQ(store_->PublishResult("j-1", "net", files)->id(), first->id());
-  EXPECT_EQ(store_->PublishResult("j-1", "net", {Stored("m.onnx", "else")}).status().code(),
+  EXPECT_EQ(store_->PublishResult(kDefaultTenant, "j-1", "net", files)->id(), first->id());
+  EXPECT_EQ(store_->PublishResult(kDefaultTenant, "j-1", "net", {Stored("m.onnx", "else")}).status().code(),
             absl::StatusCode::kFailedPrecondition);
-  EXPECT_NE(store_->PublishResult("j-2", "net", files)->id(), first->id());
-  EXPECT_EQ(store_->PublishResult("j-3", "out", {Stored("m.gguf", "g")})->format(), v1::MODEL_FORMAT_GGUF);
-  EXPECT_EQ(ReasonOf(store_->PublishResult("j-4", "net", {NotStored("m.onnx", "no")}).status()), "BLOB_MISSING");
+  EXPECT_NE(store_->PublishResult(kDefaultTenant, "j-2", "net", files)->id(), first->id());
+  EXPECT_EQ(store_->PublishResult(kDefaultTenant, "j-3", "out", {Stored("m.gguf", "g")})->format(),
+            v1::MODEL_FORMAT_GGUF);
+  EXPECT_EQ(ReasonOf(store_->PublishResult(kDefaultTenant, "j-4", "net", {NotStored("m.onnx", "no")}).status()),
+            "BLOB_MISSING");
+}
+
+// ---------------------------------------------------------------- tenants
+
+const Principal kAnn{.tenant = "acme", .name = "ann", .role = Role::kUser};
+const Principal kBob{.tenant = "zoo", .name = "bob", .role = Role::kUser};
+
+TEST_F(ArtifactStoreTest, WhatAnotherTenantHasIsAsWhatIsNotThere) {
+  const v1::File file = Stored("m.onnx", "graph");
+  ASSERT_TRUE(store_->NoteHeld(kAnn, file.digest().sha256()).ok());
+  const auto model = store_->CreateModel(kAnn, ModelRequest("net", {file}));
+  ASSERT_TRUE(model.ok()) << model.status();
+  EXPECT_TRUE(store_->GetModel(kAnn, model->id()).ok());
+  EXPECT_TRUE(store_->GetModel(OpenPrincipal(), model->id()).ok());
+  const absl::Status theirs = store_->GetModel(kBob, model->id()).status();
+  EXPECT_EQ(theirs.code(), absl::StatusCode::kPermissionDenied);
+  std::string nobodys = "m-0123456789abcdef";
+  const std::string unknown(store_->GetModel(kBob, nobodys).status().message());
+  EXPECT_EQ(absl::StrReplaceAll(std::string(theirs.message()), {{model->id(), nobodys}}), unknown);
+  EXPECT_EQ(store_->DeleteModel(kBob, model->id()).code(), absl::StatusCode::kPermissionDenied);
+  EXPECT_EQ(store_->DeleteModel(kBob, nobodys).code(), absl::StatusCode::kPermissionDenied);
+  EXPECT_EQ(store_->ListModels(kAnn, {})->models_size(), 1);
+  EXPECT_EQ(store_->ListModels(kBob, {})->models_size(), 0);
+  EXPECT_EQ(store_->ListModels(OpenPrincipal(), {})->models_size(), 1);
+}
+
+TEST_F(ArtifactStoreTest, ADigestAloneOpensNothing) {
+  const v1::File file = Stored("m.onnx", "graph");
+  const std::string sha256 = file.digest().sha256();
+  EXPECT_FALSE(store_->HoldsBlob(kAnn, sha256).value());
+  ASSERT_TRUE(store_->NoteHeld(kAnn, sha256).ok());
+  EXPECT_TRUE(store_->HoldsBlob(kAnn, sha256).value());
+  EXPECT_FALSE(store_->HoldsBlob(kBob, sha256).value());
+  EXPECT_TRUE(store_->HoldsBlob(OpenPrincipal(), sha256).value());
+  // Bob names Ann's blob: the answer is that of a blob nobody has.
+  const absl::Status stolen = store_->CreateModel(kBob, ModelRequest("net", {file})).status();
+  EXPECT_EQ(ReasonOf(stolen), "BLOB_MISSING");
+  Reopen();
+  EXPECT_TRUE(store_->CreateModel(kAnn, ModelRequest("net", {file})).ok());
+}
+
+TEST_F(ArtifactStoreTest, TheFilesOfAJobsResultAreItsTenants) {
+  const v1::File file = Stored("m.onnx", "quantized");
+  const auto result = store_->PublishResult("acme", "j-1", "out", {file});
+  ASSERT_TRUE(result.ok()) << result.status();
+  EXPECT_TRUE(store_->GetModel(kAnn, result->id()).ok());
+  EXPECT_TRUE(store_->HoldsBlob(kAnn, file.digest().sha256()).value());
+  EXPECT_FALSE(store_->HoldsBlob(kBob, file.digest().sha256()).value());
+}
+
+TEST_F(ArtifactStoreTest, TheSameManifestOfTwoTenantsIsTwoModels) {
+  const v1::File file = Stored("m.onnx", "graph");
+  ASSERT_TRUE(store_->NoteHeld(kAnn, file.digest().sha256()).ok());
+  ASSERT_TRUE(store_->NoteHeld(kBob, file.digest().sha256()).ok());
+  const auto ann = store_->CreateModel(kAnn, ModelRequest("net", {file}));
+  const auto bob = store_->CreateModel(kBob, ModelRequest("net", {file}));
+  ASSERT_TRUE(ann.ok() && bob.ok());
+  EXPECT_NE(ann->id(), bob->id());
+  EXPECT_TRUE(store_->DeleteModel(kAnn, ann->id()).ok());
+  EXPECT_TRUE(store_->GetModel(kBob, bob->id()).ok());
+}
+
+TEST_F(ArtifactStoreTest, ASweptBlobHasNoHolders) {
+  const v1::File file = Stored("m.onnx", "graph");
+  ASSERT_TRUE(store_->NoteHeld(kAnn, file.digest().sha256()).ok());
+  clock_.Advance(absl::Hours(25));
+  EXPECT_GT(store_->SweepUnreferenced(absl::Hours(24)).value(), 0);
+  EXPECT_FALSE(store_->HoldsBlob(kAnn, file.digest().sha256()).value());
 }
 
 TEST_F(ArtifactStoreTest, SweepTakesOnlyOldBlobsThatNothingNames) {
@@ -214,7 +288,7 @@ TEST_F(ArtifactStoreTest, SweepTakesOnlyOldBlobsThatNothingNames) {
   EXPECT_FALSE(blobs_->Touch({Sha256Hex("loose bytes"), 11}).value());
   EXPECT_TRUE(blobs_->Touch(young).value());
   EXPECT_TRUE(blobs_->Touch({Sha256Hex("graph"), 5}).value());
-  ASSERT_TRUE(store_->DeleteModel(model.id()).ok());
+  ASSERT_TRUE(store_->DeleteModel(OpenPrincipal(), model.id()).ok());
   clock_.Advance(absl::Hours(25));
   EXPECT_EQ(store_->SweepUnreferenced(absl::Hours(24)).value(), 16);
   EXPECT_EQ(blobs_->stats().blobs, 0);

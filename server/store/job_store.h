@@ -20,12 +20,14 @@
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "quant/v1/jobs.pb.h"
+#include "server/auth/principal.h"
 
 namespace quant {
 
 // A job with what the server knows beyond the resource. Times are kept to the nanosecond.
 struct JobRow {
   v1::Job job;                                    // job.id, job.state and job.spec are always set
+  std::string tenant = kDefaultTenant;            // whose job it is; never changes
   int64_t ordinal = 0;                            // order of submission from 1; assigned by Insert, never reused
   int64_t token = 0;                              // fencing token of the newest lease; 0 before the first
   int64_t completed_token = 0;                    // newest token whose outcome was taken; 0: none
@@ -41,7 +43,7 @@ struct JobVersion {
 };
 inline JobVersion VersionOf(const JobRow& row) { return {row.job.state(), row.token}; }
 
-// A submission that came with a request_id.
+// A submission that came with a request_id. Each tenant has request ids of its own.
 struct SubmitRequest {
   std::string request_id;   // empty: none
   std::string body_digest;  // SHA-256 of what was submitted
@@ -53,6 +55,7 @@ struct StoredRequest {
 
 // Which jobs to list. Empty members do not restrict.
 struct JobFilter {
+  std::string tenant;
   std::vector<v1::JobState> states;
   std::string kind;                                         // "quantize", …
   std::vector<std::pair<std::string, std::string>> labels;  // all of them
@@ -66,16 +69,17 @@ class JobStore {
   virtual ~JobStore() = default;
 
   // Stores a new job and, with a request_id, the request; sets row->ordinal.
-  //   ALREADY_EXISTS: the job's id or the request_id is taken.
+  //   ALREADY_EXISTS: the job's id, or the request_id in row->tenant, is taken.
   virtual absl::Status Insert(JobRow* row, const SubmitRequest& request) = 0;
-  // The request of that id, if one came and was not purged since; it outlives a deleted job.
-  virtual absl::StatusOr<std::optional<StoredRequest>> FindRequest(std::string_view request_id) = 0;
+  // The tenant's request of that id, if one came and was not purged since; it outlives a deleted job.
+  virtual absl::StatusOr<std::optional<StoredRequest>> FindRequest(std::string_view tenant,
+                                                                   std::string_view request_id) = 0;
   // Forgets requests whose job was created before `time`.
   virtual absl::Status PurgeRequests(absl::Time time) = 0;
 
   // NOT_FOUND: no such job.
   virtual absl::StatusOr<JobRow> Get(std::string_view id) = 0;
-  // Replaces the row. The id, the ordinal and the spec never change.
+  // Replaces the row. The id, the tenant, the ordinal and the spec never change.
   //   NOT_FOUND.  ABORTED: the stored job is not as expected.
   virtual absl::Status Update(const JobRow& row, const JobVersion& expected) = 0;
   // As Update, with a new fencing token, greater than any before it over all jobs; sets row->token.

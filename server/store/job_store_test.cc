@@ -98,6 +98,7 @@ class JobStoreTest : public testing::TestWithParam<std::string> {
 
 TEST_P(JobStoreTest, KeepsEveryFieldOfARowOverAReopen) {
   JobRow row = MakeRow("j-1");
+  row.tenant = "acme";
   (*row.job.mutable_spec()->mutable_labels())["team"] = "vision";
   ASSERT_THAT(store_->Insert(&row, {}), IsOk());
   const JobVersion queued = VersionOf(row);
@@ -112,6 +113,7 @@ TEST_P(JobStoreTest, KeepsEveryFieldOfARowOverAReopen) {
   const auto read = store_->Get("j-1");
   ASSERT_THAT(read, IsOk());
   EXPECT_EQ(read->job.SerializeAsString(), row.job.SerializeAsString());
+  EXPECT_EQ(read->tenant, "acme");
   EXPECT_EQ(read->ordinal, row.ordinal);
   EXPECT_EQ(read->completed_token, 7);
   EXPECT_EQ(read->deadline, row.deadline);
@@ -207,20 +209,42 @@ TEST_P(JobStoreTest, ARequestIdIsTakenOnceAndOutlivesItsJob) {
   EXPECT_THAT(store_->Get("j-2"), StatusIs(absl::StatusCode::kNotFound));  // all or nothing
   ASSERT_THAT(store_->Delete("j-1", VersionOf(row)), IsOk());
   Reopen();
-  const auto stored = store_->FindRequest("r");
+  const auto stored = store_->FindRequest(kDefaultTenant, "r");
   ASSERT_THAT(stored, IsOk());
   ASSERT_TRUE(stored->has_value());
   EXPECT_EQ((*stored)->body_digest, "d");
   EXPECT_EQ((*stored)->first_answer.id(), "j-1");
 }
 
+TEST_P(JobStoreTest, EachTenantHasItsOwnRequestIds) {
+  JobRow ours = MakeRow("j-1");
+  JobRow theirs = MakeRow("j-2");
+  theirs.tenant = "acme";
+  ASSERT_THAT(store_->Insert(&ours, {.request_id = "r", .body_digest = "d"}), IsOk());
+  EXPECT_FALSE(store_->FindRequest("acme", "r")->has_value());
+  ASSERT_THAT(store_->Insert(&theirs, {.request_id = "r", .body_digest = "e"}), IsOk());
+  EXPECT_EQ((*store_->FindRequest("acme", "r"))->first_answer.id(), "j-2");
+  EXPECT_EQ((*store_->FindRequest(kDefaultTenant, "r"))->first_answer.id(), "j-1");
+}
+
+TEST_P(JobStoreTest, ListsTheJobsOfOneTenantOrOfAll) {
+  for (const char* id : {"j-1", "j-2", "j-3"}) {
+    JobRow row = MakeRow(id);
+    row.tenant = id == std::string("j-2") ? "acme" : kDefaultTenant;
+    ASSERT_THAT(store_->Insert(&row, {}), IsOk());
+  }
+  EXPECT_THAT(IdsOf(store_->List({.tenant = "acme"}, kNewest, 9)), ElementsAre("j-2"));
+  EXPECT_THAT(IdsOf(store_->List({.tenant = kDefaultTenant}, kNewest, 9)), ElementsAre("j-3", "j-1"));
+  EXPECT_THAT(IdsOf(store_->List({}, kNewest, 9)), ElementsAre("j-3", "j-2", "j-1"));
+}
+
 TEST_P(JobStoreTest, PurgeForgetsOnlyOldRequests) {
   JobRow row = MakeRow("j-1");
   ASSERT_THAT(store_->Insert(&row, {.request_id = "r", .body_digest = "d"}), IsOk());
   ASSERT_THAT(store_->PurgeRequests(kStart), IsOk());
-  EXPECT_TRUE(store_->FindRequest("r")->has_value());
+  EXPECT_TRUE(store_->FindRequest(kDefaultTenant, "r")->has_value());
   ASSERT_THAT(store_->PurgeRequests(kStart + absl::Nanoseconds(1)), IsOk());
-  EXPECT_FALSE(store_->FindRequest("r")->has_value());
+  EXPECT_FALSE(store_->FindRequest(kDefaultTenant, "r")->has_value());
   EXPECT_THAT(store_->Get("j-1"), IsOk());
 }
 
@@ -305,6 +329,33 @@ TEST_P(JobStoreTest, HostileTextIsOnlyData) {
   EXPECT_THAT(store_->Get("j-1' OR '1'='1"), StatusIs(absl::StatusCode::kNotFound));
   EXPECT_THAT(IdsOf(store_->List({.labels = {{"'; DROP TABLE job; --", "%_\"'"}}}, kNewest, 9)), ElementsAre("j-1"));
   EXPECT_THAT(IdsOf(store_->List({.kind = "quantize' OR 1=1 --"}, kNewest, 9)), IsEmpty());
+}
+
+// A database from before there were tenants: what it holds becomes the default tenant's.
+TEST(SqliteJobStore, JobsWithoutATenantBecomeTheDefaultTenants) {
+  const std::filesystem::path dir = std::filesystem::temp_directory_path() / RandomId("job_store_test-");
+  std::filesystem::create_directories(dir);
+  auto db = Database::Open(dir / "jobs.db");
+  ASSERT_THAT(db, IsOk());
+  {
+    MutexLock lock((*db)->mutex());
+    ASSERT_THAT((*db)->Migrate("jobs", {R"sql(
+      CREATE TABLE job (ordinal INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL UNIQUE, state INTEGER NOT NULL,
+        kind TEXT NOT NULL, priority INTEGER NOT NULL, create_time INTEGER NOT NULL, retry_time INTEGER NOT NULL,
+        worker_id TEXT NOT NULL, token INTEGER NOT NULL, completed_token INTEGER NOT NULL, deadline INTEGER NOT NULL,
+        cancel_time INTEGER NOT NULL, body BLOB NOT NULL) STRICT;
+      CREATE TABLE job_request (request_id TEXT PRIMARY KEY, body_digest TEXT NOT NULL, create_time INTEGER NOT NULL,
+        first_answer BLOB NOT NULL) WITHOUT ROWID, STRICT;
+      CREATE INDEX job_request_by_time ON job_request (create_time);
+      INSERT INTO job VALUES (7, 'j-1', 1, 'quantize', 3, 0, 0, '', 0, 0, 0, 0, x'');
+      INSERT INTO job_request VALUES ('r', 'd', 5, x'');)sql"}),
+                IsOk());
+  }
+  const auto store = SqliteJobStore::Create(db->get());
+  ASSERT_THAT(store, IsOk());
+  EXPECT_EQ((*store)->Get("j-1")->tenant, kDefaultTenant);
+  EXPECT_TRUE((*store)->FindRequest(kDefaultTenant, "r")->has_value());
+  std::filesystem::remove_all(dir);
 }
 
 INSTANTIATE_TEST_SUITE_P(Stores, JobStoreTest, testing::Values("memory", "sqlite"),

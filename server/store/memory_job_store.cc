@@ -15,6 +15,7 @@ namespace {
 bool Matches(const JobFilter& filter, const JobRow& row) {
   const v1::Job& job = row.job;
   if (!filter.cache_key.empty() && filter.cache_key != row.cache_key) return false;
+  if (!filter.tenant.empty() && filter.tenant != row.tenant) return false;
   if (!filter.states.empty() &&
       std::find(filter.states.begin(), filter.states.end(), job.state()) == filter.states.end()) {
     return false;
@@ -47,21 +48,23 @@ absl::StatusOr<JobRow*> MemoryJobStore::Expect(std::string_view id, const JobVer
 absl::Status MemoryJobStore::Insert(JobRow* row, const SubmitRequest& request) {
   MutexLock lock(&mu_);
   RETURN_IF_ERROR(MayFail(row->job.state()));
-  if (jobs_.contains(row->job.id()) || requests_.contains(request.request_id)) {
+  if (jobs_.contains(row->job.id()) || requests_.contains({row->tenant, request.request_id})) {
     return absl::AlreadyExistsError(absl::StrCat("job ", row->job.id(), " or its request_id is taken"));
   }
   row->ordinal = ++last_ordinal_;
   jobs_[row->job.id()] = *row;
   if (!request.request_id.empty()) {
-    requests_[request.request_id] = {.stored = {.body_digest = request.body_digest, .first_answer = row->job},
-                                     .created = FromProto(row->job.create_time())};
+    requests_[{row->tenant, request.request_id}] = {
+        .stored = {.body_digest = request.body_digest, .first_answer = row->job},
+        .created = FromProto(row->job.create_time())};
   }
   return absl::OkStatus();
 }
 
-absl::StatusOr<std::optional<StoredRequest>> MemoryJobStore::FindRequest(std::string_view request_id) {
+absl::StatusOr<std::optional<StoredRequest>> MemoryJobStore::FindRequest(std::string_view tenant,
+                                                                         std::string_view request_id) {
   MutexLock lock(&mu_);
-  const auto it = requests_.find(request_id);
+  const auto it = requests_.find({std::string(tenant), std::string(request_id)});
   if (it == requests_.end()) return std::nullopt;
   return it->second.stored;
 }

@@ -19,7 +19,8 @@ class MemoryJobStore : public JobStore {
   void SetFaultForTest(Fault fault);
 
   absl::Status Insert(JobRow* row, const SubmitRequest& request) override;
-  absl::StatusOr<std::optional<StoredRequest>> FindRequest(std::string_view request_id) override;
+  absl::StatusOr<std::optional<StoredRequest>> FindRequest(std::string_view tenant,
+                                                           std::string_view request_id) override;
   absl::Status PurgeRequests(absl::Time time) override;
   absl::StatusOr<JobRow> Get(std::string_view id) override;
   absl::Status Update(const JobRow& row, const JobVersion& expected) override;
@@ -44,7 +45,7 @@ class MemoryJobStore : public JobStore {
   Mutex mu_;
   std::map<std::string, JobRow, std::less<>> jobs_ ABSL_GUARDED_BY(mu_);
   std::map<std::string, Result, std::less<>> results_ ABSL_GUARDED_BY(mu_);
-  std::map<std::string, Request, std::less<>> requests_ ABSL_GUARDED_BY(mu_);
+  std::map<std::pair<std::string, std::string>, Request> requests_ ABSL_GUARDED_BY(mu_);
   int64_t last_ordinal_ ABSL_GUARDED_BY(mu_) = 0;
   int64_t last_token_ ABSL_GUARDED_BY(mu_) = 0;
   Fault fault_ ABSL_GUARDED_BY(mu_);

@@ -10,7 +10,8 @@ namespace quant {
 namespace {
 
 // Times are nanoseconds since 1970. job.body is a quant.v1.Job, job_result.body a quant.v1.JobResult. The columns
-// beside a body repeat what is inside it, except token, completed_token, deadline and cancel_time, which are only here.
+// beside a body repeat what is inside it, except tenant, token, completed_token, deadline and cancel_time, which are
+// only here.
 const char* const kMigrations[] = {
     R"sql(
     CREATE TABLE job (
@@ -58,16 +59,35 @@ const char* const kMigrations[] = {
     CREATE TABLE job_token (one INTEGER PRIMARY KEY CHECK (one = 1), value INTEGER NOT NULL) STRICT;
     INSERT INTO job_token (one, value) VALUES (1, 0);
     )sql",
+    // Tenants. Request ids are each tenant's own.
+    R"sql(
+    ALTER TABLE job ADD COLUMN tenant TEXT NOT NULL DEFAULT 'default';
+    CREATE INDEX job_by_tenant ON job (tenant, ordinal);
+
+    CREATE TABLE job_request_of_tenant (
+      tenant TEXT NOT NULL,
+      request_id TEXT NOT NULL,
+      body_digest TEXT NOT NULL,
+      create_time INTEGER NOT NULL,
+      first_answer BLOB NOT NULL,
+      PRIMARY KEY (tenant, request_id)
+    ) WITHOUT ROWID, STRICT;
+    INSERT INTO job_request_of_tenant SELECT 'default', request_id, body_digest, create_time, first_answer
+      FROM job_request;
+    DROP TABLE job_request;
+    ALTER TABLE job_request_of_tenant RENAME TO job_request;
+    CREATE INDEX job_request_by_time ON job_request (create_time);
+    )sql",
+    // Answers from earlier results; expiry. Jobs that ended before are kept.
     R"sql(
     ALTER TABLE job ADD COLUMN cache_key TEXT NOT NULL DEFAULT '';
     CREATE INDEX job_by_cache_key ON job (cache_key, ordinal) WHERE cache_key <> '';
-    -- Jobs that ended under an older version are kept.
     ALTER TABLE job ADD COLUMN expire_time INTEGER NOT NULL DEFAULT 9223372036854775807;
     CREATE INDEX job_by_expire_time ON job (expire_time, ordinal);
     )sql",
 };
 
-constexpr char kColumns[] = "ordinal, token, completed_token, deadline, cancel_time, cache_key, body";
+constexpr char kColumns[] = "ordinal, token, completed_token, deadline, cancel_time, cache_key, tenant, body";
 
 absl::StatusOr<JobRow> ReadRow(const Statement& select) {
   JobRow row;
@@ -77,7 +97,8 @@ absl::StatusOr<JobRow> ReadRow(const Statement& select) {
   row.deadline = select.Time(3);
   row.cancel_time = select.Time(4);
   row.cache_key = select.Text(5);
-  if (!row.job.ParseFromString(select.Blob(6))) {
+  row.tenant = select.Text(6);
+  if (!row.job.ParseFromString(select.Blob(7))) {
     return absl::DataLossError(absl::StrCat("the stored job number ", row.ordinal, " cannot be read"));
   }
   return row;
@@ -118,8 +139,8 @@ absl::Status SqliteJobStore::Insert(JobRow* row, const SubmitRequest& request) {
   {
     ASSIGN_OR_RETURN(Statement insert,
                      db_->Prepare("INSERT INTO job (id, state, kind, priority, create_time, retry_time, worker_id, "
-                                  "token, completed_token, deadline, cancel_time, cache_key, expire_time, body) "
-                                  "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"));
+                                  "token, completed_token, deadline, cancel_time, cache_key, expire_time, tenant, body) "
+                                  "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"));
     insert.Bind(1, job.id());
     insert.Bind(2, static_cast<int64_t>(job.state()));
     insert.Bind(3, JobKindName(job.spec()));
@@ -133,7 +154,8 @@ absl::Status SqliteJobStore::Insert(JobRow* row, const SubmitRequest& request) {
     insert.Bind(11, row->cancel_time);
     insert.Bind(12, row->cache_key);
     insert.Bind(13, ExpireTime(job));
-    insert.BindBlob(14, job.SerializeAsString());
+    insert.Bind(14, row->tenant);
+    insert.BindBlob(15, job.SerializeAsString());
     RETURN_IF_ERROR(insert.Run());
     ordinal = db_->LastInsertRowId();
   }
@@ -146,12 +168,13 @@ absl::Status SqliteJobStore::Insert(JobRow* row, const SubmitRequest& request) {
   }
   if (!request.request_id.empty()) {
     ASSIGN_OR_RETURN(Statement insert,
-                     db_->Prepare("INSERT INTO job_request (request_id, body_digest, create_time, first_answer) "
-                                  "VALUES (?, ?, ?, ?)"));
-    insert.Bind(1, request.request_id);
-    insert.Bind(2, request.body_digest);
-    insert.Bind(3, created);
-    insert.BindBlob(4, job.SerializeAsString());
+                     db_->Prepare("INSERT INTO job_request (tenant, request_id, body_digest, create_time, "
+                                  "first_answer) VALUES (?, ?, ?, ?, ?)"));
+    insert.Bind(1, row->tenant);
+    insert.Bind(2, request.request_id);
+    insert.Bind(3, request.body_digest);
+    insert.Bind(4, created);
+    insert.BindBlob(5, job.SerializeAsString());
     RETURN_IF_ERROR(insert.Run());
   }
   RETURN_IF_ERROR(txn.Commit());
@@ -159,11 +182,14 @@ absl::Status SqliteJobStore::Insert(JobRow* row, const SubmitRequest& request) {
   return absl::OkStatus();
 }
 
-absl::StatusOr<std::optional<StoredRequest>> SqliteJobStore::FindRequest(std::string_view request_id) {
+absl::StatusOr<std::optional<StoredRequest>> SqliteJobStore::FindRequest(std::string_view tenant,
+                                                                         std::string_view request_id) {
   MutexLock lock(mu());
-  ASSIGN_OR_RETURN(Statement select,
-                   db_->Prepare("SELECT body_digest, first_answer FROM job_request WHERE request_id = ?"));
-  select.Bind(1, request_id);
+  ASSIGN_OR_RETURN(
+      Statement select,
+      db_->Prepare("SELECT body_digest, first_answer FROM job_request WHERE tenant = ? AND request_id = ?"));
+  select.Bind(1, tenant);
+  select.Bind(2, request_id);
   ASSIGN_OR_RETURN(const bool found, select.Step());
   if (!found) return std::nullopt;
   StoredRequest stored{.body_digest = select.Text(0)};
@@ -295,6 +321,7 @@ absl::StatusOr<JobStore::Result> SqliteJobStore::GetResult(std::string_view id) 
 
 absl::StatusOr<std::vector<JobRow>> SqliteJobStore::List(const JobFilter& filter, int64_t before, int limit) {
   std::string sql = absl::StrCat("SELECT ", kColumns, " FROM job WHERE ordinal < ?");
+  if (!filter.tenant.empty()) sql += " AND tenant = ?";
   for (size_t i = 0; i < filter.states.size(); ++i) absl::StrAppend(&sql, i == 0 ? " AND state IN (?" : ", ?");
   if (!filter.states.empty()) sql += ")";
   if (!filter.kind.empty()) sql += " AND kind = ?";
@@ -308,6 +335,7 @@ absl::StatusOr<std::vector<JobRow>> SqliteJobStore::List(const JobFilter& filter
   ASSIGN_OR_RETURN(Statement select, db_->Prepare(sql));
   int at = 0;
   select.Bind(++at, before);
+  if (!filter.tenant.empty()) select.Bind(++at, filter.tenant);
   for (const v1::JobState state : filter.states) select.Bind(++at, static_cast<int64_t>(state));
   if (!filter.kind.empty()) select.Bind(++at, filter.kind);
   if (!filter.cache_key.empty()) select.Bind(++at, filter.cache_key);

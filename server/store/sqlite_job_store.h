@@ -18,7 +18,8 @@ class SqliteJobStore : public JobStore {
   static absl::StatusOr<std::unique_ptr<SqliteJobStore>> Create(Database* db);
 
   absl::Status Insert(JobRow* row, const SubmitRequest& request) override;
-  absl::StatusOr<std::optional<StoredRequest>> FindRequest(std::string_view request_id) override;
+  absl::StatusOr<std::optional<StoredRequest>> FindRequest(std::string_view tenant,
+                                                           std::string_view request_id) override;
   absl::Status PurgeRequests(absl::Time time) override;
   absl::StatusOr<JobRow> Get(std::string_view id) override;
   absl::Status Update(const JobRow& row, const JobVersion& expected) override;
