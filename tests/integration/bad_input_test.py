@@ -7,6 +7,7 @@ import random
 import socket
 import struct
 import subprocess
+import unittest
 import zipfile
 
 import numpy as np
