@@ -71,7 +71,9 @@ TEST(JsonTest, AJobIsWrittenAsScriptsExpectIt) {
   "attempt": 0,
   "worker_id": "",
   "create_time": "2001-09-09T01:46:40.25Z",
-  "result_model_id": ""
+  "result_model_id": "",
+  "cached_from": "",
+  "attached_to": ""
 })");
 }
 

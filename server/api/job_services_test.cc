@@ -118,6 +118,7 @@ class JobServicesTest : public testing::Test {
 
   static v1::SubmitJobRequest Request() {
     v1::SubmitJobRequest request;
+    request.set_no_cache(true);  // most tests want several alike
     request.mutable_spec()->mutable_quantize()->set_model_id("m-1");
     request.mutable_spec()->mutable_quantize()->mutable_recipe()->mutable_dynamic();
     return request;
