@@ -17,9 +17,9 @@
 namespace quant {
 namespace {
 
-constexpr size_t kMaxData = size_t{2} << 20;         // WriteBlobRequest.data
-constexpr int64_t kReadPiece = int64_t{1} << 20;     // ReadBlobResponse.data
-constexpr int64_t kLookInterval = int64_t{8} << 20;  // bytes between looks whether somebody else finished the blob
+constexpr size_t kMaxData = size_t{2} << 20;          // WriteBlobRequest.data
+constexpr int64_t kReadPiece = int64_t{1} << 20;      // ReadBlobResponse.data
+constexpr int64_t kLookInterval = int64_t{64} << 20;  // bytes between looks whether somebody else finished the blob
 
 absl::Status Stopping() {
   return WithReason(absl::UnavailableError("the server is stopping; go on with another or when it is back"),

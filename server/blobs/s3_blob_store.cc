@@ -45,12 +45,29 @@ S3BlobStore::S3BlobStore(S3BlobStoreOptions options) : options_(std::move(option
 
 absl::StatusOr<std::unique_ptr<S3BlobStore>> S3BlobStore::Open(S3BlobStoreOptions options) {
   std::unique_ptr<S3BlobStore> store(new S3BlobStore(std::move(options)));
+  RETURN_IF_ERROR(store->ClaimPrefix());
   RETURN_IF_ERROR(store->s3_.List("sha256/", [&](const S3Client::Object& object) {
     if (HashOf(object.key).empty()) return;
     ++store->blobs_;
     store->bytes_ += object.size;
   }));
   return store;
+}
+
+absl::Status S3BlobStore::ClaimPrefix() {
+  if (options_.owner.empty()) return absl::OkStatus();
+  auto there = s3_.Get("OWNER");
+  if (absl::IsNotFound(there.status())) {
+    RETURN_IF_ERROR(s3_.Put("OWNER", options_.owner));
+    there = s3_.Get("OWNER");  // somebody may have come between
+  }
+  RETURN_IF_ERROR(there.status());
+  if (*there == options_.owner) return absl::OkStatus();
+  return absl::FailedPreconditionError(
+      absl::StrCat("s3://", options_.s3.bucket, "/", options_.s3.prefix, " keeps the blobs of ", Quoted(*there, 80),
+                   ", not of ", options_.owner,
+                   " (STORE_ID in the data folder): choose another prefix, or if its data folder is gone "
+                   "for good remove the object OWNER"));
 }
 
 // ---------------------------------------------------------------- uses
@@ -145,8 +162,8 @@ absl::StatusOr<std::unique_ptr<BlobWriter>> S3BlobStore::OpenWriter(std::string_
                         "UPLOAD_BUSY", {}, absl::Seconds(1));
     }
     if (buffer_bytes_ + buffer_bytes > options_.max_buffer_bytes && !open_.empty()) {
-      return WithReason(absl::UnavailableError(absl::StrCat("the parts of ", open_.size(),
-                                                            " open uploads fill their memory; try again")),
+      return WithReason(absl::UnavailableError(
+                            absl::StrCat("the parts of ", open_.size(), " open uploads fill their memory; try again")),
                         "SERVER_BUSY", {}, absl::Seconds(1));
     }
     open_.insert(key);
@@ -289,9 +306,7 @@ absl::StatusOr<bool> S3BlobStore::Remove(const BlobId& blob, absl::Time before) 
   RETURN_IF_ERROR(s3_.List(blob_key, [&](S3Client::Object found) { object = std::move(found); }));
   if (!object.has_value()) return false;
   ASSIGN_OR_RETURN(Uses uses, ReadUses(blob.sha256));
-  const auto young = [&] {
-    return (uses.newest > absl::InfinitePast() ? uses.newest : object->modified) >= before;
-  };
+  const auto young = [&] { return (uses.newest > absl::InfinitePast() ? uses.newest : object->modified) >= before; };
   if (young()) return false;
   const std::string doom = DoomKey(blob.sha256, options_.clock->Now());
   RETURN_IF_ERROR(s3_.Put(doom, ""));

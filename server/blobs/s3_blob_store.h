@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-// S3BlobStore: blobs in a bucket. Several quantd may use one bucket and prefix.
+// S3BlobStore: blobs in a bucket. Several quantd may use one bucket, and one prefix if they share their models (the
+// same owner).
 //
+//   OWNER                            S3BlobStoreOptions::owner
 //   sha256/ab/<hash>                 a blob
 //   used/<hash>/<unix seconds>       an empty object: the blob was stored, asked for or read then
 //   used/<hash>/doomed-<seconds>     an empty object: somebody is removing the blob
@@ -40,8 +42,10 @@ namespace quant {
 
 struct S3BlobStoreOptions {
   S3Options s3;
-  int64_t part_bytes = int64_t{8} << 20;  // S3 wants 5 MiB or more; larger for blobs that would need too many
-  int64_t max_parts = 10'000;             // S3's limit
+  // Whose models and datasets say which blobs are needed: of two owners each would sweep the other's. Empty: not asked.
+  std::string owner;
+  int64_t part_bytes = int64_t{8} << 20;          // S3 wants 5 MiB or more; larger for blobs that would need too many
+  int64_t max_parts = 10'000;                     // S3's limit
   int64_t commit_bytes = int64_t{32} << 20;       // between writes of an upload's state
   int64_t read_bytes = int64_t{4} << 20;          // of one request at most
   int64_t max_blob_bytes = int64_t{256} << 30;    // larger ones are refused
@@ -53,7 +57,8 @@ struct S3BlobStoreOptions {
 // Unlike in a folder, a blob removed while a reader is open cannot be read on (NOT_FOUND); but reading is a use.
 class S3BlobStore : public BlobStore {
  public:
-  // Lists what is there once, also to see that bucket and credentials are right. Errors: S3Client's.
+  // Lists what is there once, also to see that bucket and credentials are right.
+  //   FAILED_PRECONDITION: the prefix belongs to another owner.  Errors of S3Client.
   static absl::StatusOr<std::unique_ptr<S3BlobStore>> Open(S3BlobStoreOptions options);
 
   absl::StatusOr<bool> Touch(const BlobId& blob) override;
@@ -70,6 +75,7 @@ class S3BlobStore : public BlobStore {
   friend class S3BlobWriter;
   friend class S3BlobReader;
   explicit S3BlobStore(S3BlobStoreOptions options);
+  absl::Status ClaimPrefix();
 
   // What used/<hash>/ says.
   struct Uses {
@@ -86,7 +92,8 @@ class S3BlobStore : public BlobStore {
   void Remember(const BlobId& blob, absl::Time used);
   void Forget(const std::string& sha256);
 
-  // For the writer. Its blob is about to be published: UNAVAILABLE while somebody removes it. True: it is there already.
+  // For the writer. Its blob is about to be published: UNAVAILABLE while somebody removes it. True: it is there
+  // already.
   absl::StatusOr<bool> PrepareToPublish(const BlobId& blob);
   void Published(const BlobId& blob, bool was_there);
   void CloseUpload(const std::string& key, int64_t buffer_bytes);
@@ -103,7 +110,8 @@ class S3BlobStore : public BlobStore {
     absl::Time time;
     int64_t size = 0;  // of the blob
   };
-  std::map<std::string, Use> used_ ABSL_GUARDED_BY(mu_);  // stored blobs by hash, with their newest use that we recorded
+  std::map<std::string, Use> used_
+      ABSL_GUARDED_BY(mu_);  // stored blobs by hash, with their newest use that we recorded
 };
 
 }  // namespace quant

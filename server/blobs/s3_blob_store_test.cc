@@ -94,6 +94,16 @@ TEST_F(S3BlobStoreTest, WrongCredentialsAreRefusedAndNamed) {
   EXPECT_EQ(S3BlobStore::Open(wrong).status().code(), absl::StatusCode::kNotFound);
 }
 
+TEST_F(S3BlobStoreTest, PrefixOfAnotherOwnerIsRefused) {
+  options_.owner = "store-a";
+  EXPECT_NE(Open(), nullptr);
+  EXPECT_NE(Open(), nullptr);
+  options_.owner = "store-b";
+  EXPECT_EQ(S3BlobStore::Open(options_).status().code(), absl::StatusCode::kFailedPrecondition);
+  options_.s3.prefix += "b/";
+  EXPECT_NE(Open(), nullptr);
+}
+
 TEST_F(S3BlobStoreTest, LargeBlobOfManyPartsIsReadBackInRanges) {
   const std::string bytes = Bytes(5 * kPart + 4321, 1);
   ASSERT_TRUE(Put(store_.get(), bytes).ok());

@@ -175,9 +175,11 @@ absl::StatusOr<S3Client::Answer> S3Client::CallOnce(const Request& request) {
   curl_easy_setopt(curl, CURLOPT_HEADERDATA, &answer);
   curl_easy_setopt(curl, CURLOPT_BUFFERSIZE, 512L << 10);
   curl_easy_setopt(curl, CURLOPT_UPLOAD_BUFFERSIZE, 512L << 10);
-  curl_easy_setopt(curl, CURLOPT_CONNECTTIMEOUT_MS, static_cast<long>(absl::ToInt64Milliseconds(options_.connect_timeout)));
+  curl_easy_setopt(curl, CURLOPT_CONNECTTIMEOUT_MS,
+                   static_cast<long>(absl::ToInt64Milliseconds(options_.connect_timeout)));
   curl_easy_setopt(curl, CURLOPT_LOW_SPEED_LIMIT, 1L);
-  curl_easy_setopt(curl, CURLOPT_LOW_SPEED_TIME, std::max(1L, static_cast<long>(absl::ToInt64Seconds(options_.stall_timeout))));
+  curl_easy_setopt(curl, CURLOPT_LOW_SPEED_TIME,
+                   std::max(1L, static_cast<long>(absl::ToInt64Seconds(options_.stall_timeout))));
   if (request.method == "HEAD") {
     curl_easy_setopt(curl, CURLOPT_NOBODY, 1L);
   } else if (request.method != "GET") {
@@ -194,8 +196,8 @@ absl::StatusOr<S3Client::Answer> S3Client::CallOnce(const Request& request) {
   // A Complete may fail after its 200 was sent.
   const std::string error = answer.status / 100 == 2 && request.method != "POST" ? "" : XmlText(answer.body, "Code");
   if (answer.status / 100 == 2 && error.empty()) return answer;
-  const std::string message = absl::StrCat(what, " answers ", answer.status, " ", error, " ",
-                                           Quoted(XmlText(answer.body, "Message"), 200));
+  const std::string message =
+      absl::StrCat(what, " answers ", answer.status, " ", error, " ", Quoted(XmlText(answer.body, "Message"), 200));
   switch (answer.status) {
     case 401:
     case 403:
@@ -273,16 +275,18 @@ absl::Status S3Client::List(std::string_view prefix, const std::function<void(Ob
 absl::StatusOr<std::string> S3Client::CreateUpload(std::string_view key) {
   ASSIGN_OR_RETURN(const Answer answer, Call({.method = "POST", .key = std::string(key), .query = {{"uploads", ""}}}));
   std::string id = XmlText(answer.body, "UploadId");
-  if (id.empty()) return absl::InternalError(absl::StrCat("S3 at ", options_.endpoint, " began an upload without an id"));
+  if (id.empty())
+    return absl::InternalError(absl::StrCat("S3 at ", options_.endpoint, " began an upload without an id"));
   return id;
 }
 
 absl::StatusOr<S3Client::Part> S3Client::PutPart(std::string_view key, std::string_view upload, int number,
                                                  std::string_view body) {
-  ASSIGN_OR_RETURN(Answer answer, Call({.method = "PUT",
-                                        .key = std::string(key),
-                                        .query = {{"partNumber", absl::StrCat(number)}, {"uploadId", std::string(upload)}},
-                                        .body = body}));
+  ASSIGN_OR_RETURN(Answer answer,
+                   Call({.method = "PUT",
+                         .key = std::string(key),
+                         .query = {{"partNumber", absl::StrCat(number)}, {"uploadId", std::string(upload)}},
+                         .body = body}));
   return Part{number, static_cast<int64_t>(body.size()), std::move(answer.etag)};
 }
 

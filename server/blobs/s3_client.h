@@ -40,8 +40,8 @@ struct S3Options {
 };
 
 // "s3://BUCKET[/PREFIX][?endpoint=URL][&region=NAME][&credentials=FILE]". Without an endpoint it is AWS's of the
-// region. Credentials come from FILE (the format of ~/.aws/credentials, its [default] part), else from the environment's
-// AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_SESSION_TOKEN.
+// region. Credentials come from FILE (the format of ~/.aws/credentials, its [default] part), else from the
+// environment's AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_SESSION_TOKEN.
 //   INVALID_ARGUMENT: malformed; FAILED_PRECONDITION: no credentials.
 absl::StatusOr<S3Options> ParseS3Url(std::string_view url);
 

@@ -63,8 +63,8 @@ std::string Authorization(const SignableRequest& request, const S3Credentials& c
                    "\n", names, "\n", request.payload_sha256);
   const std::string scope = absl::StrCat(day, "/", AbslView(region), "/", AbslView(service), "/aws4_request");
   const std::string to_sign = absl::StrCat("AWS4-HMAC-SHA256\n", date, "\n", scope, "\n", Sha256Hex(canonical));
-  const std::string key = Hmac(
-      Hmac(Hmac(Hmac(absl::StrCat("AWS4", credentials.secret_key), day), region), service), "aws4_request");
+  const std::string key =
+      Hmac(Hmac(Hmac(Hmac(absl::StrCat("AWS4", credentials.secret_key), day), region), service), "aws4_request");
   return absl::StrCat("AWS4-HMAC-SHA256 Credential=", credentials.access_key, "/", scope, ", SignedHeaders=", names,
                       ", Signature=", absl::BytesToHexString(Hmac(key, to_sign)));
 }

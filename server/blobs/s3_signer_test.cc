@@ -27,9 +27,10 @@ std::string SignSuite(SignableRequest request) {
 }
 
 TEST(S3SignerTest, TestSuiteGetVanilla) {
-  EXPECT_EQ(SignSuite({.method = "GET"}),
-            "AWS4-HMAC-SHA256 Credential=AKIDEXAMPLE/20150830/us-east-1/service/aws4_request, "
-            "SignedHeaders=host;x-amz-date, Signature=5fa00fa31553b73ebf1942676e86291e8372ff2a2260956d9b8aae1d763fbf31");
+  EXPECT_EQ(
+      SignSuite({.method = "GET"}),
+      "AWS4-HMAC-SHA256 Credential=AKIDEXAMPLE/20150830/us-east-1/service/aws4_request, "
+      "SignedHeaders=host;x-amz-date, Signature=5fa00fa31553b73ebf1942676e86291e8372ff2a2260956d9b8aae1d763fbf31");
 }
 
 TEST(S3SignerTest, TestSuiteSortsTheQuery) {
@@ -54,18 +55,18 @@ std::string SignS3(SignableRequest request, std::string_view payload) {
 }
 
 TEST(S3SignerTest, GetObjectWithARange) {
-  const std::string header =
-      SignS3({.method = "GET", .path = "/test.txt", .headers = {{"range", "bytes=0-9"}}}, "");
+  const std::string header = SignS3({.method = "GET", .path = "/test.txt", .headers = {{"range", "bytes=0-9"}}}, "");
   EXPECT_THAT(header, HasSubstr("SignedHeaders=host;range;x-amz-content-sha256;x-amz-date"));
   EXPECT_THAT(header, EndsWith("Signature=f0e8bdb87c964420e857bd35b5d6ed310bd44f0170aba48dd91039c6036bdb41"));
 }
 
 TEST(S3SignerTest, PutObjectWithASpecialCharacterInItsName) {
-  EXPECT_THAT(SignS3({.method = "PUT",
-                      .path = "/test$file.text",
-                      .headers = {{"date", "Fri, 24 May 2013 00:00:00 GMT"}, {"x-amz-storage-class", "REDUCED_REDUNDANCY"}}},
-                     "Welcome to Amazon S3."),
-              EndsWith("Signature=98ad721746da40c64f1a55b78f14c238d841ea1380cd77a1b5971af0ece108bd"));
+  EXPECT_THAT(
+      SignS3({.method = "PUT",
+              .path = "/test$file.text",
+              .headers = {{"date", "Fri, 24 May 2013 00:00:00 GMT"}, {"x-amz-storage-class", "REDUCED_REDUNDANCY"}}},
+             "Welcome to Amazon S3."),
+      EndsWith("Signature=98ad721746da40c64f1a55b78f14c238d841ea1380cd77a1b5971af0ece108bd"));
 }
 
 TEST(S3SignerTest, GetBucketLifecycleHasAQueryWithoutAValue) {

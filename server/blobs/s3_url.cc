@@ -67,8 +67,9 @@ bool IsName(absl::string_view name, absl::string_view also) {
 
 absl::StatusOr<S3Options> ParseS3Url(std::string_view url) {
   const auto wrong = [&](const std::string& what) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        what, " in ", Quoted(url, 300), "; wanted is s3://BUCKET[/PREFIX][?endpoint=URL][&region=NAME][&credentials=FILE]"));
+    return absl::InvalidArgumentError(
+        absl::StrCat(what, " in ", Quoted(url, 300),
+                     "; wanted is s3://BUCKET[/PREFIX][?endpoint=URL][&region=NAME][&credentials=FILE]"));
   };
   absl::string_view rest = AbslView(url);
   if (!absl::ConsumePrefix(&rest, "s3://")) return wrong("no s3://");
@@ -79,7 +80,8 @@ absl::StatusOr<S3Options> ParseS3Url(std::string_view url) {
   if (options.bucket.size() < 3 || options.bucket.size() > 63 || !IsName(options.bucket, "-."))
     return wrong("a bucket has 3 to 63 of [A-Za-z0-9.-]: wrong one");
   options.prefix = place.second;
-  if (!IsName(options.prefix, "-._/") || absl::StartsWith(options.prefix, "/") || absl::StrContains(options.prefix, "//"))
+  if (!IsName(options.prefix, "-._/") || absl::StartsWith(options.prefix, "/") ||
+      absl::StrContains(options.prefix, "//"))
     return wrong("a prefix has [A-Za-z0-9._-] and single \"/\": wrong one");
   if (!options.prefix.empty() && !absl::EndsWith(options.prefix, "/")) options.prefix += '/';
 

@@ -57,8 +57,9 @@ TEST_F(S3UrlTest, WithoutCredentialsItSaysHowToGiveThem) {
 
 TEST_F(S3UrlTest, ReadsTheDefaultPartOfACredentialsFile) {
   const std::filesystem::path path = std::filesystem::path(testing::TempDir()) / RandomId("credentials-");
-  std::ofstream(path) << "[other]\naws_access_key_id = no\naws_secret_access_key = no\n"
-                         "[default]\naws_access_key_id = file-id\n aws_secret_access_key=a=b/c\n[more]\naws_access_key_id=no\n";
+  std::ofstream(path)
+      << "[other]\naws_access_key_id = no\naws_secret_access_key = no\n"
+         "[default]\naws_access_key_id = file-id\n aws_secret_access_key=a=b/c\n[more]\naws_access_key_id=no\n";
   const auto options = ParseS3Url("s3://bucket?credentials=" + path.string());
   ASSERT_TRUE(options.ok()) << options.status();
   EXPECT_EQ(options->credentials.access_key, "file-id");
