@@ -6,8 +6,11 @@
 //   transfer_bench SERVER FOLDER MEBIBYTES FILES ROUNDS
 //
 // Prints one JSON object of arrays, MB/s (10^6 bytes) per round. FOLDER should be on the disk of quantd's data folder.
+#include "common/transfer/transfer.h"
+
 #include <fcntl.h>
 #include <grpcpp/create_channel.h>
+#include <grpcpp/support/channel_arguments.h>
 #include <unistd.h>
 
 #include <cstdio>
@@ -24,7 +27,6 @@
 #include "absl/strings/str_join.h"
 #include "absl/time/clock.h"
 #include "common/digest.h"
-#include "common/transfer/transfer.h"
 #include "common/unique_fd.h"
 
 namespace quant {
@@ -49,10 +51,12 @@ void Run(const std::string& server, const fs::path& folder, size_t mebibytes, si
   const auto measure = [&](const char* name, const std::function<void()>& work) {
     const absl::Time start = absl::Now();
     work();
-    results[name].push_back(
-        absl::StrCat(static_cast<int64_t>(static_cast<double>(total) / 1e6 / absl::ToDoubleSeconds(absl::Now() - start))));
+    results[name].push_back(absl::StrCat(
+        static_cast<int64_t>(static_cast<double>(total) / 1e6 / absl::ToDoubleSeconds(absl::Now() - start))));
   };
-  auto channel = grpc::CreateChannel(server, grpc::InsecureChannelCredentials());
+  grpc::ChannelArguments args;
+  TuneChannelForBlobs(args);
+  auto channel = grpc::CreateCustomChannel(server, grpc::InsecureChannelCredentials(), args);
   BlobUploader up(channel, {});
   BlobDownloader down(channel, {});
   std::mt19937_64 random(1);

@@ -79,6 +79,10 @@ void SetLimits(grpc::ServerBuilder* builder) {
   // Messages: uploads send 1 to 2 MiB, manifests are capped at 3 MiB: gRPC's own 4 MiB is enough both ways.
   builder->SetMaxReceiveMessageSize(4 << 20);
   builder->SetMaxSendMessageSize(4 << 20);
+  // Bytes of a stream that may arrive before we ask for them, and frames that hold a message: the defaults (64 KiB, 16
+  // KiB) make each message of an upload wait for the one before.
+  builder->AddChannelArgument(GRPC_ARG_HTTP2_STREAM_LOOKAHEAD_BYTES, 2 << 20);
+  builder->AddChannelArgument(GRPC_ARG_HTTP2_MAX_FRAME_SIZE, 1 << 20);
   // Memory of all connections together: when it runs short, gRPC reads more slowly.
   grpc::ResourceQuota quota("quantd");
   quota.Resize(size_t{1} << 30);

@@ -115,6 +115,8 @@ struct BlobDownloader::Rep {
         context.TryCancel();
         break;
       }
+      // Starts writing back now, so that the fsync at the end finds little left to wait for. Only a hint.
+      ::sync_file_range(part.fd.get(), have, static_cast<off64_t>(data.size()), SYNC_FILE_RANGE_WRITE);
       hash.Update(data);
       have += static_cast<int64_t>(data.size());
       received();

@@ -7,6 +7,16 @@
 
 #include "common/mutex.h"
 #include "common/transfer/internal.h"
+#include "grpcpp/support/channel_arguments.h"
+
+namespace quant {
+
+void TuneChannelForBlobs(grpc::ChannelArguments& args) {
+  args.SetInt(GRPC_ARG_HTTP2_STREAM_LOOKAHEAD_BYTES, 2 << 20);
+  args.SetInt(GRPC_ARG_HTTP2_MAX_FRAME_SIZE, 1 << 20);
+}
+
+}  // namespace quant
 
 namespace quant::transfer_internal {
 namespace {

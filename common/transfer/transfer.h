@@ -26,6 +26,7 @@
 #include "common/transfer/retry.h"
 
 namespace grpc {
+class ChannelArguments;
 class ChannelInterface;
 class ClientContext;
 }  // namespace grpc
@@ -59,6 +60,9 @@ struct TransferProgress {
 // Called at least once per message, from one thread at a time, which may be another at each call.
 using TransferProgressFn = std::function<void(const TransferProgress&)>;
 
+// Sets the channel's windows and frames for messages of a megabyte; gRPC's defaults make each wait for the one before.
+void TuneChannelForBlobs(grpc::ChannelArguments& args);
+
 // A file and what it must hash to.
 struct LocalFile {
   std::filesystem::path path;
@@ -90,8 +94,8 @@ class BlobUploader {
   //   RESOURCE_EXHAUSTED and others: the server's refusal as it is.
   absl::Status Upload(const LocalFile& file, const TransferProgressFn& progress = nullptr);
 
-  // FindMissing, then Upload of each missing file once, begun in the given order, several at a time. Progress counts the
-  // missing files only. The first error stops the others, which go on where they were in a later run.
+  // FindMissing, then Upload of each missing file once, begun in the given order, several at a time. Progress counts
+  // the missing files only. The first error stops the others, which go on where they were in a later run.
   absl::Status UploadMissing(const std::vector<LocalFile>& files, const TransferProgressFn& progress = nullptr);
 
  private:

@@ -142,9 +142,9 @@ absl::Status BlobUploader::Rep::Upload(const LocalFile& file, const StopFn& stop
       }
       if (!began) skipped = committed;
       tell(committed, skipped,
-           committed > 0 && !at.complete() ? absl::StrCat("resuming ", file.path.filename().string(), " at ", committed,
-                                                          " of ", size, " bytes")
-                                           : "");
+           committed > 0 && !at.complete()
+               ? absl::StrCat("resuming ", file.path.filename().string(), " at ", committed, " of ", size, " bytes")
+               : "");
       began = true;
       if (at.complete()) return absl::OkStatus();
       status = Stream(fd.get(), file, committed, stop, [&](int64_t done) { tell(done, skipped, ""); });
