@@ -134,6 +134,7 @@ absl::StatusOr<Client> Client::Create(ClientOptions options) {
   rep->options = std::move(options);
   rep->options.server = address->ToString();
   grpc::ChannelArguments args;
+  TuneChannelForBlobs(args);
   args.SetMaxReceiveMessageSize(kLargestMessage);
   args.SetInt(GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS, 100);
   args.SetInt(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, 5000);  // also the time one attempt to connect may take

@@ -285,26 +285,21 @@ class Download : public Command {
     InterruptScope interrupt;
     ProgressLine line(session.err(), TerminalWidth(session.err()));
     RateMeter rate;
-    int64_t total = 0, base = 0, skipped = 0;
-    for (const LocalFile& file : wanted) total += std::max<int64_t>(0, file.digest.size_bytes);
-    BlobDownloader downloader = session.client().Downloader([] { return InterruptScope::Interrupted(); });
-    for (const LocalFile& file : wanted) {
-      int64_t resumed = 0;
-      const absl::Status status = downloader.Download(file.digest, file.path, [&](const TransferProgress& at) {
-        if (!at.note.empty()) line.Note(at.note);
-        resumed = at.skipped_bytes;
-        const int64_t done = base + at.done_bytes;
-        line.Update("loading", total > 0 ? static_cast<double>(done) / static_cast<double>(total) : 1,
-                    rate.Describe(done, total, skipped + resumed, absl::Now()));
-      });
-      if (InterruptScope::Interrupted()) {
-        return absl::CancelledError("stopped; the same command goes on where this one ended");
-      }
-      RETURN_IF_ERROR(status);
-      base += file.digest.size_bytes;
-      skipped += resumed;
+    const absl::Status status =
+        session.client()
+            .Downloader([] { return InterruptScope::Interrupted(); })
+            .DownloadAll(wanted, [&](const TransferProgress& at) {
+              if (!at.note.empty()) line.Note(at.note);
+              const double fraction =
+                  at.total_bytes > 0 ? static_cast<double>(at.done_bytes) / static_cast<double>(at.total_bytes) : 1;
+              line.Update("loading", fraction,
+                          rate.Describe(at.done_bytes, at.total_bytes, at.skipped_bytes, absl::Now()));
+            });
+    line.Clear();
+    if (InterruptScope::Interrupted()) {
+      return absl::CancelledError("stopped; the same command goes on where this one ended");
     }
-    return absl::OkStatus();
+    return status;
   }
 
   bool force_ = false;

@@ -49,8 +49,10 @@ struct Flags {
     set.Add("metrics", &metrics, "ADDR:PORT",
             "Serve /metrics (Prometheus), /healthz and /readyz over HTTP here. Off by default.");
     set.Add("store", &store, "sqlite|postgres://…", "Where jobs are kept. This build has sqlite, in the data folder.");
-    set.Add("blobs", &blobs, "DIR|s3://…",
-            "Where the bytes of models and datasets are kept. Default: the data folder. This build has folders.");
+    set.Add(
+        "blobs", &blobs, "DIR|s3://…",
+        "Where the bytes of models and datasets are kept: a folder, or s3://BUCKET/PREFIX?endpoint=URL&region=NAME. "
+        "Default: the data folder.");
     set.AddBytes("reserve", &options.reserve_bytes, "BYTES", "Disk space that uploads leave free, e.g. 2GiB.");
     set.AddBytes("max-blob", &options.max_blob_bytes, "BYTES", "Largest file that may be uploaded.");
     set.Add("max-jobs", &options.max_unfinished_jobs, "N", "Unfinished jobs at most; more are refused with QUEUE_FULL.",
@@ -76,6 +78,8 @@ struct Flags {
       For other machines as well. There is no TLS in this build: keep it inside a network you trust.
   curl -s 127.0.0.1:9001/metrics
       What Prometheus will see.
+  quantd --listen :9000 --data /var/lib/quantd --blobs 's3://models/quantd?endpoint=https://s3.example.com&region=eu-1'
+      Blobs in S3, with the credentials of AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or of &credentials=FILE.
   quantd --listen 127.0.0.1:0 --data /tmp/q
       Any free port: read it from the line on stdout, "quantd listening on 127.0.0.1:PORT".
 
@@ -96,9 +100,12 @@ absl::Status Check(Flags* flags) {
     }
     return absl::InvalidArgumentError(absl::StrCat("--store must be sqlite, not \"", flags->store, "\""));
   }
-  if (absl::StartsWith(flags->blobs, "s3://")) return NotBuilt("--blobs s3://… (this build has --blobs DIR)");
-  if (absl::StrContains(flags->blobs, "://")) {
-    return absl::InvalidArgumentError(absl::StrCat("--blobs must be a folder, not \"", flags->blobs, "\""));
+  if (absl::StartsWith(flags->blobs, "s3://")) {
+    ASSIGN_OR_RETURN(flags->options.s3_blobs, ParseS3Url(flags->blobs));
+  } else if (absl::StrContains(flags->blobs, "://")) {
+    return absl::InvalidArgumentError(absl::StrCat("--blobs must be a folder or s3://…, not \"", flags->blobs, "\""));
+  } else {
+    flags->options.blobs = flags->blobs;
   }
   if (!flags->tls_cert.empty() || !flags->tls_key.empty() || !flags->tls_ca.empty()) {
     return NotBuilt("TLS (--tls-cert, --tls-key, --tls-ca); leave the flags out to serve without it");
@@ -114,7 +121,6 @@ absl::Status Check(Flags* flags) {
         absl::StrCat("--job-retention must be 1m or more, not ", absl::FormatDuration(flags->options.job_retention)));
   }
   flags->options.data = flags->data;
-  flags->options.blobs = flags->blobs;
   ASSIGN_OR_RETURN(flags->options.listen, ParseHostPort(flags->listen));
   if (!flags->metrics.empty()) {
     ASSIGN_OR_RETURN(flags->options.metrics, ParseHostPort(flags->metrics));

@@ -21,6 +21,7 @@
 #include "absl/strings/str_cat.h"
 #include "common/build_info.h"
 #include "common/mutex.h"
+#include "common/random_id.h"
 #include "common/status_macros.h"
 #include "common/strings.h"
 #include "common/unique_fd.h"
@@ -29,6 +30,7 @@
 #include "server/api/worker_service.h"
 #include "server/blobs/file_blob_store.h"
 #include "server/blobs/file_io.h"
+#include "server/blobs/s3_blob_store.h"
 #include "server/http/http_server.h"
 #include "server/metrics/grpc_metrics.h"
 #include "server/metrics/server_metrics.h"
@@ -53,12 +55,34 @@ absl::StatusOr<UniqueFd> LockFolder(const std::filesystem::path& folder) {
                                                     "; stop it or choose another --data (and --blobs)"));
 }
 
+// The name of this data folder's models and datasets, made at the first call: text in the file STORE_ID.
+absl::StatusOr<std::string> StoreId(const std::filesystem::path& folder) {
+  const std::filesystem::path path = folder / "STORE_ID";
+  const auto there = OpenFile(path, O_RDONLY);
+  if (there.ok()) {
+    ASSIGN_OR_RETURN(std::string id, ReadAt(there->get(), 100, 0, path));
+    if (!id.empty()) return id;
+  } else if (!absl::IsNotFound(there.status())) {
+    return there.status();
+  }
+  std::string id = RandomId("store-");
+  ASSIGN_OR_RETURN(const UniqueFd fd, OpenFile(path, O_WRONLY | O_CREAT));
+  RETURN_IF_ERROR(WriteAt(fd.get(), id, 0, path));
+  RETURN_IF_ERROR(SyncFile(fd.get(), path));
+  RETURN_IF_ERROR(SyncFolder(folder));
+  return id;
+}
+
 int Millis(absl::Duration d) { return static_cast<int>(absl::ToInt64Milliseconds(d)); }
 
 void SetLimits(grpc::ServerBuilder* builder) {
   // Messages: uploads send 1 to 2 MiB, manifests are capped at 3 MiB: gRPC's own 4 MiB is enough both ways.
   builder->SetMaxReceiveMessageSize(4 << 20);
   builder->SetMaxSendMessageSize(4 << 20);
+  // Bytes of a stream that may arrive before we ask for them, and frames that hold a message: the defaults (64 KiB, 16
+  // KiB) make each message of an upload wait for the one before.
+  builder->AddChannelArgument(GRPC_ARG_HTTP2_STREAM_LOOKAHEAD_BYTES, 2 << 20);
+  builder->AddChannelArgument(GRPC_ARG_HTTP2_MAX_FRAME_SIZE, 1 << 20);
   // Memory of all connections together: when it runs short, gRPC reads more slowly.
   grpc::ResourceQuota quota("quantd");
   quota.Resize(size_t{1} << 30);
@@ -90,7 +114,7 @@ class Server::Impl {
     const std::filesystem::path blobs = options_.blobs.empty() ? options_.data : options_.blobs;
     ASSIGN_OR_RETURN(data_lock_, LockFolder(options_.data));
     std::error_code ignored;
-    if (!std::filesystem::equivalent(blobs, options_.data, ignored)) {
+    if (!options_.s3_blobs.has_value() && !std::filesystem::equivalent(blobs, options_.data, ignored)) {
       ASSIGN_OR_RETURN(blobs_lock_, LockFolder(blobs));
     }
     metrics_.SetBuildInfo(BuildVersion(), DetectIsa());
@@ -133,8 +157,15 @@ class Server::Impl {
   static HostPort Shown(const HostPort& asked, int port) { return {asked.host.empty() ? "0.0.0.0" : asked.host, port}; }
 
   absl::Status OpenStores(const std::filesystem::path& blobs) {
-    ASSIGN_OR_RETURN(blobs_, FileBlobStore::Open(blobs, {.reserve_bytes = options_.reserve_bytes,
-                                                         .max_blob_bytes = options_.max_blob_bytes}));
+    if (options_.s3_blobs.has_value()) {
+      ASSIGN_OR_RETURN(std::string owner, StoreId(options_.data));
+      ASSIGN_OR_RETURN(blobs_, S3BlobStore::Open({.s3 = *options_.s3_blobs,
+                                                  .owner = std::move(owner),
+                                                  .max_blob_bytes = options_.max_blob_bytes}));
+    } else {
+      ASSIGN_OR_RETURN(blobs_, FileBlobStore::Open(blobs, {.reserve_bytes = options_.reserve_bytes,
+                                                           .max_blob_bytes = options_.max_blob_bytes}));
+    }
     metrics_.SetCas(blobs_->stats().blobs, blobs_->stats().bytes);
     // Two files, so that a commit of the one kind does not wait for the other.
     ASSIGN_OR_RETURN(artifacts_db_, Database::Open(options_.data / "artifacts.db"));
@@ -158,7 +189,10 @@ class Server::Impl {
   }
 
   absl::Status Serve() {
-    artifact_service_ = std::make_unique<ArtifactService>(blobs_.get(), artifacts_.get(), &metrics_);
+    // A thread waits for the whole of a request to S3, for a disk only shortly.
+    artifact_service_ =
+        std::make_unique<ArtifactService>(blobs_.get(), artifacts_.get(), &metrics_,
+                                          ArtifactServiceOptions{.threads = options_.s3_blobs.has_value() ? 32 : 4});
     job_service_ = std::make_unique<JobService>(queue_.get());
     worker_service_ = std::make_unique<WorkerService>(queue_.get());
     grpc::EnableDefaultHealthCheckService(true);
@@ -209,7 +243,7 @@ class Server::Impl {
   UniqueFd data_lock_;
   UniqueFd blobs_lock_;
   ServerMetrics metrics_;
-  std::unique_ptr<FileBlobStore> blobs_;
+  std::unique_ptr<BlobStore> blobs_;
   std::unique_ptr<Database> artifacts_db_;
   std::unique_ptr<Database> jobs_db_;
   std::unique_ptr<ArtifactStore> artifacts_;

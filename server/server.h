@@ -6,8 +6,8 @@
 //   shutdown.Wait();
 //   server->Shutdown();
 //
-// The data folder holds LOCK (held while a server runs), artifacts.db, jobs.db, and unless `blobs` says otherwise
-// blobs/ and uploads/.
+// The data folder holds LOCK (held while a server runs), artifacts.db, jobs.db, and unless `blobs` or `s3_blobs` say
+// otherwise blobs/ and uploads/. With S3 it also holds STORE_ID, by which a bucket's prefix knows whose blobs it keeps.
 #ifndef QUANT_SERVER_SERVER_H_
 #define QUANT_SERVER_SERVER_H_
 
@@ -21,6 +21,7 @@
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "common/net.h"
+#include "server/blobs/s3_client.h"
 
 namespace quant {
 
@@ -29,6 +30,7 @@ struct ServerOptions {
   std::optional<HostPort> metrics;             // HTTP: /metrics, /healthz, /readyz
   std::filesystem::path data;                  // made when missing
   std::filesystem::path blobs;                 // empty: in `data`
+  std::optional<S3Options> s3_blobs;           // instead of a folder
   int64_t reserve_bytes = int64_t{512} << 20;  // disk space that uploads leave free
   int64_t max_blob_bytes = int64_t{256} << 30;
   bool reflection = true;

@@ -21,10 +21,12 @@
 namespace quant {
 namespace {
 
-using transfer_internal::Cancelled;
 using transfer_internal::FileError;
 using transfer_internal::Fill;
+using transfer_internal::MoveAll;
 using transfer_internal::Prepare;
+using transfer_internal::StopFn;
+using transfer_internal::TellFn;
 
 // The file that a download is written to before its rename.
 struct Part {
@@ -89,7 +91,7 @@ struct BlobDownloader::Rep {
   TransferOptions options;
 
   // One ReadBlob stream from `have` on; `have` and `hash` tell what arrived, whatever the outcome.
-  absl::Status Stream(const FileDigest& digest, const Part& part, int64_t& have, Sha256& hash,
+  absl::Status Stream(const FileDigest& digest, const Part& part, int64_t& have, Sha256& hash, const StopFn& stop,
                       const std::function<void()>& received) {
     grpc::ClientContext context;
     Prepare(options, options.stream_deadline, context);
@@ -101,7 +103,7 @@ struct BlobDownloader::Rep {
     absl::Status local;
     while (reader->Read(&response)) {
       const std::string& data = response.data();
-      if (Cancelled(options)) {
+      if (stop()) {
         local = absl::CancelledError("download stopped");
       } else if (static_cast<int64_t>(data.size()) > digest.size_bytes - have) {
         local = absl::DataLossError(
@@ -113,6 +115,8 @@ struct BlobDownloader::Rep {
         context.TryCancel();
         break;
       }
+      // Starts writing back now, so that the fsync at the end finds little left to wait for. Only a hint.
+      ::sync_file_range(part.fd.get(), have, static_cast<off64_t>(data.size()), SYNC_FILE_RANGE_WRITE);
       hash.Update(data);
       have += static_cast<int64_t>(data.size());
       received();
@@ -127,21 +131,26 @@ struct BlobDownloader::Rep {
   }
 
   // Streams until the part is whole, repeating what breaks.
-  absl::Status Fetch(const FileDigest& digest, const Part& part, int64_t& have, Sha256& hash,
+  absl::Status Fetch(const FileDigest& digest, const Part& part, int64_t& have, Sha256& hash, const StopFn& stop,
                      const std::function<void(std::string)>& tell) {
-    Backoff backoff(options.retry);
+    RetryOptions retry = options.retry;
+    retry.cancelled = stop;
+    Backoff backoff(retry);
     while (true) {
-      if (Cancelled(options)) return absl::CancelledError("download stopped");
+      if (stop()) return absl::CancelledError("download stopped");
       const int64_t before = have;
-      absl::Status status = Stream(digest, part, have, hash, [&] { tell(""); });
+      absl::Status status = Stream(digest, part, have, hash, stop, [&] { tell(""); });
       if (status.ok()) return status;
-      if (Cancelled(options)) return absl::CancelledError("download stopped");
+      if (stop()) return absl::CancelledError("download stopped");
       if (!IsBrokenStream(status)) return status;
       if (have > before) backoff.Progress();
       if (backoff.failures() == 0) tell(absl::StrCat("lost the server (", status.message(), "); trying again"));
       if (absl::Status wait = backoff.Wait(status); !wait.ok()) return wait;
     }
   }
+
+  absl::Status Download(const FileDigest& digest, const std::filesystem::path& dst, const StopFn& stop,
+                        const TellFn& report);
 };
 
 BlobDownloader::BlobDownloader(std::shared_ptr<grpc::ChannelInterface> channel, TransferOptions options)
@@ -154,8 +163,8 @@ BlobDownloader::~BlobDownloader() = default;
 BlobDownloader::BlobDownloader(BlobDownloader&&) noexcept = default;
 BlobDownloader& BlobDownloader::operator=(BlobDownloader&&) noexcept = default;
 
-absl::Status BlobDownloader::Download(const FileDigest& digest, const std::filesystem::path& dst,
-                                      const TransferProgressFn& progress) {
+absl::Status BlobDownloader::Rep::Download(const FileDigest& digest, const std::filesystem::path& dst,
+                                           const StopFn& stop, const TellFn& report) {
   if (!IsSha256Hex(digest.sha256) || digest.size_bytes < 0) {
     return absl::InvalidArgumentError(
         absl::StrCat("not a digest: \"", digest.sha256, "\" of ", digest.size_bytes, " bytes"));
@@ -179,17 +188,12 @@ absl::Status BlobDownloader::Download(const FileDigest& digest, const std::files
       hash.emplace();
     }
     const int64_t resumed = have;
-    TransferProgress at{.total_bytes = digest.size_bytes, .skipped_bytes = resumed};
-    const auto tell = [&](std::string note) {
-      at.done_bytes = have;
-      at.note = std::move(note);
-      if (progress) progress(at);
-    };
+    const auto tell = [&](std::string note) { report(have, resumed, std::move(note)); };
     tell(resumed > 0
              ? absl::StrCat("resuming ", dst.filename().string(), " at ", resumed, " of ", digest.size_bytes, " bytes")
              : "");
     if (have < digest.size_bytes || have == 0) {
-      if (absl::Status status = rep_->Fetch(digest, *part, have, *hash, tell); !status.ok()) {
+      if (absl::Status status = Fetch(digest, *part, have, *hash, stop, tell); !status.ok()) {
         keep = have > 0 && IsBrokenStream(status);  // the next run goes on here
         return status;
       }
@@ -205,6 +209,17 @@ absl::Status BlobDownloader::Download(const FileDigest& digest, const std::files
   if (rename(part->path.c_str(), dst.c_str()) != 0) return FileError(errno, "write", dst);
   keep = true;
   return absl::OkStatus();
+}
+
+absl::Status BlobDownloader::DownloadAll(const std::vector<LocalFile>& files, const TransferProgressFn& progress) {
+  return MoveAll(files, rep_->options, progress, [&](const LocalFile& file, const StopFn& stop, const TellFn& tell) {
+    return rep_->Download(file.digest, file.path, stop, tell);
+  });
+}
+
+absl::Status BlobDownloader::Download(const FileDigest& digest, const std::filesystem::path& dst,
+                                      const TransferProgressFn& progress) {
+  return DownloadAll({{dst, digest}}, progress);
 }
 
 }  // namespace quant

@@ -4,9 +4,12 @@
 #define QUANT_COMMON_TRANSFER_INTERNAL_H_
 
 #include <cerrno>
+#include <cstdint>
 #include <filesystem>
+#include <functional>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
@@ -24,7 +27,17 @@ inline void Prepare(const TransferOptions& options, absl::Duration deadline, grp
   if (options.prepare) options.prepare(context);
 }
 
-inline bool Cancelled(const TransferOptions& options) { return options.retry.cancelled && options.retry.cancelled(); }
+// Whether to stop: the caller's wish, or an error of another file.
+using StopFn = std::function<bool()>;
+// How far one file is: bytes done, bytes of these that were there already, and a note as in TransferProgress.
+using TellFn = std::function<void(int64_t done, int64_t skipped, std::string note)>;
+// Moves one file.
+using MoveFn = std::function<absl::Status(const LocalFile& file, const StopFn& stop, const TellFn& tell)>;
+
+// Moves all files, options.parallel at a time, and adds up their progress. The first error stops the others and is
+// returned. (move.cc)
+absl::Status MoveAll(const std::vector<LocalFile>& files, const TransferOptions& options,
+                     const TransferProgressFn& progress, const MoveFn& move);
 
 inline void Fill(const FileDigest& digest, v1::Digest& message) {
   message.set_sha256(digest.sha256);

@@ -26,6 +26,7 @@
 #include "common/transfer/retry.h"
 
 namespace grpc {
+class ChannelArguments;
 class ChannelInterface;
 class ClientContext;
 }  // namespace grpc
@@ -35,6 +36,8 @@ namespace quant {
 struct TransferOptions {
   // Bytes per message, 1 to 2 MiB (the server's limit); values outside are clamped.
   int64_t message_bytes = int64_t{1} << 20;
+  // Files moved at the same time, each in its own stream.
+  int parallel = 4;
   // Deadline of a unary call.
   absl::Duration call_deadline = absl::Seconds(30);
   // Deadline of one stream. A transfer that takes longer goes on in a new stream from where this one ended, so this is
@@ -54,8 +57,11 @@ struct TransferProgress {
   // empty.
   std::string note;
 };
-// Called from the thread that runs the transfer, at least once per message.
+// Called at least once per message, from one thread at a time, which may be another at each call.
 using TransferProgressFn = std::function<void(const TransferProgress&)>;
+
+// Sets the channel's windows and frames for messages of a megabyte; gRPC's defaults make each wait for the one before.
+void TuneChannelForBlobs(grpc::ChannelArguments& args);
 
 // A file and what it must hash to.
 struct LocalFile {
@@ -88,7 +94,8 @@ class BlobUploader {
   //   RESOURCE_EXHAUSTED and others: the server's refusal as it is.
   absl::Status Upload(const LocalFile& file, const TransferProgressFn& progress = nullptr);
 
-  // FindMissing, then Upload of each missing file once, in the given order. Progress counts the missing files only.
+  // FindMissing, then Upload of each missing file once, begun in the given order, several at a time. Progress counts
+  // the missing files only. The first error stops the others, which go on where they were in a later run.
   absl::Status UploadMissing(const std::vector<LocalFile>& files, const TransferProgressFn& progress = nullptr);
 
  private:
@@ -112,6 +119,9 @@ class BlobDownloader {
   //   RESOURCE_EXHAUSTED: the disk is full.  NOT_FOUND, UNAVAILABLE and others: as the server says, or as in Upload.
   absl::Status Download(const FileDigest& digest, const std::filesystem::path& dst,
                         const TransferProgressFn& progress = nullptr);
+
+  // Download of each file to its path, begun in the given order, several at a time. The first error stops the others.
+  absl::Status DownloadAll(const std::vector<LocalFile>& files, const TransferProgressFn& progress = nullptr);
 
  private:
   struct Rep;

@@ -18,10 +18,12 @@
 namespace quant {
 namespace {
 
-using transfer_internal::Cancelled;
 using transfer_internal::FileError;
 using transfer_internal::Fill;
+using transfer_internal::MoveAll;
 using transfer_internal::Prepare;
+using transfer_internal::StopFn;
+using transfer_internal::TellFn;
 
 constexpr size_t kDigestsPerCall = 10'000;  // the server's limit
 constexpr int64_t kLargestMessage = int64_t{2} << 20;
@@ -64,7 +66,8 @@ struct BlobUploader::Rep {
   }
 
   // One WriteBlob stream from `offset` to the end of the file.
-  absl::Status Stream(int fd, const LocalFile& file, int64_t offset, const std::function<void(int64_t)>& sent) {
+  absl::Status Stream(int fd, const LocalFile& file, int64_t offset, const StopFn& stop,
+                      const std::function<void(int64_t)>& sent) {
     grpc::ClientContext context;
     Prepare(options, options.stream_deadline, context);
     v1::WriteBlobResponse response;
@@ -75,7 +78,7 @@ struct BlobUploader::Rep {
     const int64_t size = file.digest.size_bytes;
     absl::Status local;
     while (true) {
-      if (Cancelled(options)) {
+      if (stop()) {
         local = absl::CancelledError("upload stopped");
         break;
       }
@@ -105,12 +108,10 @@ struct BlobUploader::Rep {
         absl::StrCat("the server ended the upload at ", response.committed_size(), " of ", size, " bytes"));
   }
 
-  // `progress` has this file's bytes on top of what it holds already.
-  absl::Status Upload(const LocalFile& file, TransferProgress& progress, const TransferProgressFn& report);
+  absl::Status Upload(const LocalFile& file, const StopFn& stop, const TellFn& tell);
 };
 
-absl::Status BlobUploader::Rep::Upload(const LocalFile& file, TransferProgress& progress,
-                                       const TransferProgressFn& report) {
+absl::Status BlobUploader::Rep::Upload(const LocalFile& file, const StopFn& stop, const TellFn& tell) {
   UniqueFd fd(open(file.path.c_str(), O_RDONLY | O_CLOEXEC));
   if (fd.get() < 0) return FileError(errno, "read", file.path);
   struct stat info;
@@ -119,17 +120,14 @@ absl::Status BlobUploader::Rep::Upload(const LocalFile& file, TransferProgress& 
   if (!S_ISREG(info.st_mode)) return absl::InvalidArgumentError(absl::StrCat(file.path.string(), " is not a file"));
   if (info.st_size != size) return Changed(file);
 
-  const int64_t base = progress.done_bytes;
-  const auto tell = [&](int64_t done, std::string note) {
-    progress.done_bytes = base + done;
-    progress.note = std::move(note);
-    if (report) report(progress);
-  };
-  Backoff backoff(options.retry);
+  RetryOptions retry = options.retry;
+  retry.cancelled = stop;
+  Backoff backoff(retry);
   int64_t committed_before = 0;
+  int64_t skipped = 0;
   bool began = false;
   while (true) {
-    if (Cancelled(options)) return absl::CancelledError("upload stopped");
+    if (stop()) return absl::CancelledError("upload stopped");
     v1::QueryWriteStatusResponse at;
     absl::Status status = Query(file.digest, at);
     if (status.ok()) {
@@ -142,19 +140,20 @@ absl::Status BlobUploader::Rep::Upload(const LocalFile& file, TransferProgress& 
         backoff.Progress();
         committed_before = committed;
       }
-      if (!began) progress.skipped_bytes += committed;
-      tell(committed, committed > 0 && !at.complete() ? absl::StrCat("resuming ", file.path.filename().string(), " at ",
-                                                                     committed, " of ", size, " bytes")
-                                                      : "");
+      if (!began) skipped = committed;
+      tell(committed, skipped,
+           committed > 0 && !at.complete()
+               ? absl::StrCat("resuming ", file.path.filename().string(), " at ", committed, " of ", size, " bytes")
+               : "");
       began = true;
       if (at.complete()) return absl::OkStatus();
-      status = Stream(fd.get(), file, committed, [&](int64_t done) { tell(done, ""); });
+      status = Stream(fd.get(), file, committed, stop, [&](int64_t done) { tell(done, skipped, ""); });
     }
     if (status.ok()) {
-      tell(size, "");
+      tell(size, skipped, "");
       return status;
     }
-    if (Cancelled(options)) return absl::CancelledError("upload stopped");
+    if (stop()) return absl::CancelledError("upload stopped");
     const std::string reason = ReasonOf(status);
     if (reason == "BLOB_DIGEST_MISMATCH") {
       return WithReason(
@@ -164,10 +163,10 @@ absl::Status BlobUploader::Rep::Upload(const LocalFile& file, TransferProgress& 
           reason);
     }
     if (!IsBrokenStream(status) && reason != "UPLOAD_BUSY" && reason != "UPLOAD_OFFSET_MISMATCH") return status;
-    tell(committed_before, backoff.failures() > 0 ? ""
-                           : IsBrokenStream(status)
-                               ? absl::StrCat("lost the server (", status.message(), "); trying again")
-                               : absl::StrCat(status.message(), "; trying again"));
+    tell(committed_before, skipped,
+         backoff.failures() > 0   ? ""
+         : IsBrokenStream(status) ? absl::StrCat("lost the server (", status.message(), "); trying again")
+                                  : absl::StrCat(status.message(), "; trying again"));
     if (absl::Status wait = backoff.Wait(status); !wait.ok()) return wait;
   }
 }
@@ -209,8 +208,9 @@ absl::StatusOr<std::vector<FileDigest>> BlobUploader::FindMissing(const std::vec
 }
 
 absl::Status BlobUploader::Upload(const LocalFile& file, const TransferProgressFn& progress) {
-  TransferProgress at{.total_bytes = file.digest.size_bytes};
-  return rep_->Upload(file, at, progress);
+  return MoveAll({file}, rep_->options, progress, [&](const LocalFile& one, const StopFn& stop, const TellFn& tell) {
+    return rep_->Upload(one, stop, tell);
+  });
 }
 
 absl::Status BlobUploader::UploadMissing(const std::vector<LocalFile>& files, const TransferProgressFn& progress) {
@@ -220,15 +220,14 @@ absl::Status BlobUploader::UploadMissing(const std::vector<LocalFile>& files, co
   absl::StatusOr<std::vector<FileDigest>> missing = FindMissing(digests);
   if (!missing.ok()) return missing.status();
   std::set<std::string> wanted;
-  TransferProgress at;
-  for (const FileDigest& digest : *missing) {
-    if (wanted.insert(digest.sha256).second) at.total_bytes += digest.size_bytes;
-  }
+  for (const FileDigest& digest : *missing) wanted.insert(digest.sha256);
+  std::vector<LocalFile> sent;
   for (const LocalFile& file : files) {
-    if (wanted.erase(file.digest.sha256) == 0) continue;  // stored, or sent under another path
-    if (absl::Status status = rep_->Upload(file, at, progress); !status.ok()) return status;
+    if (wanted.erase(file.digest.sha256) != 0) sent.push_back(file);  // else stored, or sent under another path
   }
-  return absl::OkStatus();
+  return MoveAll(sent, rep_->options, progress, [&](const LocalFile& one, const StopFn& stop, const TellFn& tell) {
+    return rep_->Upload(one, stop, tell);
+  });
 }
 
 }  // namespace quant

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <utility>
 
@@ -11,15 +12,16 @@
 #include "absl/strings/str_cat.h"
 #include "common/error_detail.h"
 #include "common/grpc_status.h"
+#include "common/mutex.h"
 #include "common/status_macros.h"
 #include "common/strings.h"
 
 namespace quant {
 namespace {
 
-constexpr size_t kMaxData = size_t{2} << 20;         // WriteBlobRequest.data
-constexpr int64_t kReadPiece = int64_t{1} << 20;     // ReadBlobResponse.data
-constexpr int64_t kLookInterval = int64_t{8} << 20;  // bytes between looks whether somebody else finished the blob
+constexpr size_t kMaxData = size_t{2} << 20;          // WriteBlobRequest.data
+constexpr int64_t kReadPiece = int64_t{1} << 20;      // ReadBlobResponse.data
+constexpr int64_t kLookInterval = int64_t{64} << 20;  // bytes between looks whether somebody else finished the blob
 
 absl::Status Stopping() {
   return WithReason(absl::UnavailableError("the server is stopping; go on with another or when it is back"),
@@ -51,11 +53,21 @@ class WriteBlobReactor : public grpc::ServerReadReactor<v1::WriteBlobRequest> {
     } else if (!slot_.admitted()) {
       Finish(ToGrpc(TooBusy("streams are open")));
     } else {
-      StartRead(&request_);
+      StartRead(&arriving_);
     }
   }
 
+  // The next message arrives while the pool works on the one before: at most one of each.
   void OnReadDone(bool ok) override {
+    {
+      MutexLock lock(&mu_);
+      if (ended_) return;
+      if (working_) {
+        arrived_ = ok;
+        return;
+      }
+      working_ = true;
+    }
     streams_->pool->PostNext([this, ok] { Step(ok); });
   }
 
@@ -68,6 +80,9 @@ class WriteBlobReactor : public grpc::ServerReadReactor<v1::WriteBlobRequest> {
   // A message came, or (not ok) the client ended its side: on purpose, or because the connection broke.
   void Step(bool ok) {
     if (!ok) return End(Suspend());
+    std::swap(request_, arriving_);
+    arriving_.Clear();
+    StartRead(&arriving_);
     if (streams_->stopping) {
       const absl::Status committed = Suspend();
       return End(committed.ok() ? Stopping() : committed);
@@ -89,8 +104,14 @@ class WriteBlobReactor : public grpc::ServerReadReactor<v1::WriteBlobRequest> {
       response_->set_complete(true);
       return End(absl::OkStatus());
     }
-    request_.Clear();
-    StartRead(&request_);
+    {
+      MutexLock lock(&mu_);
+      working_ = arrived_.has_value();
+      if (!working_) return;
+      ok = *arrived_;
+      arrived_.reset();
+    }
+    streams_->pool->PostNext([this, ok] { Step(ok); });
   }
 
   // Takes a message. True when the blob is stored, by us or by somebody else.
@@ -148,6 +169,10 @@ class WriteBlobReactor : public grpc::ServerReadReactor<v1::WriteBlobRequest> {
   }
 
   void End(const absl::Status& status) {
+    {
+      MutexLock lock(&mu_);
+      ended_ = true;
+    }
     writer_.reset();  // before the answer: the client may come again at once
     if (streams_->metrics != nullptr) {
       const BlobStore::Stats stats = streams_->blobs->stats();
@@ -159,10 +184,15 @@ class WriteBlobReactor : public grpc::ServerReadReactor<v1::WriteBlobRequest> {
   BlobStreams* const streams_;
   v1::WriteBlobResponse* const response_;
   const Slot slot_;
+  v1::WriteBlobRequest arriving_;
   v1::WriteBlobRequest request_;
   BlobId blob_;
   std::unique_ptr<BlobWriter> writer_;
   int64_t next_look_ = 0;
+  Mutex mu_;
+  bool working_ ABSL_GUARDED_BY(mu_) = false;         // a Step runs or is posted
+  std::optional<bool> arrived_ ABSL_GUARDED_BY(mu_);  // what came meanwhile
+  bool ended_ ABSL_GUARDED_BY(mu_) = false;
 };
 
 class ReadBlobReactor : public grpc::ServerWriteReactor<v1::ReadBlobResponse> {
@@ -183,24 +213,57 @@ class ReadBlobReactor : public grpc::ServerWriteReactor<v1::ReadBlobResponse> {
   }
 
   void OnWriteDone(bool ok) override {
-    if (!ok) return Finish(grpc::Status::CANCELLED);  // the client is gone
+    {
+      MutexLock lock(&mu_);
+      gone_ = !ok;
+      writing_ = false;
+      if (working_) return;
+      working_ = true;
+    }
     streams_->pool->PostNext([this] { Step(); });
   }
   void OnDone() override { delete this; }
 
  private:
+  // Sends the piece that was read and reads the next one while it goes out. One Step at a time; the flags say who goes
+  // on: the Step that finds its piece sent, or else OnWriteDone.
   void Step() {
-    if (streams_->stopping) return Finish(ToGrpc(Stopping()));
-    if (absl::Status status = reader_ == nullptr ? Open() : absl::OkStatus(); !status.ok())
-      return Finish(ToGrpc(status));
-    if (offset_ >= end_) return Finish(grpc::Status::OK);
-    absl::StatusOr<std::string> data = reader_->Read(offset_, std::min(kReadPiece, end_ - offset_));
-    if (!data.ok()) return Finish(ToGrpc(data.status()));
-    const int64_t size = static_cast<int64_t>(data->size());
-    offset_ += size;
-    if (streams_->metrics != nullptr) streams_->metrics->DownloadBytes(size);
-    response_.set_data(*std::move(data));
-    StartWrite(&response_);
+    while (true) {
+      absl::Status status = streams_->stopping ? Stopping() : failed_;
+      if (status.ok() && !next_.has_value()) status = ReadNext();
+      {
+        MutexLock lock(&mu_);
+        if (writing_) {
+          failed_ = status;
+          working_ = false;
+          return;
+        }
+        if (gone_) status = absl::CancelledError("the client is gone");
+      }
+      if (!status.ok() || next_->data().empty()) return Finish(ToGrpc(status));
+      std::swap(response_, *next_);
+      next_.reset();
+      {
+        MutexLock lock(&mu_);
+        writing_ = true;
+      }
+      StartWrite(&response_);
+    }
+  }
+
+  // An empty piece is the end.
+  absl::Status ReadNext() {
+    if (reader_ == nullptr) RETURN_IF_ERROR(Open());
+    v1::ReadBlobResponse piece;
+    if (offset_ < end_) {
+      ASSIGN_OR_RETURN(std::string data, reader_->Read(offset_, std::min(kReadPiece, end_ - offset_)));
+      const int64_t size = static_cast<int64_t>(data.size());
+      offset_ += size;
+      if (streams_->metrics != nullptr) streams_->metrics->DownloadBytes(size);
+      piece.set_data(std::move(data));
+    }
+    next_ = std::move(piece);
+    return absl::OkStatus();
   }
 
   absl::Status Open() {
@@ -224,7 +287,13 @@ class ReadBlobReactor : public grpc::ServerWriteReactor<v1::ReadBlobResponse> {
   const int64_t limit_;
   int64_t end_ = 0;
   std::unique_ptr<BlobReader> reader_;
-  v1::ReadBlobResponse response_;
+  v1::ReadBlobResponse response_;             // being sent
+  std::optional<v1::ReadBlobResponse> next_;  // read ahead
+  absl::Status failed_;                       // of reading ahead
+  Mutex mu_;
+  bool working_ ABSL_GUARDED_BY(mu_) = true;  // a Step runs or is posted
+  bool writing_ ABSL_GUARDED_BY(mu_) = false;
+  bool gone_ ABSL_GUARDED_BY(mu_) = false;
 };
 
 }  // namespace

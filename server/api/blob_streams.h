@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // The reactors of WriteBlob and ReadBlob. Internal to server/api.
 //
-// Each is a chain of steps with exactly one thing pending at any time, either a read or write of gRPC or a task of the
-// pool, so that its members need no lock. The step that calls Finish is the last; OnDone deletes the reactor.
+// Each is a chain of steps on the pool, one at a time, while gRPC receives the next message or sends the one before.
+// The step that calls Finish is the last; OnDone deletes the reactor.
 #ifndef QUANT_SERVER_API_BLOB_STREAMS_H_
 #define QUANT_SERVER_API_BLOB_STREAMS_H_
 

@@ -8,6 +8,7 @@
 #include "common/grpc_status.h"
 #include "common/mutex.h"
 #include "quant/v1/workers.grpc.pb.h"
+#include "server/api/thread_pool.h"
 #include "server/queue/queue.h"
 
 namespace quant {
@@ -101,9 +102,13 @@ class WorkerService::Impl final : public v1::WorkerService::CallbackService {
   }
   grpc::ServerUnaryReactor* CompleteJob(grpc::CallbackServerContext* context, const v1::CompleteJobRequest* request,
                                         v1::CompleteJobResponse* response) override {
-    absl::StatusOr<v1::Job> job = queue_->Complete(*request);
-    if (job.ok()) *response->mutable_job() = std::move(*job);
-    return Reply(context, job.status());
+    if (!request->has_success()) return Reply(context, Complete(*request, response));
+    // A result is published: that looks for its blobs, which may be far away.
+    grpc::ServerUnaryReactor* const reactor = context->DefaultReactor();
+    const bool posted =
+        pool_.TryPost([this, reactor, request, response] { reactor->Finish(ToGrpc(Complete(*request, response))); });
+    if (!posted) reactor->Finish(ToGrpc(absl::UnavailableError("too many results are being published; try again")));
+    return reactor;
   }
   grpc::ServerUnaryReactor* ListWorkers(grpc::CallbackServerContext* context, const v1::ListWorkersRequest*,
                                         v1::ListWorkersResponse* response) override {
@@ -118,7 +123,14 @@ class WorkerService::Impl final : public v1::WorkerService::CallbackService {
   }
 
  private:
+  absl::Status Complete(const v1::CompleteJobRequest& request, v1::CompleteJobResponse* response) {
+    absl::StatusOr<v1::Job> job = queue_->Complete(request);
+    if (job.ok()) *response->mutable_job() = std::move(*job);
+    return job.status();
+  }
+
   JobQueue* const queue_;
+  ThreadPool pool_{/*threads=*/2, /*max_waiting=*/1000};  // the last: its threads are joined while the rest is there
 };
 
 WorkerService::WorkerService(JobQueue* queue) : impl_(std::make_unique<Impl>(queue)) {}

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// BlobStore: bytes by content. A seam: FileBlobStore keeps them in a folder; other stores pass the same contract test
-// (blob_store_test.cc).
+// BlobStore: bytes by content. A seam: FileBlobStore keeps them in a folder, S3BlobStore in a bucket; all pass the same
+// contract test (blob_store_test.cc).
 //
 // A blob is named by the SHA-256 and the size of its bytes and never changes. It is written by an upload, which has a
 // name of the client's choice so that it can go on after a broken connection or a crash of either side. Nothing of a
@@ -49,7 +49,8 @@ class BlobWriter {
   virtual absl::Status Finish() = 0;
 };
 
-// A stored blob, open. Its bytes can be read even when it is removed meanwhile. Thread-safe.
+// A stored blob, open; reading is a use of it. Removed all the same, it can be read on, or (S3) fails with NOT_FOUND.
+// Thread-safe.
 class BlobReader {
  public:
   virtual ~BlobReader() = default;
@@ -66,7 +67,7 @@ class BlobStore {
   virtual absl::StatusOr<bool> Touch(const BlobId& blob) = 0;
   // Durable bytes of an upload; 0 when nobody began it.
   virtual absl::StatusOr<int64_t> CommittedSize(std::string_view upload_id, const BlobId& blob) = 0;
-  // Goes on with an upload, or begins it. The bytes that are there are read once to rebuild the hash.
+  // Goes on with an upload, or begins it. In a folder the bytes that are there are read once to rebuild the hash.
   //   ABORTED, reason UPLOAD_BUSY: another writer is open.
   //   OUT_OF_RANGE, reason UPLOAD_OFFSET_MISMATCH (metadata "committed"): write_offset is not the committed size.
   //   RESOURCE_EXHAUSTED, reason DISK_FULL or BLOB_TOO_LARGE: no room for the declared size; nothing is written.

@@ -166,6 +166,10 @@ absl::StatusOr<ArtifactStore::Artifact> ArtifactStore::Make(Kind kind, const Pri
   made.files = std::move(files);
   made.create_time = clock_->Now();
 
+  // Ahead of the lock: a use that was just recorded is answered from memory under it, also where blobs are far away.
+  for (const v1::File& file : made.files) {
+    RETURN_IF_ERROR(blobs_->Touch({file.digest().sha256(), file.digest().size_bytes()}).status());
+  }
   MutexLock lock(db_->mutex());
   absl::StatusOr<std::vector<Artifact>> same =
       source_job_id.empty() ? Select("kind = ? AND digest = ? AND name = ? AND tenant = ? ORDER BY ordinal LIMIT 1",

@@ -21,6 +21,7 @@ constexpr absl::Duration kCallDeadline = absl::Seconds(15);
 
 std::shared_ptr<grpc::Channel> MakeChannel(const std::string& server) {
   grpc::ChannelArguments args;
+  TuneChannelForBlobs(args);
   // gRPC's own backoff goes up to two minutes: too long for a server that restarts in seconds while our leases run out.
   args.SetInt(GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS, 100);
   args.SetInt(GRPC_ARG_DNS_MIN_TIME_BETWEEN_RESOLUTIONS_MS, 500);
