@@ -90,7 +90,12 @@ absl::Status JobQueue::Load() {
       const std::string id = row.job.id();
       const int64_t token = row.token;
       const absl::Time created = FromProto(row.job.create_time());
-      if (IsLeased(StateOf(row))) row.job.set_sequence(row.job.sequence() + kSequenceGap);
+      if (IsLeased(StateOf(row))) {
+        // Stored as well: a server that dies before anything else is would otherwise hand out these numbers again.
+        row.job.set_sequence(row.job.sequence() + kSequenceGap);
+        const absl::Status saved = store_->Update(row, VersionOf(row));
+        LOG_IF(WARNING, !saved.ok()) << "queue: saving the sequence of job " << id << ": " << saved;
+      }
       live_.Put(std::move(row), now);  // leases are heard of "now": a fresh grace
       LiveJob& live = *live_.Find(id);
       live.queued_since = std::min(created, now);
