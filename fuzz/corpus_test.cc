@@ -46,7 +46,8 @@ TEST_P(CorpusTest, NothingBreaksItsReader) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Targets, CorpusTest, testing::ValuesIn(Names()), [](const auto& param) { return param.param; });
+INSTANTIATE_TEST_SUITE_P(Targets, CorpusTest, testing::ValuesIn(Names()),
+                         [](const auto& param) { return param.param; });
 
 TEST(Corpus, HasNoFolderWithoutATarget) {
   for (const auto& entry : std::filesystem::directory_iterator(kCorpus)) {

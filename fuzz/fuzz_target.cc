@@ -18,7 +18,8 @@ constexpr std::string_view kMark = "\n----\n";
 class TemporaryFolder {
  public:
   TemporaryFolder() {
-    std::string name = std::filesystem::is_directory("/dev/shm") ? "/dev/shm/quant-fuzz.XXXXXX" : "/tmp/quant-fuzz.XXXXXX";
+    std::string name =
+        std::filesystem::is_directory("/dev/shm") ? "/dev/shm/quant-fuzz.XXXXXX" : "/tmp/quant-fuzz.XXXXXX";
     if (::mkdtemp(name.data()) == nullptr) {
       std::perror("mkdtemp");
       std::abort();
@@ -44,7 +45,8 @@ std::map<std::string, Target>& Targets() {
 
 const std::filesystem::path& EmptyFolder() {
   static const TemporaryFolder folder;
-  for (const auto& entry : std::filesystem::directory_iterator(folder.path())) std::filesystem::remove_all(entry.path());
+  for (const auto& entry : std::filesystem::directory_iterator(folder.path()))
+    std::filesystem::remove_all(entry.path());
   return folder.path();
 }
 

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// Fuzz targets: one function per reader of bytes, called with bytes of any kind. A target must not crash, hang, leak, use
-// memory out of proportion, or break an invariant (CHECK). All targets stand in one table, so that one program fuzzes any of
-// them and one test replays the corpora of all.
+// Fuzz targets: one function per reader of bytes, called with bytes of any kind. A target must not crash, hang, leak,
+// use memory out of proportion, or break an invariant (CHECK). All targets stand in one table, so that one program
+// fuzzes any of them and one test replays the corpora of all.
 //
 //   FUZZ_TARGET(npy, input) { ParseNpy(…); }
 #ifndef QUANT_FUZZ_FUZZ_TARGET_H_
@@ -27,8 +27,8 @@ struct Registration {
   Registration(const char* name, Target target) { Targets()[name] = target; }
 };
 
-#define FUZZ_TARGET(name, input)                                                     \
-  static void Fuzz_##name(std::string_view input);                                   \
+#define FUZZ_TARGET(name, input)                                                    \
+  static void Fuzz_##name(std::string_view input);                                  \
   static const ::quant::fuzz::Registration registration_##name(#name, Fuzz_##name); \
   static void Fuzz_##name(std::string_view input)
 

@@ -76,9 +76,11 @@ FUZZ_TARGET(gguf, input) {
   for (const auto& [name, entry] : (*model)->tensors()) {
     if (entry.shape.empty()) continue;
     const auto row = static_cast<size_t>(entry.shape.back());
-    if (row == 0 || row > 1 << 16 || GgufRowBytes(entry.type, entry.shape.back()) > int64_t(entry.bytes.size())) continue;
+    if (row == 0 || row > 1 << 16 || GgufRowBytes(entry.type, entry.shape.back()) > int64_t(entry.bytes.size()))
+      continue;
     std::vector<float> values(row);
-    DequantizeGgufRow(entry.type, entry.bytes.first(static_cast<size_t>(GgufRowBytes(entry.type, entry.shape.back()))), values);
+    DequantizeGgufRow(entry.type, entry.bytes.first(static_cast<size_t>(GgufRowBytes(entry.type, entry.shape.back()))),
+                      values);
   }
   for (const char* name : {"model.embed_tokens.weight", "model.layers.0.self_attn.q_proj.weight", "model.norm.weight",
                            "transformer.wte.weight", "lm_head.weight", "model.layers.0.self_attn.k_proj.weight"}) {

@@ -264,7 +264,8 @@ FUZZ_TARGET(artifacts, input) {
   std::vector<std::string> models;
   const auto id = [&](const std::string& text) {
     const bool digit = text.size() == 1 && text[0] >= '1' && text[0] <= '9';
-    return digit && static_cast<size_t>(text[0] - '1') < models.size() ? models[static_cast<size_t>(text[0] - '1')] : text;
+    return digit && static_cast<size_t>(text[0] - '1') < models.size() ? models[static_cast<size_t>(text[0] - '1')]
+                                                                       : text;
   };
   for (const Call& call : Calls(input)) {
     switch (call.method % 8) {
@@ -316,8 +317,8 @@ FUZZ_TARGET(artifacts, input) {
   }
 }
 
-// Each call is one stream into one of two uploads of "aaaa…" (100 bytes): its bytes are the data, its method says where it
-// begins and how it ends.
+// Each call is one stream into one of two uploads of "aaaa…" (100 bytes): its bytes are the data, its method says where
+// it begins and how it ends.
 FUZZ_TARGET(uploads, input) {
   const auto& folder = EmptyFolder();
   const std::string whole(100, 'a');
@@ -395,9 +396,9 @@ class Services {
     server_ = builder.BuildAndStart();
     channel_ = server_->InProcessChannel({});
     stub_ = std::make_unique<grpc::GenericStub>(channel_);
-    for (const auto* service : {v1::FindMissingBlobsRequest::descriptor()->file()->service(0),
-                                v1::GetJobRequest::descriptor()->file()->service(0),
-                                v1::Lease::descriptor()->file()->service(0)}) {
+    for (const auto* service :
+         {v1::FindMissingBlobsRequest::descriptor()->file()->service(0),
+          v1::GetJobRequest::descriptor()->file()->service(0), v1::Lease::descriptor()->file()->service(0)}) {
       for (int i = 0; i < service->method_count(); ++i) {
         methods_.push_back(absl::StrCat("/", service->full_name(), "/", service->method(i)->name()));
       }
@@ -467,7 +468,8 @@ class Services {
 
 }  // namespace
 
-// One call: its method is the first byte, its messages are as in the other targets (their method byte counts for nothing).
+// One call: its method is the first byte, its messages are as in the other targets (their method byte counts for
+// nothing).
 FUZZ_TARGET(rpc, input) {
   static Services services;
   if (input.empty()) return;

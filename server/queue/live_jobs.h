@@ -51,8 +51,8 @@ class LiveJobs {
   std::vector<std::string> Leased() const;
   int64_t LeasesOf(std::string_view worker_id) const;
   std::vector<std::string> JobsOf(std::string_view worker_id) const;
-  // Jobs in RETRY_WAIT whose time has come.
-  std::vector<std::string> RetriesDue(absl::Time now) const;
+  // Jobs in RETRY_WAIT whose time has come, or lies further off than any backoff: the clock was set back meanwhile.
+  std::vector<std::string> RetriesDue(absl::Time now, absl::Duration longest_backoff) const;
   // Infinite future when there is none.
   absl::Time NextRetry() const;
   // An unfinished job whose spec names the model or dataset.

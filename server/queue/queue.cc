@@ -26,14 +26,13 @@ static_assert(static_cast<int>(JobState::kQueued) == v1::JOB_STATE_QUEUED &&
               static_cast<int>(JobState::kDead) == v1::JOB_STATE_DEAD);
 
 constexpr absl::Duration kRetryBase = absl::Seconds(1);
-constexpr absl::Duration kRetryCap = absl::Minutes(5);
 // A lost worker says nothing about the job: the first time it goes on nearly at once.
 constexpr absl::Duration kRetryAfterLostWorker = absl::Milliseconds(200);
 // Progress raises the sequence in memory faster than it is stored. A restarted server goes on from this far beyond the
 // stored value, so that a watcher never sees the sequence fall: more changes than any attempt makes between two saves.
 constexpr int64_t kSequenceGap = 1 << 20;
-// How long dispatch rests after an error of the store or the catalog.
-constexpr absl::Duration kDispatchPause = absl::Seconds(1);
+// How long the queue rests after an error of the store or the catalog.
+constexpr absl::Duration kPause = absl::Seconds(1);
 
 // Sets what follows from the state that `event` led to. What only the caller knows (error, retry_time, result, worker)
 // is already there.
@@ -216,7 +215,7 @@ std::map<uint64_t, JobQueue::Waiter>::iterator JobQueue::PickWaiter(absl::Time n
 
 void JobQueue::Dispatch(Deferred* deferred) {
   const absl::Time now = clock_->Now();
-  if (now < dispatch_blocked_until_) return;
+  if (now < paused_until_) return;
   while (!waiters_.empty()) {
     const LiveJob* ready = live_.FirstReady();
     if (ready == nullptr) return;
@@ -228,7 +227,7 @@ void JobQueue::Dispatch(Deferred* deferred) {
     row.deadline = now + FromProto(row.job.spec().attempt_timeout());
     absl::StatusOr<v1::Job> job = Apply(JobEvent::kLease, std::move(row), deferred);
     if (!job.ok()) {
-      PauseDispatch();
+      Pause();
       return;
     }
     const JobRow& leased = live_.Find(job->id())->row;
@@ -238,9 +237,9 @@ void JobQueue::Dispatch(Deferred* deferred) {
   }
 }
 
-void JobQueue::PauseDispatch() {
-  dispatch_blocked_until_ = clock_->Now() + kDispatchPause;
-  NoteDue(dispatch_blocked_until_);
+void JobQueue::Pause() {
+  paused_until_ = clock_->Now() + kPause;
+  NoteDue(paused_until_);
 }
 
 }  // namespace quant

@@ -90,6 +90,26 @@ TEST_F(QueueRestartTest, TheSequenceNeverFallsThoughProgressWasNotStored) {
   EXPECT_THAT(watcher->events, SizeIs(1));
 }
 
+TEST_F(QueueRestartTest, TheSequenceNeverFallsThoughAServerDiedSoonAfterItsStart) {
+  const v1::Job job = Submit();
+  const v1::Lease lease = Lease("w-1");
+  Restart();
+  v1::Progress progress;
+  progress.set_fraction(0.5);
+  Beat("w-1", lease, progress);
+  const int64_t seen = Get(job.id()).sequence();
+  Restart();
+  EXPECT_GT(Get(job.id()).sequence(), seen);
+}
+
+TEST_F(QueueRestartTest, AStartOnAFullDiskStillServes) {
+  const v1::Job job = Submit();
+  const v1::Lease lease = Lease("w-1");
+  store_.SetFaultForTest([](v1::JobState) { return absl::ResourceExhaustedError("disk full"); });
+  Restart();
+  EXPECT_EQ(Beat("w-1", lease), v1::LEASE_COMMAND_CONTINUE);
+}
+
 TEST_F(QueueRestartTest, RepeatingACompletionAfterARestartIsAnsweredOk) {
   Submit();
   const v1::Lease lease = Lease("w-1");

@@ -249,7 +249,7 @@ void JobQueue::Deliver(const Grant& grant) {
   } else {
     end.mutable_released();
     MutexLock lock(&mu_);
-    PauseDispatch();
+    Pause();
   }
   Complete(end).IgnoreError();  // else the lease runs out
   response.clear_lease();
