@@ -87,6 +87,9 @@ def _submits(operations, final, _):
         by_request[o.args["request_id"]].add(o.value)
         if o.value not in final.jobs:
             yield f"lost: job {o.value}, acknowledged to {o.client}, is not there"
+    for o in operations:
+        if o.kind in ("show", "cancel", "retry") and "there is no job" in o.note:
+            yield f"lost: job {o.args['job']}, acknowledged before, was denied to {o.client}"
     for request, jobs in by_request.items():
         if len(jobs) > 1:
             yield f"request: {request} was answered with jobs {sorted(jobs)}"

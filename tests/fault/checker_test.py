@@ -81,6 +81,12 @@ class CheckerTest(unittest.TestCase):
         self.history.append(op("show", {"job": "j-9"}, value=job("j-9", "QUEUED", 1)))
         self.assert_only("lost")
 
+    def test_a_job_that_was_denied_for_a_while(self):
+        denied = op("show", {"job": "j-1"}, FAIL)
+        denied.note = "quantctl: there is no job j-1"
+        self.history.append(denied)
+        self.assert_only("lost")
+
     def test_two_jobs_for_one_request(self):
         self.final.jobs["j-3"] = job("j-3", "CANCELLED")
         self.history.append(op("submit", {"request_id": "r-1", "recipe": "dynamic"}, value="j-3"))

@@ -201,6 +201,8 @@ def main():
         summary.add(number, a_round)
         print(f"round {number}: {sum(a_round.done.values())} cycles, {len(a_round.final.jobs)} jobs, "
               f"{len(a_round.violations)} violations, {time.monotonic() - began:.0f} s", flush=True)
+        for violation in a_round.violations:
+            print(f"VIOLATION {violation}", flush=True)
         if options.keep or a_round.violations:
             folder = options.keep or pathlib.Path(tempfile.mkdtemp(prefix="quant-fault-history."))
             folder.mkdir(parents=True, exist_ok=True)
