@@ -5,8 +5,8 @@
 //   overload SERVER FOLDER submit THREADS JOBS     JOBS submits of one model, from THREADS threads
 //   overload SERVER FOLDER watch WIDTH             WIDTH watches at once, each of a queued job, which is then cancelled
 //
-// Prints one JSON object: count, refused, seconds, and milliseconds at p50, p99 and largest. Exit status 1: a call failed
-// with anything but RESOURCE_EXHAUSTED, or a watch was not told.
+// Prints one JSON object: count, refused, seconds, and milliseconds at p50, p99 and largest. Exit status 1: a call
+// failed with anything but RESOURCE_EXHAUSTED, or a watch was not told.
 #include <algorithm>
 #include <atomic>
 #include <cstdlib>

@@ -89,17 +89,14 @@ absl::Status JobQueue::Load() {
       const std::string id = row.job.id();
       const int64_t token = row.token;
       const absl::Time created = FromProto(row.job.create_time());
-      if (IsLeased(StateOf(row))) {
-        // Stored as well: a server that dies before anything else is would otherwise hand out these numbers again.
-        row.job.set_sequence(row.job.sequence() + kSequenceGap);
-        const absl::Status saved = store_->Update(row, VersionOf(row));
-        LOG_IF(WARNING, !saved.ok()) << "queue: saving the sequence of job " << id << ": " << saved;
-      }
+      if (IsLeased(StateOf(row))) row.job.set_sequence(row.job.sequence() + kSequenceGap);
       live_.Put(std::move(row), now);  // leases are heard of "now": a fresh grace
       LiveJob& live = *live_.Find(id);
       live.queued_since = std::min(created, now);
       if (!IsLeased(StateOf(live.row))) continue;
       live.confirmed = true;  // a server that is gone may have heard of it
+      live.sequence_saved = false;
+      SaveSequence(&live);
       absl::StatusOr<JobStore::Result> result = store_->GetResult(id);
       if (absl::IsNotFound(result.status())) continue;
       RETURN_IF_ERROR(result.status());
@@ -120,6 +117,17 @@ absl::Status JobQueue::Load() {
     LOG(INFO) << "queue: publishing the result that job " << id << " had delivered before the restart: " << status;
   }
   return absl::OkStatus();
+}
+
+bool JobQueue::SaveSequence(LiveJob* live) {
+  if (clock_->Now() < paused_until_) return false;
+  const absl::Status saved = store_->Update(live->row, VersionOf(live->row));
+  live->sequence_saved = saved.ok();
+  if (!saved.ok()) {
+    LOG(WARNING) << "queue: saving the sequence of job " << live->row.job.id() << ": " << saved;
+    Pause();
+  }
+  return saved.ok();
 }
 
 void JobQueue::Start() {

@@ -177,6 +177,10 @@ class JobQueue {
   void ReleaseUnconfirmed(const std::string& worker_id, Deferred* deferred) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   v1::LeaseJobResponse EmptyLease() const;
 
+  // Stores the sequence that Load raised. Until that is done no progress is told: a server that dies before would
+  // otherwise give the same numbers to other states.
+  bool SaveSequence(LiveJob* live) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+
   // One lease of a heartbeat.
   v1::LeaseCommand Hear(const std::string& worker_id, const v1::LeaseProgress& lease, absl::Time now,
                         Deferred* deferred) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
