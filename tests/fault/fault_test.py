@@ -9,6 +9,7 @@ import collections
 import os
 import pathlib
 import random
+import re
 import shutil
 import sys
 import tempfile
@@ -144,7 +145,9 @@ class Summary:
         self.violations += [f"round {number}: {v}" for v in a_round.violations]
 
     def print(self, seed, seconds):
-        rules = collections.Counter(v.split(": ")[1] for v in self.violations)
+        # Of one thing that went wrong several clients may tell.
+        things = {(v.split(": ")[0], v.split(": ")[1], (re.findall(r"\b[jmd]-\w+", v) or [v])[0]) for v in self.violations}
+        rules = collections.Counter(rule for _, rule, _ in things)
         print(f"\nfault test, seed {seed}: {sum(self.cycles.values())} cycles in {seconds:.0f} s")
         for name, count in sorted(self.cycles.items()):
             print(f"  {name:24} {count:5}")
