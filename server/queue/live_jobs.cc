@@ -140,11 +140,10 @@ int64_t LiveJobs::LeasesOf(std::string_view worker_id) const {
   return it == by_worker_.end() ? 0 : static_cast<int64_t>(it->second.size());
 }
 
-std::vector<std::string> LiveJobs::RetriesDue(absl::Time now) const {
+std::vector<std::string> LiveJobs::RetriesDue(absl::Time now, absl::Duration longest_backoff) const {
   std::vector<std::string> due;
   for (const auto& [time, id] : retries_) {
-    if (time > now) break;
-    due.push_back(id);
+    if (time <= now || time > now + longest_backoff) due.push_back(id);
   }
   return due;
 }

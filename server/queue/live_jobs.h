@@ -26,12 +26,13 @@ inline constexpr int kLowestPriority = 5;
 // An unfinished job. `row` is what the store has, except that row.job's progress and sequence may be newer.
 struct LiveJob {
   JobRow row;
-  absl::Time queued_since;    // QUEUED: when it became ready
-  absl::Time last_heard;      // leased: when its worker last named it, or when it was leased
-  absl::Time progress_saved;  // leased: when the store last got the progress
-  bool confirmed = false;     // leased: its worker has named it, so the lease arrived
-  bool publishing = false;    // leased: a result is being published; nothing else may end it
-  bool won = false;           // leased: its model exists, only the state is not yet stored; nothing else may end it
+  absl::Time queued_since;     // QUEUED: when it became ready
+  absl::Time last_heard;       // leased: when its worker last named it, or when it was leased
+  absl::Time progress_saved;   // leased: when the store last got the progress
+  bool sequence_saved = true;  // leased: the store has a sequence at which no other server told of this job
+  bool confirmed = false;      // leased: its worker has named it, so the lease arrived
+  bool publishing = false;     // leased: a result is being published; nothing else may end it
+  bool won = false;            // leased: its model exists, only the state is not yet stored; nothing else may end it
 };
 
 // Thread-compatible.
@@ -52,8 +53,8 @@ class LiveJobs {
   std::vector<std::string> Leased() const;
   int64_t LeasesOf(std::string_view worker_id) const;
   std::vector<std::string> JobsOf(std::string_view worker_id) const;
-  // Jobs in RETRY_WAIT whose time has come.
-  std::vector<std::string> RetriesDue(absl::Time now) const;
+  // Jobs in RETRY_WAIT whose time has come, or lies further off than any backoff: the clock was set back meanwhile.
+  std::vector<std::string> RetriesDue(absl::Time now, absl::Duration longest_backoff) const;
   // Infinite future when there is none.
   absl::Time NextRetry() const;
   // A job with this content that will run or runs, for a job of this priority to wait for: none that is being

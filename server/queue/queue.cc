@@ -26,14 +26,13 @@ static_assert(static_cast<int>(JobState::kQueued) == v1::JOB_STATE_QUEUED &&
               static_cast<int>(JobState::kDead) == v1::JOB_STATE_DEAD);
 
 constexpr absl::Duration kRetryBase = absl::Seconds(1);
-constexpr absl::Duration kRetryCap = absl::Minutes(5);
 // A lost worker says nothing about the job: the first time it goes on nearly at once.
 constexpr absl::Duration kRetryAfterLostWorker = absl::Milliseconds(200);
 // Progress raises the sequence in memory faster than it is stored. A restarted server goes on from this far beyond the
 // stored value, so that a watcher never sees the sequence fall: more changes than any attempt makes between two saves.
 constexpr int64_t kSequenceGap = 1 << 20;
-// How long dispatch rests after an error of the store or the catalog.
-constexpr absl::Duration kDispatchPause = absl::Seconds(1);
+// How long the queue rests after an error of the store or the catalog.
+constexpr absl::Duration kPause = absl::Seconds(1);
 
 // Sets what follows from the state that `event` led to. What only the caller knows (error, retry_time, result, worker)
 // is already there.
@@ -103,6 +102,8 @@ absl::Status JobQueue::Load() {
       live.queued_since = std::min(created, now);
       if (!IsLeased(StateOf(live.row))) continue;
       live.confirmed = true;  // a server that is gone may have heard of it
+      live.sequence_saved = false;
+      SaveSequence(&live);
       absl::StatusOr<JobStore::Result> result = store_->GetResult(id);
       if (absl::IsNotFound(result.status())) continue;
       RETURN_IF_ERROR(result.status());
@@ -123,6 +124,17 @@ absl::Status JobQueue::Load() {
     LOG(INFO) << "queue: publishing the result that job " << id << " had delivered before the restart: " << status;
   }
   return absl::OkStatus();
+}
+
+bool JobQueue::SaveSequence(LiveJob* live) {
+  if (clock_->Now() < paused_until_) return false;
+  const absl::Status saved = store_->Update(live->row, VersionOf(live->row));
+  live->sequence_saved = saved.ok();
+  if (!saved.ok()) {
+    LOG(WARNING) << "queue: saving the sequence of job " << live->row.job.id() << ": " << saved;
+    Pause();
+  }
+  return saved.ok();
 }
 
 void JobQueue::Start() {
@@ -225,7 +237,7 @@ std::map<uint64_t, JobQueue::Waiter>::iterator JobQueue::PickWaiter(absl::Time n
 
 void JobQueue::Dispatch(Deferred* deferred) {
   const absl::Time now = clock_->Now();
-  if (now < dispatch_blocked_until_) return;
+  if (now < paused_until_) return;
   while (!waiters_.empty()) {
     const LiveJob* ready = live_.FirstReady();
     if (ready == nullptr) return;
@@ -237,7 +249,7 @@ void JobQueue::Dispatch(Deferred* deferred) {
     row.deadline = now + FromProto(row.job.spec().attempt_timeout());
     absl::StatusOr<v1::Job> job = Apply(JobEvent::kLease, std::move(row), deferred);
     if (!job.ok()) {
-      PauseDispatch();
+      Pause();
       return;
     }
     const JobRow& leased = live_.Find(job->id())->row;
@@ -247,9 +259,9 @@ void JobQueue::Dispatch(Deferred* deferred) {
   }
 }
 
-void JobQueue::PauseDispatch() {
-  dispatch_blocked_until_ = clock_->Now() + kDispatchPause;
-  NoteDue(dispatch_blocked_until_);
+void JobQueue::Pause() {
+  paused_until_ = clock_->Now() + kPause;
+  NoteDue(paused_until_);
 }
 
 }  // namespace quant

@@ -172,8 +172,8 @@ class JobQueue {
   void Dispatch(Deferred* deferred) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   // The call that has waited longest, of a worker that lives; where none is known to live, of any. There must be one.
   std::map<uint64_t, Waiter>::iterator PickWaiter(absl::Time now) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
-  // Lets dispatch rest for a moment after an error, so that it is not repeated in a tight loop.
-  void PauseDispatch() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  // Lets dispatch and Tick's changes rest for a moment after an error, so that it is not repeated in a tight loop.
+  void Pause() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   // Reads the manifests and answers the call. Without the lock.
   void Deliver(const Grant& grant);
   absl::Status FillLease(const Grant& grant, v1::Lease* lease);
@@ -185,6 +185,10 @@ class JobQueue {
   // Puts leases back that were sent but never named by their worker.
   void ReleaseUnconfirmed(const std::string& worker_id, Deferred* deferred) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   v1::LeaseJobResponse EmptyLease() const;
+
+  // Stores the sequence that Load raised. Until that is done no progress is told: a server that dies before would
+  // otherwise give the same numbers to other states.
+  bool SaveSequence(LiveJob* live) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
 
   // One lease of a heartbeat.
   v1::LeaseCommand Hear(const std::string& worker_id, const v1::LeaseProgress& lease, absl::Time now,
@@ -225,6 +229,8 @@ class JobQueue {
   void PublishStored(const std::string& id, int64_t token, const std::string& bytes);
   // Tick, by the thread of Start: it wanted to run at `planned`.
   void TickPlannedFor(absl::Time planned);
+  // Plans made by a clock that was ahead by `back` are moved to the same distance from now.
+  void MovePlans(absl::Duration back, absl::Time now) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   void TickLease(const std::string& id, absl::Time now, Deferred* deferred) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   absl::Time LeaseDue(const LiveJob& live) const;
   // Makes the thread of Start wake at `time` at the latest.
@@ -257,7 +263,8 @@ class JobQueue {
   absl::Time next_purge_ ABSL_GUARDED_BY(mu_) = absl::InfinitePast();
   absl::Time next_expiry_ ABSL_GUARDED_BY(mu_) = absl::InfinitePast();
   absl::Time next_gauges_ ABSL_GUARDED_BY(mu_) = absl::InfinitePast();
-  absl::Time dispatch_blocked_until_ ABSL_GUARDED_BY(mu_) = absl::InfinitePast();  // after an error of the store
+  absl::Time paused_until_ ABSL_GUARDED_BY(mu_) = absl::InfinitePast();  // after an error of the store
+  absl::Time last_tick_ ABSL_GUARDED_BY(mu_) = absl::InfinitePast();
   bool leases_ended_ ABSL_GUARDED_BY(mu_) = false;
   bool watches_ended_ ABSL_GUARDED_BY(mu_) = false;
   bool stopping_ ABSL_GUARDED_BY(mu_) = false;

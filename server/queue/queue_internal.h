@@ -8,6 +8,7 @@
 
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
+#include "absl/time/time.h"
 #include "common/error_detail.h"
 #include "common/strings.h"
 #include "quant/v1/jobs.pb.h"
@@ -18,6 +19,9 @@ namespace quant {
 
 inline JobState StateOf(const v1::Job& job) { return static_cast<JobState>(job.state()); }
 inline JobState StateOf(const JobRow& row) { return StateOf(row.job); }
+
+// No attempt waits longer for the next.
+inline constexpr absl::Duration kRetryCap = absl::Minutes(5);
 
 // A watch of the job has nothing more to wait for.
 inline bool EndsWatch(JobState state) { return IsFinal(state) || state == JobState::kDead; }

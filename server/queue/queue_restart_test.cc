@@ -90,6 +90,57 @@ TEST_F(QueueRestartTest, TheSequenceNeverFallsThoughProgressWasNotStored) {
   EXPECT_THAT(watcher->events, SizeIs(1));
 }
 
+TEST_F(QueueRestartTest, TheSequenceNeverFallsThoughAServerDiedSoonAfterItsStart) {
+  const v1::Job job = Submit();
+  const v1::Lease lease = Lease("w-1");
+  Restart();
+  v1::Progress progress;
+  progress.set_fraction(0.5);
+  Beat("w-1", lease, progress);
+  const int64_t seen = Get(job.id()).sequence();
+  Restart();
+  EXPECT_GT(Get(job.id()).sequence(), seen);
+}
+
+TEST_F(QueueRestartTest, AStartOnAFullDiskStillServes) {
+  const v1::Job job = Submit();
+  const v1::Lease lease = Lease("w-1");
+  store_.SetFaultForTest([](v1::JobState) { return absl::ResourceExhaustedError("disk full"); });
+  Restart();
+  EXPECT_EQ(Beat("w-1", lease), v1::LEASE_COMMAND_CONTINUE);
+}
+
+TEST_F(QueueRestartTest, TheSequenceNeverFallsThoughAServerDiedOnAFullDisk) {
+  const v1::Job job = Submit();
+  const v1::Lease lease = Lease("w-1");
+  store_.SetFaultForTest([](v1::JobState) { return absl::ResourceExhaustedError("disk full"); });
+  Restart();
+  v1::Progress progress;
+  progress.set_fraction(0.5);
+  Beat("w-1", lease, progress);
+  const int64_t seen = Get(job.id()).sequence();
+  store_.SetFaultForTest(nullptr);
+  Restart();
+  EXPECT_GE(Get(job.id()).sequence(), seen);
+  Beat("w-1", lease, progress);
+  EXPECT_GT(Get(job.id()).sequence(), seen) << "progress is told again once it can be stored";
+}
+
+TEST_F(QueueRestartTest, ProgressIsToldOnceAFullDiskHasRoomAgain) {
+  const v1::Job job = Submit();
+  const v1::Lease lease = Lease("w-1");
+  store_.SetFaultForTest([](v1::JobState) { return absl::ResourceExhaustedError("disk full"); });
+  Restart();
+  v1::Progress progress;
+  progress.set_fraction(0.5);
+  Beat("w-1", lease, progress);
+  EXPECT_EQ(Get(job.id()).progress().fraction(), 0);
+  store_.SetFaultForTest(nullptr);
+  Advance(absl::Seconds(1));
+  Beat("w-1", lease, progress);
+  EXPECT_EQ(Get(job.id()).progress().fraction(), 0.5);
+}
+
 TEST_F(QueueRestartTest, RepeatingACompletionAfterARestartIsAnsweredOk) {
   Submit();
   const v1::Lease lease = Lease("w-1");

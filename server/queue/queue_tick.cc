@@ -28,6 +28,11 @@ v1::JobError LossError(const char* reason, std::string message, const v1::Job& j
   return error;
 }
 
+// Not only this job: the store is in trouble. (ABORTED and NOT_FOUND tell of a change by somebody else.)
+bool IsTrouble(const absl::Status& status) {
+  return !status.ok() && !absl::IsAborted(status) && !absl::IsNotFound(status);
+}
+
 // Trying the same again later may help.
 bool IsTransient(const absl::Status& status) {
   return absl::IsUnavailable(status) || absl::IsResourceExhausted(status) || absl::IsAborted(status) ||
@@ -52,6 +57,7 @@ void JobQueue::TickLease(const std::string& id, absl::Time now, Deferred* deferr
   const absl::StatusOr<JobStore::Result> stored = store_->GetResult(id);
   if (!stored.ok() && !absl::IsNotFound(stored.status())) {
     LOG(ERROR) << "queue: job " << id << ": " << stored.status();
+    Pause();
     return;  // the store is in trouble: nothing could be changed anyway
   }
   if (stored.ok() && stored->token == token) {  // the worker won, and died before it was told so
@@ -60,31 +66,33 @@ void JobQueue::TickLease(const std::string& id, absl::Time now, Deferred* deferr
     return;
   }
 
+  absl::StatusOr<v1::Job> changed;
   const v1::Job& job = live->row.job;
   if (StateOf(job) == JobState::kCancelling && now >= live->row.cancel_time + options_.cancel_grace) {
     if (metrics_ != nullptr) metrics_->LeaseExpired("kill_ignored");
-    Apply(JobEvent::kCutOff, live->row, deferred).IgnoreError();  // logged there, tried again at the next tick
+    changed = Apply(JobEvent::kCutOff, live->row, deferred);
   } else if (now >= live->row.deadline) {
     if (metrics_ != nullptr) metrics_->LeaseExpired("deadline");
-    ApplyLoss(live->row,
-              LossError("TIMEOUT",
-                        absl::StrCat("attempt ", job.attempt(), " took longer than its attempt_timeout of ",
-                                     absl::FormatDuration(absl::Seconds(job.spec().attempt_timeout().seconds())),
-                                     ": give it more time, fewer samples or a faster worker"),
-                        job),
-              deferred)
-        .IgnoreError();
+    changed =
+        ApplyLoss(live->row,
+                  LossError("TIMEOUT",
+                            absl::StrCat("attempt ", job.attempt(), " took longer than its attempt_timeout of ",
+                                         absl::FormatDuration(absl::Seconds(job.spec().attempt_timeout().seconds())),
+                                         ": give it more time, fewer samples or a faster worker"),
+                            job),
+                  deferred);
   } else {
     if (metrics_ != nullptr) metrics_->LeaseExpired("heartbeat");
-    ApplyLoss(live->row,
-              LossError("LEASE_LOST",
-                        absl::StrCat("worker ", job.worker_id(), " was not heard of for ",
-                                     absl::FormatDuration(now - live->last_heard), " (limit ",
-                                     absl::FormatDuration(Silence()), "): it died, hangs or lost its network"),
-                        job),
-              deferred)
-        .IgnoreError();
+    changed =
+        ApplyLoss(live->row,
+                  LossError("LEASE_LOST",
+                            absl::StrCat("worker ", job.worker_id(), " was not heard of for ",
+                                         absl::FormatDuration(now - live->last_heard), " (limit ",
+                                         absl::FormatDuration(Silence()), "): it died, hangs or lost its network"),
+                            job),
+                  deferred);
   }
+  if (IsTrouble(changed.status())) Pause();  // logged by Apply; tried again after the pause
 }
 
 void JobQueue::PublishStored(const std::string& id, int64_t token, const std::string& bytes) {
@@ -108,6 +116,14 @@ void JobQueue::PublishStored(const std::string& id, int64_t token, const std::st
   RunAll(&deferred);
 }
 
+void JobQueue::MovePlans(absl::Duration back, absl::Time now) {
+  LOG(WARNING) << "queue: the clock was set back by " << back;
+  for (auto& [handle, waiter] : waiters_) waiter.until -= back;
+  watches_.MoveKeepalives(-back);
+  next_gauges_ = next_purge_ = now;
+  paused_until_ = std::min(paused_until_, now);
+}
+
 void JobQueue::Tick() { TickPlannedFor(absl::InfiniteFuture()); }
 
 void JobQueue::TickPlannedFor(absl::Time planned) {
@@ -123,13 +139,19 @@ void JobQueue::TickPlannedFor(absl::Time planned) {
     if (slept > absl::ZeroDuration()) {
       LOG(WARNING) << "queue: the scanner is " << late << " late; all leases get as much more time";
     }
+    if (last_tick_ - now > options_.heartbeat_interval) MovePlans(last_tick_ - now, now);
+    last_tick_ = now;
     for (const std::string& id : live_.Leased()) {
       LiveJob& live = *live_.Find(id);
       live.last_heard = std::min(now, live.last_heard + slept);
     }
-    for (const std::string& id : live_.Leased()) TickLease(id, now, &deferred);
-    for (const std::string& id : live_.RetriesDue(now)) {
-      Apply(JobEvent::kRetryDue, live_.Find(id)->row, &deferred).IgnoreError();  // logged there; tried again
+    for (const std::string& id : live_.Leased()) {
+      if (now < paused_until_) break;
+      TickLease(id, now, &deferred);
+    }
+    for (const std::string& id : live_.RetriesDue(now, kRetryCap)) {
+      if (now < paused_until_) break;
+      if (IsTrouble(Apply(JobEvent::kRetryDue, live_.Find(id)->row, &deferred).status())) Pause();
     }
     Dispatch(&deferred);
     for (auto it = waiters_.begin(); it != waiters_.end();) {
@@ -184,11 +206,11 @@ absl::Time JobQueue::NextDue() {
 }
 
 absl::Time JobQueue::NextDueLocked(absl::Time now) {
-  absl::Time due = std::min(next_gauges_, now + kGaugeInterval);
-  due = std::min({due, live_.NextRetry(), watches_.NextDue()});
+  absl::Time change = live_.NextRetry();  // what changes the store
+  for (const std::string& id : live_.Leased()) change = std::min(change, LeaseDue(*live_.Find(id)));
+  if (paused_until_ > now) change = paused_until_;
+  absl::Time due = std::min({next_gauges_, now + kGaugeInterval, change, watches_.NextDue()});
   for (const auto& [handle, waiter] : waiters_) due = std::min(due, waiter.until);
-  for (const std::string& id : live_.Leased()) due = std::min(due, LeaseDue(*live_.Find(id)));
-  if (dispatch_blocked_until_ > now) due = std::min(due, dispatch_blocked_until_);
   return std::max(due, now);
 }
 

@@ -249,7 +249,7 @@ void JobQueue::Deliver(const Grant& grant) {
   } else {
     end.mutable_released();
     MutexLock lock(&mu_);
-    PauseDispatch();
+    Pause();
   }
   Complete(end).IgnoreError();  // else the lease runs out
   response.clear_lease();
@@ -295,7 +295,7 @@ v1::LeaseCommand JobQueue::Hear(const std::string& worker_id, const v1::LeasePro
   if (lease.has_progress() && !live->publishing) {
     v1::Progress progress = CleanProgress(lease.progress(), now);
     v1::Job& job = live->row.job;
-    if (!SameProgress(progress, job.progress())) {
+    if (!SameProgress(progress, job.progress()) && (live->sequence_saved || SaveSequence(live))) {
       *job.mutable_progress() = std::move(progress);
       job.set_sequence(job.sequence() + 1);
       if (watches_.IsWatched(job.id())) {

@@ -263,6 +263,53 @@ TEST_F(QueueWorkersTest, AClockSetBackDoesNotKeepALeaseAlive) {
   EXPECT_EQ(State(job.id()), v1::JOB_STATE_RETRY_WAIT);
 }
 
+TEST_F(QueueWorkersTest, ABackoffEndsThoughTheClockWasSetBack) {
+  const v1::Job job = Submit();
+  Lease("w-1");
+  Advance(absl::Hours(5));
+  ASSERT_EQ(State(job.id()), v1::JOB_STATE_RETRY_WAIT);
+  Advance(-absl::Hours(5));
+  EXPECT_EQ(State(job.id()), v1::JOB_STATE_QUEUED);
+}
+
+TEST_F(QueueWorkersTest, AClockSetBackDoesNotStopGaugesWaitsAndKeepalives) {
+  Advance(absl::Hours(5));
+  const v1::Job job = Submit();
+  const auto watcher = Watch(job.id());
+  const auto waiting = Ask("w-1", absl::Seconds(10));
+  ASSERT_EQ(waiting->answers, 1);  // it got the job
+  const auto second = Ask("w-2", absl::Seconds(10));
+  ASSERT_EQ(second->answers, 0);
+  const size_t told = watcher->events.size();
+  Advance(-absl::Hours(5));
+  Advance(absl::Seconds(2));
+  Submit();  // answers the second
+  EXPECT_EQ(second->answers, 1);
+  const auto third = Ask("w-3", absl::Seconds(10));
+  Advance(-absl::Hours(5));
+  Advance(absl::Seconds(16));
+  EXPECT_EQ(third->answers, 1) << "the wait of 10 s is over";
+  EXPECT_GT(watcher->events.size(), told) << "a watch is told something every 15 s";
+}
+
+TEST_F(QueueWorkersTest, AStoreInTroubleIsNotAskedInATightLoop) {
+  const v1::Job job = Submit();
+  Lease("w-1");
+  int asked = 0;
+  store_.SetFaultForTest([&](v1::JobState) {
+    ++asked;
+    return absl::ResourceExhaustedError("disk full");
+  });
+  Advance(absl::Seconds(3));
+  ASSERT_EQ(asked, 1);
+  for (int i = 0; i < 100; ++i) Advance(absl::Milliseconds(2));
+  EXPECT_EQ(asked, 1);
+  EXPECT_GT(queue_->NextDue() - clock_.Now(), absl::Milliseconds(500));
+  store_.SetFaultForTest(nullptr);
+  Advance(absl::Seconds(1));
+  EXPECT_EQ(State(job.id()), v1::JOB_STATE_RETRY_WAIT);
+}
+
 TEST_F(QueueWorkersTest, AHeartbeatOfTheWorkerThatDoesNotNameTheLeaseDoesNotKeepIt) {
   const v1::Job job = Submit();
   const v1::Lease lease = Lease("w-1");

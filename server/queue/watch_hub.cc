@@ -61,6 +61,10 @@ std::vector<std::string> WatchHub::Due(absl::Time now) const {
   return {jobs.begin(), jobs.end()};
 }
 
+void WatchHub::MoveKeepalives(absl::Duration by) {
+  for (auto& [handle, watch] : watches_) Schedule(handle, &watch, watch.next_keepalive + by);
+}
+
 absl::Time WatchHub::NextDue() const { return schedule_.empty() ? absl::InfiniteFuture() : schedule_.begin()->first; }
 
 }  // namespace quant

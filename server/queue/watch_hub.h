@@ -42,6 +42,8 @@ class WatchHub {
   void EndAll(const absl::Status& status, Calls* calls);
   // Watched jobs with a keepalive due.
   std::vector<std::string> Due(absl::Time now) const;
+  // Moves all keepalives: the clock was set.
+  void MoveKeepalives(absl::Duration by);
   // Infinite future when there is no watch.
   absl::Time NextDue() const;
   int64_t size() const { return static_cast<int64_t>(watches_.size()); }

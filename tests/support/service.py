@@ -212,21 +212,21 @@ class Service:
         if self.folder:
             shutil.rmtree(self.folder, ignore_errors=True)
 
-    def start_quantd(self):
-        """Starts quantd; a second time on the address and data of the first."""
+    def start_quantd(self, env=None):
+        """Starts quantd; a second time on the address and data of the first. `env`: all of its environment."""
         listen, metrics = self.server or "127.0.0.1:0", self.metrics_address or "127.0.0.1:0"
         self.quantd = Process([program("quantd"), "--listen", listen, "--data", self.folder / "data", "--metrics", metrics,
-                               *self._quantd_flags], self.folder / "quantd.log")
+                               *self._quantd_flags], self.folder / "quantd.log", env)
         self.server = self.quantd.wait_line("quantd listening on ")
         self.metrics_address = self.quantd.wait_line("quantd metrics on ")
         return self.quantd
 
-    def start_worker(self, flags=(), cache=None, wait=True):
-        """Starts one more worker, with a cache folder of its own unless one is named."""
+    def start_worker(self, flags=(), cache=None, wait=True, server=None, env=None):
+        """Starts one more worker, with a cache folder of its own unless one is named. `server`: another way there."""
         self._started += 1
-        worker = Process([program("quant-worker"), "--server", self.server, "--cache",
+        worker = Process([program("quant-worker"), "--server", server or self.server, "--cache",
                           cache or self.folder / f"cache-{self._started}", *self._worker_flags, *flags],
-                         self.folder / f"worker-{self._started}.log")
+                         self.folder / f"worker-{self._started}.log", env)
         self.workers.append(worker)
         if wait:
             worker.id = worker.wait_line("quant-worker ").removesuffix(" ready")
