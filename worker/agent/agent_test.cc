@@ -50,6 +50,7 @@ class AgentTest : public ::testing::Test {
     options_.cancel_grace = absl::Milliseconds(300);
     options_.release_grace = absl::Milliseconds(300);
     options_.child_command = {FAKE_CHILD};
+    options_.sandbox = SandboxMode::kOff;  // its scripts meet the test at files outside; sandbox_test has the sandbox
   }
   ~AgentTest() override {
     Stop();
