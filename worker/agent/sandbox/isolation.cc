@@ -24,7 +24,8 @@ namespace {
 // A user that is not mapped shows as nobody, and may do what it could before: nothing depends on it.
 void WriteTo(const char* file, const std::string& text) {
   const UniqueFd fd(::open(file, O_WRONLY | O_CLOEXEC));
-  if (fd.valid()) [[maybe_unused]] const ssize_t n = ::write(fd.get(), text.data(), text.size());
+  if (fd.valid()) [[maybe_unused]]
+    const ssize_t n = ::write(fd.get(), text.data(), text.size());
 }
 
 absl::Status Limit(decltype(RLIMIT_AS) resource, int64_t value, const char* name) {

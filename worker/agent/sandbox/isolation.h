@@ -11,9 +11,9 @@
 namespace quant {
 
 // Moves the process into a network namespace of its own, which has no interface but a loopback that is down: inside a
-// new user namespace, where its user and group stay what they are and all others show as nobody; else, for root, without
-// one (a process in a chroot may not make a user namespace).
-// False: neither is allowed here; nothing was changed.
+// new user namespace, where its user and group stay what they are and all others show as nobody; else, for root,
+// without one (a process in a chroot may not make a user namespace). False: neither is allowed here; nothing was
+// changed.
 bool LeaveNetwork();
 
 // Gives up all capabilities, so that root is a user like any other.

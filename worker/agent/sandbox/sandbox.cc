@@ -190,8 +190,8 @@ std::string SandboxFeatures::Missing() const {
   if (landlock == 0) {
     parts.emplace_back("no Landlock: a job can read and write every file of this worker's user");
   } else if (landlock < kLandlockTruncate) {
-    parts.push_back(absl::StrCat("Landlock ", landlock, " of ", kLandlockTruncate,
-                                 ": a job can empty files of the blob cache"));
+    parts.push_back(
+        absl::StrCat("Landlock ", landlock, " of ", kLandlockTruncate, ": a job can empty files of the blob cache"));
   }
   if (!syscalls) parts.emplace_back("no seccomp filter: a job can make processes, trace and signal others");
   if (!network && !syscalls) {

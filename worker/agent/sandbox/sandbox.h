@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// The sandbox of a job's process. A model is untrusted input and its readers are large; whatever a hostile file makes of
-// the process, it can compute, write in its own folder, and nothing else. docs/sandbox.md says what is restricted and by
-// what.
+// The sandbox of a job's process. A model is untrusted input and its readers are large; whatever a hostile file makes
+// of the process, it can compute, write in its own folder, and nothing else. docs/sandbox.md says what is restricted
+// and by what.
 //
 // The process puts itself into the sandbox, first thing in main: the program and its libraries are loaded, there is one
 // thread, and no byte from outside has been read. Nothing of it can be taken back.
@@ -28,7 +28,7 @@ const char* SandboxModeName(SandboxMode mode);
 
 // What a kernel, and the rights of this process in it, allow; limits and dropped capabilities always are.
 struct SandboxFeatures {
-  int landlock = 0;      // version of Landlock's interface; 0: none
+  int landlock = 0;       // version of Landlock's interface; 0: none
   bool syscalls = false;  // seccomp filters
   bool network = false;   // a network namespace of its own
 

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "worker/agent/sandbox/syscall_filter.h"
 
+#include <asm/ioctls.h>
 #include <asm/termbits.h>
 #include <linux/seccomp.h>
 #include <sched.h>
@@ -9,7 +10,6 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#include <asm/ioctls.h>
 #include <cerrno>
 #include <cstdint>
 #include <initializer_list>
@@ -28,9 +28,9 @@ constexpr const char* kAllowed[] = {
     "brk", "madvise", "mbind", "membarrier", "mincore", "mlock", "mlock2", "mmap", "mprotect", "mremap", "msync",
     "munlock", "munmap", "get_mempolicy", "set_mempolicy",
     // threads; clone is below
-    "arch_prctl", "exit", "exit_group", "futex", "futex_waitv", "get_robust_list", "getcpu", "gettid", "restart_syscall",
-    "rseq", "sched_get_priority_max", "sched_get_priority_min", "sched_getaffinity", "sched_getparam",
-    "sched_getscheduler", "sched_setaffinity", "sched_yield", "set_robust_list", "set_tid_address",
+    "arch_prctl", "exit", "exit_group", "futex", "futex_waitv", "get_robust_list", "getcpu", "gettid",
+    "restart_syscall", "rseq", "sched_get_priority_max", "sched_get_priority_min", "sched_getaffinity",
+    "sched_getparam", "sched_getscheduler", "sched_setaffinity", "sched_yield", "set_robust_list", "set_tid_address",
     // files: which ones is Landlock's matter
     "access", "chdir", "close", "close_range", "copy_file_range", "dup", "dup2", "dup3", "faccessat", "faccessat2",
     "fadvise64", "fallocate", "fchdir", "fcntl", "fdatasync", "flock", "fstat", "fstatfs", "fsync", "ftruncate",
@@ -50,16 +50,16 @@ constexpr const char* kAllowed[] = {
     "getrandom", "getresgid", "getresuid", "getrlimit", "getrusage", "getsid", "getuid", "sysinfo", "uname"};
 
 // Beside these, what is not allowed fails with ENOSYS.
-constexpr const char* kForbidden[] = {"chmod",  "chown",  "connect",  "execve", "execveat", "fchmod",     "fchmodat",
-                                      "fchown", "fork",   "fchownat", "link",   "linkat",   "mount",      "ptrace",
-                                      "setns",  "setsid", "setpgid",  "socket", "symlink",  "socketpair", "symlinkat",
-                                      "tkill",  "umount2", "unshare", "vfork"};
+constexpr const char* kForbidden[] = {"chmod",  "chown",   "connect",  "execve", "execveat", "fchmod",     "fchmodat",
+                                      "fchown", "fork",    "fchownat", "link",   "linkat",   "mount",      "ptrace",
+                                      "setns",  "setsid",  "setpgid",  "socket", "symlink",  "socketpair", "symlinkat",
+                                      "tkill",  "umount2", "unshare",  "vfork"};
 
 // prctl(2) could clear the signal that ends this process with the agent.
 constexpr int kPrctls[] = {PR_SET_NAME, PR_GET_NAME, PR_SET_VMA, PR_GET_DUMPABLE, PR_SET_THP_DISABLE};
 
-constexpr uint64_t kNamespaces = uint64_t{CLONE_NEWNS} | CLONE_NEWCGROUP | CLONE_NEWUTS | CLONE_NEWIPC | CLONE_NEWUSER |
-                                 CLONE_NEWPID | CLONE_NEWNET;
+constexpr uint64_t kNamespaces =
+    uint64_t{CLONE_NEWNS} | CLONE_NEWCGROUP | CLONE_NEWUTS | CLONE_NEWIPC | CLONE_NEWUSER | CLONE_NEWPID | CLONE_NEWNET;
 
 // Collects the first error, so that the rules below read as a list.
 class Filter {

@@ -165,7 +165,8 @@ int GiantFile(int64_t gib) {
 
 int GiantMemory(int64_t gib) {
   const size_t bytes = static_cast<size_t>(gib) << 30;
-  void* const memory = ::mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  void* const memory =
+      ::mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   if (memory == MAP_FAILED) return errno;
   ::munmap(memory, bytes);
   return 0;
