@@ -145,7 +145,7 @@ def run(work, checkpoint, name, recipe, threads, calibration=None):
     _, status, usage = os.wait4(child.pid, 0)
     seconds = time.monotonic() - begin
     text = subprocess.run(["protoc", "-I", TOP / "proto", "--decode=quant.v1.CompleteJobRequest", "quant/v1/workers.proto"],
-                          input=(folder / "outcome.pb").read_bytes() if (folder / "outcome.pb").exists() else b"",
+                          input=(folder / "work/outcome.pb").read_bytes() if (folder / "work/outcome.pb").exists() else b"",
                           capture_output=True, cwd=TOP / "proto", check=False).stdout.decode(errors="replace")
     if status != 0 or "failure {" in text:
         sys.exit(f"bench: the job failed (status {status}): {text[:2000]}\n{output.decode(errors='replace')[-2000:]}")

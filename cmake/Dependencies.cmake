@@ -29,6 +29,12 @@ add_library(quant_openblas INTERFACE)
 target_include_directories(quant_openblas SYSTEM INTERFACE ${OPENBLAS_INCLUDE_DIRS})
 target_link_libraries(quant_openblas INTERFACE ${OPENBLAS_LINK_LIBRARIES} OpenMP::OpenMP_CXX)
 
+# The sandbox of a job's process.
+pkg_check_modules(SECCOMP REQUIRED libseccomp)
+add_library(quant_seccomp INTERFACE)
+target_include_directories(quant_seccomp SYSTEM INTERFACE ${SECCOMP_INCLUDE_DIRS})
+target_link_libraries(quant_seccomp INTERFACE ${SECCOMP_LINK_LIBRARIES})
+
 find_library(CIVETWEB_LIBRARY civetweb REQUIRED)
 add_library(quant_civetweb_upstream INTERFACE)
 target_link_libraries(quant_civetweb_upstream INTERFACE ${CIVETWEB_LIBRARY})

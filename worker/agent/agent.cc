@@ -79,7 +79,8 @@ struct Agent::Rep {
                 .memory_bytes = options.memory_bytes,
                 .hang_timeout = options.hang_timeout,
                 .cancel_grace = options.cancel_grace,
-                .release_grace = options.release_grace},
+                .release_grace = options.release_grace,
+                .sandbox = options.sandbox},
                link, *cache, metrics) {
     info.set_id(worker_id);
     info.set_host(HostName());

@@ -14,6 +14,7 @@
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "worker/agent/metrics.h"
+#include "worker/agent/sandbox/sandbox.h"
 
 namespace quant {
 
@@ -30,6 +31,7 @@ struct AgentOptions {
   absl::Duration cancel_grace = absl::Seconds(5);               // SIGTERM to SIGKILL for a cancelled job
   absl::Duration release_grace = absl::Seconds(2);              // the same at the end of drain_grace
   absl::Duration lease_wait = absl::Seconds(30);                // length of the long poll
+  SandboxMode sandbox = SandboxMode::kBestEffort;               // of a job's process
   std::vector<std::string> child_command = {"/proc/self/exe"};  // tests put another program here
   std::string build;                                            // WorkerInfo.build
   std::string isa;                                              // WorkerInfo.isa

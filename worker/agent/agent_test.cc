@@ -24,6 +24,7 @@
 #include "common/unique_fd.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "worker/agent/sandbox/landlock.h"
 #include "worker/agent/steady.h"
 #include "worker/agent/testing/fake_worker_service.h"
 
@@ -50,6 +51,7 @@ class AgentTest : public ::testing::Test {
     options_.cancel_grace = absl::Milliseconds(300);
     options_.release_grace = absl::Milliseconds(300);
     options_.child_command = {FAKE_CHILD};
+    options_.sandbox = SandboxMode::kOff;  // its scripts meet the test at files outside; sandbox_test has the sandbox
   }
   ~AgentTest() override {
     Stop();
@@ -151,6 +153,17 @@ TEST_F(AgentTest, RunsAJobAndPublishesItsFiles) {
   EXPECT_GT(report.peak_memory_bytes(), 0);
   EXPECT_TRUE(fs::is_empty(root_ / "cache/jobs"));
   EXPECT_THAT(metrics_.Text(), HasSubstr("quant_worker_jobs_total{outcome=\"succeeded\",reason=\"\"} 1\n"));
+}
+
+TEST_F(AgentTest, JobsRunInTheSandbox) {
+  if (LandlockAbi() == 0) GTEST_SKIP() << "this kernel has no Landlock";
+  options_.sandbox = SandboxMode::kBestEffort;
+  workers_.Offer(Lease(5, "try answer read /etc/passwd\nsucceed\n"));
+  Start();
+  ASSERT_TRUE(WaitCompletions(1));
+  Stop();
+  ASSERT_EQ(workers_.completions[0].success().files_size(), 1);
+  EXPECT_EQ(artifacts_.blobs[workers_.completions[0].success().files(0).digest().sha256()], absl::StrCat(EACCES));
 }
 
 TEST_F(AgentTest, OneDownloadServesManyJobsAndSlots) {

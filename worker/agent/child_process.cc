@@ -22,6 +22,7 @@
 #include "absl/strings/str_cat.h"
 #include "common/status_macros.h"
 #include "common/strings.h"
+#include "worker/agent/orphans.h"
 
 namespace quant {
 namespace {
@@ -125,20 +126,21 @@ std::vector<char*> Pointers(const std::vector<std::string>& strings) {
   return out;
 }
 
-int64_t StatusField(std::string_view status, std::string_view name) {  // "RssAnon:      1234 kB"
+// A number of /proc/PID/status, "RssAnon:      1234 kB"; -1: there is no such line.
+int64_t StatusField(std::string_view status, std::string_view name) {
   const size_t at = status.find(name);
   if (at == std::string_view::npos) return -1;
-  int64_t kib = 0;
+  int64_t value = 0;
   bool digits = false;
   for (char c : status.substr(at + name.size())) {
     if (c >= '0' && c <= '9') {
-      kib = kib * 10 + (c - '0');
+      value = value * 10 + (c - '0');
       digits = true;
     } else if (digits) {
       break;
     }
   }
-  return kib * 1024;
+  return value;
 }
 
 }  // namespace
@@ -163,7 +165,7 @@ absl::StatusOr<std::unique_ptr<ChildProcess>> ChildProcess::Start(const Command&
                       .progress_fd = progress.write.get(),
                       .error_fd = error.write.get(),
                       .max_fd = files.rlim_cur < 65536 ? static_cast<int>(files.rlim_cur) : 65536};
-  const pid_t pid = ::fork();
+  const pid_t pid = ForkChild();
   if (pid < 0) return absl::ErrnoToStatus(errno, "cannot fork a process for the job");
   if (pid == 0) RunInChild(launch);
 
@@ -204,18 +206,20 @@ bool ChildProcess::Exited() const {
   return ::waitid(P_PID, static_cast<id_t>(pid_), &info, WEXITED | WNOHANG | WNOWAIT) == 0 && info.si_pid == pid_;
 }
 
-ChildMemory ChildProcess::ReadMemory() const {
+ChildUsage ChildProcess::ReadUsage() const {
   const std::string path = absl::StrCat("/proc/", pid_, "/status");
   UniqueFd fd(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
   char buffer[8192];
   const ssize_t n = fd.valid() ? ::read(fd.get(), buffer, sizeof(buffer)) : 0;
   if (n <= 0) return {};
   const std::string_view status(buffer, static_cast<size_t>(n));
-  const int64_t rss = StatusField(status, "\nVmRSS:");
-  if (rss < 0) return {};  // a zombie has no memory
+  const int64_t kib = StatusField(status, "\nVmRSS:");
+  if (kib < 0) return {};  // a zombie has no memory
+  const int64_t threads = StatusField(status, "\nThreads:");
   const int64_t anonymous = StatusField(status, "\nRssAnon:");
   const int64_t shared = StatusField(status, "\nRssShmem:");
-  return {.rss = rss, .owned = anonymous >= 0 && shared >= 0 ? anonymous + shared : rss};
+  const int64_t owned = anonymous >= 0 && shared >= 0 ? anonymous + shared : kib;
+  return {.rss = kib * 1024, .owned = owned * 1024, .threads = threads};
 }
 
 ChildExit ChildProcess::Reap() {
@@ -229,6 +233,8 @@ ChildExit ChildProcess::Reap() {
   } while (got < 0 && errno == EINTR);
   PCHECK(got == pid_) << "wait4 of child " << pid_;
   reaped_ = true;
+  ForgetChild(pid_);
+  KillOrphans();
   const auto seconds = [](const timeval& t) {
     return static_cast<double>(t.tv_sec) + 1e-6 * static_cast<double>(t.tv_usec);
   };

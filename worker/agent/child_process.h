@@ -29,10 +29,11 @@ struct ChildExit {
   double cpu_seconds = 0;      // user and system
 };
 
-// Resident memory of a running process in bytes.
-struct ChildMemory {
-  int64_t rss = 0;    // all of it: quant_worker_job_rss_bytes
+// What a running process holds.
+struct ChildUsage {
+  int64_t rss = 0;    // resident bytes: quant_worker_job_rss_bytes
   int64_t owned = 0;  // without file pages, which the kernel can drop: what the memory limit is about
+  int64_t threads = 0;
 };
 
 // Thread-compatible; to be used by the thread that started it.
@@ -65,8 +66,8 @@ class ChildProcess {
   // Whether the process has ended; its group may live on.
   bool Exited() const;
   // Zeros when it has ended.
-  ChildMemory ReadMemory() const;
-  // Kills what is left of the group and waits for the process. Call once.
+  ChildUsage ReadUsage() const;
+  // Kills what is left of the group, waits for the process, and kills orphans (orphans.h). Call once.
   ChildExit Reap();
 
  private:

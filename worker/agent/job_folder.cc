@@ -53,7 +53,7 @@ absl::StatusOr<JobFolder> JobFolder::Create(const fs::path& jobs, const fs::path
   std::error_code error;
   fs::remove_all(path, error);
   JobFolder folder(path, resume / job_id);  // from here on removed on any way out
-  for (const char* part : {"model", "baseline", "calibration", "evaluation", "output"}) {
+  for (const char* part : {"model", "baseline", "calibration", "evaluation", "output", "work"}) {
     fs::create_directories(path / part, error);
     if (error) return FileError(error.value(), "make", path / part);
   }
@@ -100,7 +100,7 @@ absl::Status JobFolder::WriteLease(const v1::Lease& lease) {
 }
 
 absl::Status JobFolder::ReadOutcome(v1::CompleteJobRequest& outcome) const {
-  const fs::path path = path_ / "outcome.pb";
+  const fs::path path = path_ / "work/outcome.pb";
   // O_NONBLOCK: opening a fifo must not block.
   UniqueFd fd(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK));
   if (!fd.valid() && errno == ENOENT) return absl::NotFoundError("the child left no outcome.pb");

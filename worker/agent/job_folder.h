@@ -7,7 +7,11 @@
 //     output/                               empty; the child puts the files of its result here
 //     resume/                               link to RESUME/<job_id>, where the child may keep what a later attempt of
 //                                           the same job on this machine can go on from; it outlives this folder
-//     outcome.pb                            the child's last word: binary quant.v1.CompleteJobRequest, outcome only
+//     work/                                 the child's scratch space, and its last word:
+//     work/outcome.pb                       binary quant.v1.CompleteJobRequest, outcome only
+//
+// The child may write in output/, work/ and resume/ alone: the input files are hard links, through which it could
+// change the cache.
 //
 // What the child leaves is hostile: sizes, counts and paths are checked, and links are not followed.
 #ifndef QUANT_WORKER_AGENT_JOB_FOLDER_H_
@@ -62,7 +66,7 @@ class JobFolder {
   // Removes what the job kept for later attempts: there will be none.
   void DiscardResume();
 
-  // Reads outcome.pb.
+  // Reads work/outcome.pb.
   //   NOT_FOUND: there is none.  INVALID_ARGUMENT: no regular file, too large, not a message, or without an outcome.
   absl::Status ReadOutcome(v1::CompleteJobRequest& outcome) const;
   // The files below output/, sorted by path.

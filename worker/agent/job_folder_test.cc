@@ -96,13 +96,13 @@ TEST_F(JobFolderTest, ReadsOnlyAWholeOutcome) {
   JobFolder folder = Make();
   v1::CompleteJobRequest outcome;
   EXPECT_THAT(folder.ReadOutcome(outcome), StatusIs(absl::StatusCode::kNotFound));
-  Write(folder, "outcome.pb", "\x0a\xff");
+  Write(folder, "work/outcome.pb", "\x0a\xff");
   EXPECT_THAT(folder.ReadOutcome(outcome), StatusIs(kInvalid));
-  Write(folder, "outcome.pb", "");
+  Write(folder, "work/outcome.pb", "");
   EXPECT_THAT(folder.ReadOutcome(outcome), StatusIs(kInvalid));
   v1::CompleteJobRequest good;
   good.mutable_failure()->set_reason("MODEL_INVALID");
-  Write(folder, "outcome.pb", good.SerializeAsString());
+  Write(folder, "work/outcome.pb", good.SerializeAsString());
   ASSERT_THAT(folder.ReadOutcome(outcome), IsOk());
   EXPECT_EQ(outcome.failure().reason(), "MODEL_INVALID");
 }
@@ -110,14 +110,14 @@ TEST_F(JobFolderTest, ReadsOnlyAWholeOutcome) {
 TEST_F(JobFolderTest, DoesNotReadAnOutcomeThatIsNoPlainFile) {
   JobFolder folder = Make();
   v1::CompleteJobRequest outcome;
-  fs::create_symlink("/dev/zero", folder.path() / "outcome.pb");
+  fs::create_symlink("/dev/zero", folder.path() / "work/outcome.pb");
   EXPECT_THAT(folder.ReadOutcome(outcome), StatusIs(kInvalid));
-  fs::remove(folder.path() / "outcome.pb");
-  ASSERT_EQ(::mkfifo((folder.path() / "outcome.pb").c_str(), 0600), 0);
+  fs::remove(folder.path() / "work/outcome.pb");
+  ASSERT_EQ(::mkfifo((folder.path() / "work/outcome.pb").c_str(), 0600), 0);
   EXPECT_THAT(folder.ReadOutcome(outcome), StatusIs(kInvalid));
-  fs::remove(folder.path() / "outcome.pb");
-  Write(folder, "outcome.pb", "");
-  fs::resize_file(folder.path() / "outcome.pb", JobFolder::kMaxOutcomeBytes + 1);
+  fs::remove(folder.path() / "work/outcome.pb");
+  Write(folder, "work/outcome.pb", "");
+  fs::resize_file(folder.path() / "work/outcome.pb", JobFolder::kMaxOutcomeBytes + 1);
   EXPECT_THAT(folder.ReadOutcome(outcome), StatusIs(kInvalid));
 }
 

@@ -190,10 +190,12 @@ void JobRunner::RunProcess(Work& work, JobFolder& folder) {
       .argv = options_.child_command, .environment = ChildEnvironment(), .folder = folder.path()};
   for (const std::string& arg :
        {std::string("--run-job"), folder.path().string(), std::string("--threads"), absl::StrCat(options_.threads),
-        std::string("--memory"), absl::StrCat(options_.memory_bytes)}) {
+        std::string("--memory"), absl::StrCat(options_.memory_bytes), std::string("--sandbox"),
+        std::string(SandboxModeName(options_.sandbox))}) {
     command.argv.push_back(arg);
   }
   const ChildLimits limits{.memory_bytes = options_.memory_bytes,
+                           .threads = SandboxThreads(options_.threads),
                            .hang_timeout = options_.hang_timeout,
                            .end = work.end,
                            .cancel_grace = options_.cancel_grace,

@@ -20,6 +20,7 @@
 #include "worker/agent/job_folder.h"
 #include "worker/agent/lease.h"
 #include "worker/agent/metrics.h"
+#include "worker/agent/sandbox/sandbox.h"
 #include "worker/agent/server_link.h"
 #include "worker/agent/steady.h"
 
@@ -27,13 +28,15 @@ namespace quant {
 
 struct JobRunnerOptions {
   std::string worker_id;
-  // Program and leading arguments of a job's process; "--run-job FOLDER --threads N --memory BYTES" is appended.
+  // Program and leading arguments of a job's process; "--run-job FOLDER --threads N --memory BYTES --sandbox
+  // MODE" is appended.
   std::vector<std::string> child_command = {"/proc/self/exe"};
   int threads = 1;
   int64_t memory_bytes = 0;  // per job; 0: no limit
   absl::Duration hang_timeout = absl::Minutes(10);
   absl::Duration cancel_grace = absl::Seconds(5);
   absl::Duration release_grace = absl::Seconds(2);
+  SandboxMode sandbox = SandboxMode::kBestEffort;
 };
 
 // Thread-safe: every slot runs its leases through the same object.

@@ -20,7 +20,9 @@
 #include "common/shutdown.h"
 #include "worker/agent/agent.h"
 #include "worker/agent/metrics.h"
+#include "worker/agent/orphans.h"
 #include "worker/agent/resources.h"
+#include "worker/agent/sandbox/sandbox.h"
 #ifdef QUANT_WORKER_HAS_JOB
 #include "worker/job/job_main.h"
 #endif
@@ -46,15 +48,20 @@ int WrongUsage(const absl::Status& status) {
   return kWrongUsage;
 }
 
-int RunJob(const std::string& folder, const AgentOptions& options) {
+int RunJob(const std::filesystem::path& folder, const AgentOptions& options) {
 #ifdef QUANT_WORKER_HAS_JOB
-  JobLimits limits;
-  limits.threads = options.threads;
-  limits.memory_bytes = options.memory_bytes;
-  return RunJobMain(std::filesystem::path(folder), limits);
+  std::error_code error;  // the agent has made them; a person who calls this may not have
+  for (const char* part : {"output", "work"}) std::filesystem::create_directories(folder / part, error);
+  const absl::StatusOr<SandboxFeatures> sandbox = EnterSandbox(
+      options.sandbox, {.folder = folder, .threads = options.threads, .memory_bytes = options.memory_bytes});
+  if (!sandbox.ok()) {  // another worker may run the job
+    return FailJobMain(folder,
+                       absl::UnavailableError(absl::StrCat("cannot enter the sandbox: ", sandbox.status().message())));
+  }
+  return RunJobMain(folder, {.threads = options.threads, .memory_bytes = options.memory_bytes});
 #else
-  std::cerr << "quant-worker: built without the job library; cannot run " << folder << " with " << options.threads
-            << " threads\n";
+  std::cerr << "quant-worker: built without the job library; cannot run " << folder.string() << " with "
+            << options.threads << " threads\n";
   return kFailed;
 #endif
 }
@@ -66,11 +73,37 @@ void FillDefaults(const FlagSet& flags, AgentOptions& options) {
   if (!flags.IsSet("memory")) options.memory_bytes = UsableMemory() / 5 * 4 / std::max(1, options.slots);
 }
 
+// What the sandbox of this machine is good for, in the log and in the metrics; false: not good enough.
+bool CheckSandbox(SandboxMode mode, AgentMetrics& metrics) {
+  if (mode == SandboxMode::kOff) {
+    LOG(WARNING) << "sandbox: off. Jobs run with all rights of this worker's user";
+    metrics.SetSandbox("off");
+    return true;
+  }
+  const absl::StatusOr<SandboxFeatures> found = DetectSandbox();
+  if (!found.ok()) {
+    std::cerr << "quant-worker: " << found.status().message() << "; --sandbox=off runs jobs without\n";
+    return false;
+  }
+  metrics.SetSandbox(found->Complete() ? "on" : "partial");
+  if (found->Complete()) {
+    LOG(INFO) << "sandbox: " << found->ToString();
+    return true;
+  }
+  if (mode == SandboxMode::kOn) {
+    std::cerr << "quant-worker: --sandbox=on, but " << found->Missing() << "\n";
+    return false;
+  }
+  LOG(WARNING) << "sandbox: " << found->ToString() << ". Missing: " << found->Missing();
+  return true;
+}
+
 int Main(const std::vector<std::string>& args) {
   AgentOptions options;
   std::string cache;
   std::string metrics_address;
   std::string run_job;
+  std::string sandbox = SandboxModeName(options.sandbox);
   bool version = false;
   FlagSet flags("quant-worker", "quant-worker --server ADDR:PORT --cache DIR [flags]");
   flags.Add("server", &options.server, "ADDR:PORT", "Where quantd listens. Required.");
@@ -88,6 +121,10 @@ int Main(const std::vector<std::string>& args) {
   flags.Add("name", &options.name, "NAME",
             "First part of this worker's id, before its process id and a random part. "
             "Default: the host name.");
+  flags.Add(
+      "sandbox", &sandbox, "MODE",
+      "on: run no job without the whole sandbox (network namespace, Landlock, seccomp); best-effort: use what this "
+      "system has and say what is missing; off.");
   flags.Add("run-job", &run_job, "FOLDER", "Run the job of FOLDER and exit: how this program calls itself.");
   flags.Add("version", &version, "", "Print the version and exit.");
   flags.SetEpilog(kEpilog);
@@ -101,12 +138,17 @@ int Main(const std::vector<std::string>& args) {
     return kDone;
   }
   FillDefaults(flags, options);
+  const absl::StatusOr<SandboxMode> mode = ParseSandboxMode(sandbox);
+  if (!mode.ok()) return WrongUsage(mode.status());
+  options.sandbox = *mode;
   if (flags.IsSet("run-job")) return RunJob(run_job, options);
 
   AgentMetrics metrics;
-  std::unique_ptr<Agent> agent;  // outlives `shutdown`, whose callback uses it
-  ShutdownSignal shutdown;       // before the first thread
+  if (!CheckSandbox(options.sandbox, metrics)) return kFailed;  // before the first thread
+  std::unique_ptr<Agent> agent;                                 // outlives `shutdown`, whose callback uses it
+  ShutdownSignal shutdown;                                      // before the first thread
   ::signal(SIGPIPE, SIG_IGN);
+  AdoptOrphans();
   options.cache = cache;
   options.build = BuildVersion();
   options.isa = DetectIsa();

@@ -49,6 +49,10 @@ struct AgentMetrics::Rep {
                                         .Name("quant_worker_info")
                                         .Help("1; the labels say what this worker is.")
                                         .Register(*registry);
+  prometheus::Family<Gauge>& sandbox = prometheus::BuildGauge()
+                                           .Name("quant_worker_sandbox")
+                                           .Help("1; the label says what the sandbox of jobs is.")
+                                           .Register(*registry);
   prometheus::Family<Gauge>& slots =
       prometheus::BuildGauge().Name("quant_worker_slots").Help("Job slots by state.").Register(*registry);
   Gauge& free = slots.Add({{"state", "free"}});
@@ -99,7 +103,7 @@ AgentMetrics::AgentMetrics() : rep_(std::make_unique<Rep>()) {
     rep_->jobs.Add({{"outcome", "failed"}, {"reason", reason}});
   }
   for (StopCause cause : {StopCause::kRelease, StopCause::kCancel, StopCause::kLost, StopCause::kMemory,
-                          StopCause::kHang, StopCause::kTimeout, StopCause::kProtocol}) {
+                          StopCause::kThreads, StopCause::kHang, StopCause::kTimeout, StopCause::kProtocol}) {
     rep_->killed.Add({{"cause", StopCauseName(cause)}});
   }
 }
@@ -135,6 +139,8 @@ void AgentMetrics::SetInfo(const std::string& version, const std::string& isa, i
   rep_->free.Set(slots);
   rep_->cache_limit.Set(static_cast<double>(cache_limit_bytes));
 }
+
+void AgentMetrics::SetSandbox(const std::string& state) { rep_->sandbox.Add({{"state", state}}).Set(1); }
 
 void AgentMetrics::SlotBusy(bool busy) {
   rep_->busy.Increment(busy ? 1 : -1);

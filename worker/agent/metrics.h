@@ -27,6 +27,8 @@ class AgentMetrics {
   std::string Text() const;
 
   void SetInfo(const std::string& version, const std::string& isa, int slots, int64_t cache_limit_bytes);
+  // "on", "partial" or "off": the sandbox of jobs.
+  void SetSandbox(const std::string& state);
   void SlotBusy(bool busy);  // one more, or one less, of the slots is at work
   void SetConnected(bool connected);
   void Heartbeat(bool ok);

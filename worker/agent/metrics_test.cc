@@ -24,6 +24,7 @@ using ::testing::HasSubstr;
 TEST(AgentMetrics, HasTheseNamesFromTheStart) {
   AgentMetrics metrics;
   metrics.SetInfo("0.1.0", "avx2", 2, 1000);
+  metrics.SetSandbox("partial");
   std::set<std::string> names;
   std::istringstream text(metrics.Text());
   for (std::string line; std::getline(text, line);) {
@@ -44,6 +45,7 @@ TEST(AgentMetrics, HasTheseNamesFromTheStart) {
                        "quant_worker_job_rss_bytes gauge",
                        "quant_worker_jobs_total counter",
                        "quant_worker_last_heartbeat_timestamp_seconds gauge",
+                       "quant_worker_sandbox gauge",
                        "quant_worker_slots gauge",
                        "quant_worker_uploaded_bytes_total counter",
                    }));

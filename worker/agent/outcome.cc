@@ -54,6 +54,8 @@ void Crashed(const ChildVerdictInput& in, v1::CompleteJobRequest& done) {
   }
   if (in.child.stopped == StopCause::kProtocol) {
     text = absl::StrCat("the job's process sent malformed progress and was killed: ", in.child.stop_detail);
+  } else if (in.child.stopped == StopCause::kThreads) {
+    text = absl::StrCat("the job's process was killed: ", in.child.stop_detail);
   } else if (!absl::IsNotFound(in.outcome_status)) {
     absl::StrAppend(&text, "; ", in.outcome_status.message());
   } else if (WIFEXITED(status)) {

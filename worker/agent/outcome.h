@@ -9,7 +9,8 @@
 //   no (good) outcome, stopped for memory              failure OUT_OF_MEMORY  FINAL
 //                      stopped as silent               failure CHILD_HUNG     POISON
 //                      stopped at the time limit       failure TIMEOUT        RETRYABLE (as the server's own deadline)
-//                      died, or left nonsense          failure CHILD_CRASHED  POISON
+//                      died, left nonsense, or was
+//                      stopped for its threads          failure CHILD_CRASHED  POISON
 //                      ended by SIGTERM not from here  failure INTERNAL       RETRYABLE
 #ifndef QUANT_WORKER_AGENT_OUTCOME_H_
 #define QUANT_WORKER_AGENT_OUTCOME_H_

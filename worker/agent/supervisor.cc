@@ -51,7 +51,7 @@ class Supervisor {
   void Sleep() {
     const SteadyTime now = SteadyNow();
     SteadyTime next = std::min(now + kLongestPoll, kill_at_);
-    if (limits_.memory_bytes > 0) next = std::min(next, now + limits_.memory_poll);
+    if (limits_.memory_bytes > 0 || limits_.threads > 0) next = std::min(next, now + limits_.usage_poll);
     if (result_.stopped == StopCause::kNone) next = std::min({next, limits_.end, last_frame_ + limits_.hang_timeout});
     // Without a pidfd the end is noticed by the pipes' closing and by asking often.
     if (child_.exit_fd() < 0) next = std::min(next, now + absl::Milliseconds(20));
@@ -123,15 +123,19 @@ class Supervisor {
 
   void Guard() {
     const SteadyTime now = SteadyNow();
-    if (now >= next_memory_) {
-      next_memory_ = now + limits_.memory_poll;
-      const ChildMemory memory = child_.ReadMemory();
-      if (events_.memory) events_.memory(memory.rss);
-      if (limits_.memory_bytes > 0 && memory.owned > limits_.memory_bytes && result_.stopped == StopCause::kNone) {
+    if (now >= next_usage_) {
+      next_usage_ = now + limits_.usage_poll;
+      const ChildUsage usage = child_.ReadUsage();
+      if (events_.memory) events_.memory(usage.rss);
+      if (limits_.memory_bytes > 0 && usage.owned > limits_.memory_bytes && result_.stopped == StopCause::kNone) {
         Stop(StopCause::kMemory, SIGKILL, absl::ZeroDuration(),
-             absl::StrCat("the job used ", static_cast<int64_t>(static_cast<double>(memory.owned) / kMiB),
+             absl::StrCat("the job used ", static_cast<int64_t>(static_cast<double>(usage.owned) / kMiB),
                           " MiB of memory; its limit is ",
                           static_cast<int64_t>(static_cast<double>(limits_.memory_bytes) / kMiB), " MiB"));
+      }
+      if (limits_.threads > 0 && usage.threads > limits_.threads && result_.stopped == StopCause::kNone) {
+        Stop(StopCause::kThreads, SIGKILL, absl::ZeroDuration(),
+             absl::StrCat("it ran ", usage.threads, " threads; at most ", limits_.threads, " are allowed"));
       }
     }
     if (result_.stopped == StopCause::kNone && now - last_frame_ >= limits_.hang_timeout) {
@@ -162,7 +166,7 @@ class Supervisor {
   ChildResult result_;
   LeaseOrder obeyed_ = LeaseOrder::kContinue;
   SteadyTime last_frame_;
-  SteadyTime next_memory_;  // zero: at once
+  SteadyTime next_usage_;  // zero: at once
   SteadyTime kill_at_ = absl::InfiniteDuration();
   bool output_open_ = true;
   bool progress_open_ = true;
@@ -186,6 +190,8 @@ const char* StopCauseName(StopCause cause) {
       return "lost";
     case StopCause::kMemory:
       return "memory";
+    case StopCause::kThreads:
+      return "threads";
     case StopCause::kHang:
       return "hang";
     case StopCause::kTimeout:

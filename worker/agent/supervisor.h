@@ -25,6 +25,7 @@ enum class StopCause {
   kCancel,    // LeaseOrder::kCancel
   kLost,      // LeaseOrder::kLost
   kMemory,    // above ChildLimits::memory_bytes
+  kThreads,   // above ChildLimits::threads
   kHang,      // no progress for ChildLimits::hang_timeout
   kTimeout,   // past ChildLimits::end
   kProtocol,  // malformed progress
@@ -33,17 +34,18 @@ enum class StopCause {
 const char* StopCauseName(StopCause cause);
 
 struct ChildLimits {
-  int64_t memory_bytes = 0;                         // 0: no limit
-  absl::Duration hang_timeout = absl::Minutes(10);  // longest silence on the progress pipe
-  SteadyTime end = absl::InfiniteDuration();        // when the attempt must be over
-  absl::Duration cancel_grace = absl::Seconds(5);   // SIGTERM to SIGKILL
-  absl::Duration release_grace = absl::Seconds(2);  // the same when the worker is going away
-  absl::Duration memory_poll = absl::Milliseconds(200);
+  int64_t memory_bytes = 0;                             // 0: no limit
+  int64_t threads = 0;                                  // 0: no limit
+  absl::Duration hang_timeout = absl::Minutes(10);      // longest silence on the progress pipe
+  SteadyTime end = absl::InfiniteDuration();            // when the attempt must be over
+  absl::Duration cancel_grace = absl::Seconds(5);       // SIGTERM to SIGKILL
+  absl::Duration release_grace = absl::Seconds(2);      // the same when the worker is going away
+  absl::Duration usage_poll = absl::Milliseconds(200);  // memory and threads
 };
 
 struct ChildResult {
   StopCause stopped = StopCause::kNone;
-  std::string stop_detail;  // for kMemory, kHang and kProtocol: a sentence with the values
+  std::string stop_detail;  // for kMemory, kThreads, kHang and kProtocol: a sentence with the values
   ChildExit exit;
   std::string output_tail;  // last 16 KiB of stdout and stderr, as written
 };

@@ -44,7 +44,7 @@ class SupervisorTest : public ::testing::Test {
     folder_.emplace(*JobFolder::Create(root_, root_ / "resume", "j-1", 7));
     limits_.cancel_grace = absl::Milliseconds(200);
     limits_.release_grace = absl::Milliseconds(200);
-    limits_.memory_poll = absl::Milliseconds(5);
+    limits_.usage_poll = absl::Milliseconds(5);
   }
   ~SupervisorTest() override {
     folder_.reset();
@@ -257,7 +257,7 @@ TEST_F(SupervisorTest, AChildStoppedByAStrangerMayBeTriedAgain) {
 TEST_F(SupervisorTest, NothingOfTheGroupIsLeftRunning) {
   const std::string lock = root_ / "lock";
   for (const char* end : {"succeed\n", "crash\n", "exit 1\n"}) {
-    fs::remove(folder_->path() / "outcome.pb");
+    fs::remove(folder_->path() / "work/outcome.pb");
     Run(absl::StrCat("orphan ", lock, "\n", end));
     EXPECT_TRUE(Unlocked(lock)) << end;
   }

@@ -49,15 +49,21 @@ absl::StatusOr<quant::v1::Report> RunGuarded(const quant::v1::Lease& lease, cons
   }
 }
 
-bool WriteOutcome(const fs::path& folder, const quant::v1::CompleteJobRequest& outcome) {
-  const fs::path temporary = folder / "outcome.pb.tmp";
+int CannotWrite(const fs::path& file) {
+  std::cerr << "quant-worker: cannot write " << file.string() << "\n";
+  return 1;
+}
+
+int WriteOutcome(const fs::path& folder, const quant::v1::CompleteJobRequest& outcome) {
+  const fs::path temporary = folder / "work/outcome.pb.tmp";
   {
     std::ofstream out(temporary, std::ios::binary | std::ios::trunc);
-    if (!outcome.SerializeToOstream(&out) || !out.flush()) return false;
+    if (!outcome.SerializeToOstream(&out)) out.setstate(std::ios::failbit);
+    if (!out.flush()) return CannotWrite(temporary);
   }
   std::error_code error;
-  fs::rename(temporary, folder / "outcome.pb", error);
-  return !error;
+  fs::rename(temporary, folder / "work/outcome.pb", error);
+  return error ? CannotWrite(folder / "work/outcome.pb") : 0;
 }
 
 }  // namespace
@@ -82,11 +88,13 @@ int RunJobMain(const fs::path& folder, const JobLimits& limits) {
   } else {
     *outcome.mutable_failure() = ToJobError(report.status(), reporter.phase());
   }
-  if (!WriteOutcome(folder, outcome)) {
-    std::cerr << "quant-worker: cannot write " << (folder / "outcome.pb").string() << "\n";
-    return 1;
-  }
-  return 0;
+  return WriteOutcome(folder, outcome);
+}
+
+int FailJobMain(const fs::path& folder, const absl::Status& status) {
+  quant::v1::CompleteJobRequest outcome;
+  *outcome.mutable_failure() = ToJobError(status, "load");
+  return WriteOutcome(folder, outcome);
 }
 
 }  // namespace quant

@@ -32,7 +32,7 @@ class JobTest : public ::testing::Test {
   void SetUp() override {
     folder_ = fs::path(::testing::TempDir()) / ::testing::UnitTest::GetInstance()->current_test_info()->name();
     fs::remove_all(folder_);
-    for (const char* d : {"model", "calibration", "evaluation", "output"}) fs::create_directories(folder_ / d);
+    for (const char* d : {"model", "calibration", "evaluation", "output", "work"}) fs::create_directories(folder_ / d);
     fs::copy(Examples() / "model.onnx", folder_ / "model" / "model.onnx");
     for (const char* d : {"calibration", "evaluation"}) {
       fs::copy(Examples() / d, folder_ / d, fs::copy_options::overwrite_existing | fs::copy_options::recursive);
@@ -59,7 +59,7 @@ class JobTest : public ::testing::Test {
     }
     EXPECT_EQ(RunJobMain(folder_, {.threads = 1}), 0);
     quant::v1::CompleteJobRequest outcome;
-    EXPECT_TRUE(outcome.ParseFromString(ReadFile(folder_ / "outcome.pb")));
+    EXPECT_TRUE(outcome.ParseFromString(ReadFile(folder_ / "work/outcome.pb")));
     return outcome;
   }
 

@@ -159,7 +159,7 @@ class LanguageQuantizeJob {
                                 .compensate = recipe_.has_gptq() && recipe_.gptq().compensate(),
                                 .threads = limits_.threads,
                                 .memory_bytes = MemoryBytes(),
-                                .spill_folder = folder_};
+                                .spill_folder = folder_ / "work"};
     absl::StatusOr<BlockDriver> driver =
         BlockDriver::Create(loaded_.model.graph, loaded_.model.cuts, data_.calibration, options, reporter_.Progress());
     if (!driver.ok()) return DataReason(driver.status());

@@ -9,9 +9,10 @@
 //   print TEXT                        to stderr
 //   output NAME TEXT                  write output/NAME
 //   link NAME TARGET                  make output/NAME a symbolic link
-//   succeed | cancelled | fail REASON MESSAGE      write outcome.pb (and go on)
-//   torn                              write an outcome.pb that is no message
+//   succeed | cancelled | fail REASON MESSAGE      write work/outcome.pb (and go on)
+//   torn                              write a work/outcome.pb that is no message
 //   ignore_term | on_term_succeed     from here on
+//   try NAME ATTEMPT…                 do what attempts.h lists, and write its errno (0: it could) to output/NAME
 //   crash | exit N | hang | eat MIB | garbage | orphan FILE | inspect
 //
 // orphan: fork a process that ignores SIGTERM and keeps FILE locked, then go on. inspect: write what was inherited to
@@ -33,8 +34,11 @@
 #include <sstream>
 #include <string>
 #include <thread>
+#include <vector>
 
 #include "quant/v1/workers.pb.h"
+#include "worker/agent/sandbox/sandbox.h"
+#include "worker/agent/testing/attempts.h"
 
 namespace {
 
@@ -45,7 +49,9 @@ void WriteFile(const std::string& name, const std::string& bytes) {
   std::filesystem::rename(folder + "/" + name + ".tmp", folder + "/" + name);
 }
 
-void Outcome(const quant::v1::CompleteJobRequest& outcome) { WriteFile("outcome.pb", outcome.SerializeAsString()); }
+void Outcome(const quant::v1::CompleteJobRequest& outcome) {
+  WriteFile("work/outcome.pb", outcome.SerializeAsString());
+}
 
 void Succeed() {
   quant::v1::CompleteJobRequest outcome;
@@ -152,7 +158,7 @@ void Do(const std::string& line, int argc, char** argv) {
     outcome.mutable_failure()->set_message(rest());
     Outcome(outcome);
   } else if (verb == "torn") {
-    WriteFile("outcome.pb", "\x0a\xff\xff");
+    WriteFile("work/outcome.pb", "\x0a\xff\xff");
   } else if (verb == "ignore_term") {
     ::signal(SIGTERM, SIG_IGN);
   } else if (verb == "on_term_succeed") {
@@ -177,6 +183,12 @@ void Do(const std::string& line, int argc, char** argv) {
   } else if (verb == "orphan") {
     in >> a;
     Orphan(a);
+  } else if (verb == "try") {
+    std::string name;
+    in >> name;
+    std::vector<std::string> words;
+    while (in >> a) words.push_back(a);
+    std::ofstream(folder + "/output/" + name) << quant::Attempt(words);
   } else if (verb == "inspect") {
     const std::string seen = Inspect(argc, argv);  // before one more file is open
     std::ofstream(folder + "/output/inspect.txt") << seen;
@@ -189,8 +201,18 @@ void Do(const std::string& line, int argc, char** argv) {
 }  // namespace
 
 int main(int argc, char** argv) {
+  std::string mode = "off";
+  quant::SandboxOptions options;
   for (int i = 1; i + 1 < argc; ++i) {
     if (std::strcmp(argv[i], "--run-job") == 0) folder = argv[i + 1];
+    if (std::strcmp(argv[i], "--sandbox") == 0) mode = argv[i + 1];
+    if (std::strcmp(argv[i], "--threads") == 0) options.threads = std::atoi(argv[i + 1]);
+    if (std::strcmp(argv[i], "--memory") == 0) options.memory_bytes = std::atoll(argv[i + 1]);
+  }
+  options.folder = folder;
+  if (const auto sandbox = quant::EnterSandbox(*quant::ParseSandboxMode(mode), options); !sandbox.ok()) {
+    std::fprintf(stderr, "fake_child: %s\n", sandbox.status().ToString().c_str());
+    return 97;
   }
   std::ifstream script(folder + "/model/script.txt");
   if (!script) return 98;
