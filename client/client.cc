@@ -26,10 +26,6 @@ constexpr int kLargestMessage = 64 << 20;                  // a report of a mode
 constexpr absl::Duration kPoll = absl::Milliseconds(100);  // how soon Ctrl-C is noticed
 constexpr absl::Duration kSilence = absl::Seconds(45);     // the server promises a message every 15 s
 
-bool IsLoopback(const std::string& host) {
-  return host == "localhost" || host == "::1" || absl::StartsWith(host, "127.");
-}
-
 }  // namespace
 
 struct Client::Rep {

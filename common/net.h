@@ -22,6 +22,9 @@ struct HostPort {
 //   INVALID_ARGUMENT: no port, a port that is not 0..65535, an IPv6 address without brackets, blanks or a scheme.
 absl::StatusOr<HostPort> ParseHostPort(std::string_view text);
 
+// True for names and addresses of this machine alone: localhost, 127.0.0.0/8, ::1. Not for the empty host.
+bool IsLoopback(std::string_view host);
+
 }  // namespace quant
 
 #endif  // QUANT_COMMON_NET_H_

@@ -22,5 +22,12 @@ TEST(HostPort, RefusesWhatIsNone) {
   }
 }
 
+TEST(Net, LoopbackIsTheMachineItself) {
+  for (const char* host : {"localhost", "127.0.0.1", "127.1.2.3", "::1"}) EXPECT_TRUE(IsLoopback(host)) << host;
+  for (const char* host : {"", "0.0.0.0", "::", "10.0.0.1", "127.example.com", "127.0.0.1.example.com"}) {
+    EXPECT_FALSE(IsLoopback(host)) << host;
+  }
+}
+
 }  // namespace
 }  // namespace quant

@@ -19,19 +19,20 @@
 namespace quant {
 namespace {
 
-sigset_t Signals() {
+sigset_t Signals(bool hangup) {
   sigset_t set;
   sigemptyset(&set);
   sigaddset(&set, SIGTERM);
   sigaddset(&set, SIGINT);
+  if (hangup) sigaddset(&set, SIGHUP);
   return set;
 }
 
 }  // namespace
 
-ShutdownSignal::ShutdownSignal() : stop_(::eventfd(0, EFD_CLOEXEC)) {
+ShutdownSignal::ShutdownSignal(Hangup hangup) : hangup_(hangup), stop_(::eventfd(0, EFD_CLOEXEC)) {
   CHECK(stop_.valid()) << "eventfd failed, errno " << errno;
-  const sigset_t set = Signals();
+  const sigset_t set = Signals(hangup_ == Hangup::kCallback);
   CHECK_EQ(pthread_sigmask(SIG_BLOCK, &set, nullptr), 0);
   thread_ = std::thread([this] { Run(); });
 }
@@ -45,7 +46,7 @@ ShutdownSignal::~ShutdownSignal() {
 }
 
 void ShutdownSignal::Run() {
-  const sigset_t set = Signals();
+  const sigset_t set = Signals(hangup_ == Hangup::kCallback);
   UniqueFd signals(::signalfd(-1, &set, SFD_CLOEXEC));
   CHECK(signals.valid()) << "signalfd failed, errno " << errno;
   pollfd fds[2] = {{.fd = signals.get(), .events = POLLIN, .revents = 0},
@@ -59,6 +60,15 @@ void ShutdownSignal::Run() {
     if (fds[1].revents != 0) return;
     signalfd_siginfo info;
     if (::read(signals.get(), &info, sizeof(info)) != static_cast<ssize_t>(sizeof(info))) continue;
+    if (info.ssi_signo == SIGHUP) {
+      std::function<void()> callback;
+      {
+        MutexLock lock(&mu_);
+        callback = on_hangup_;
+      }
+      if (callback) callback();
+      continue;
+    }
     if (std::exchange(seen, true)) ::_exit(128 + static_cast<int>(info.ssi_signo));
     LOG(INFO) << "signal " << info.ssi_signo << ": shutting down; a second signal ends the process at once";
     // On a thread of its own, so that a slow callback does not keep the second signal from being seen.
@@ -89,6 +99,11 @@ void ShutdownSignal::OnSignal(std::function<void()> callback) {
   callback();
 }
 
+void ShutdownSignal::OnHangup(std::function<void()> callback) {
+  MutexLock lock(&mu_);
+  on_hangup_ = std::move(callback);
+}
+
 void ShutdownSignal::Wait() { WaitFor(absl::InfiniteDuration()); }
 
 bool ShutdownSignal::WaitFor(absl::Duration timeout) {
@@ -108,7 +123,7 @@ bool ShutdownSignal::Requested() const {
 }
 
 void ShutdownSignal::UnblockInChild() {
-  const sigset_t set = Signals();
+  const sigset_t set = Signals(/*hangup=*/true);
   pthread_sigmask(SIG_UNBLOCK, &set, nullptr);
 }
 

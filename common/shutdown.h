@@ -30,7 +30,12 @@ namespace quant {
 
 class ShutdownSignal {
  public:
-  ShutdownSignal();
+  // What SIGHUP does.
+  enum class Hangup {
+    kTerminate,  // the system's default: it ends the process
+    kCallback,   // it runs what OnHangup set, each time
+  };
+  explicit ShutdownSignal(Hangup hangup = Hangup::kTerminate);
   // Joins the thread and restores the caller's signal mask.
   ~ShutdownSignal();
   ShutdownSignal(const ShutdownSignal&) = delete;
@@ -40,6 +45,9 @@ class ShutdownSignal {
   // has happened. Callbacks run in the order they were added and may take locks, but should not block for long. They
   // must stay valid as long as this object.
   void OnSignal(std::function<void()> callback);
+
+  // Runs `callback` at each SIGHUP, on a thread of ours. For Hangup::kCallback; a SIGHUP before this does nothing.
+  void OnHangup(std::function<void()> callback);
 
   // Blocks until a signal or Request().
   void Wait();
@@ -56,11 +64,13 @@ class ShutdownSignal {
  private:
   void Run();
 
+  const Hangup hangup_;
   UniqueFd stop_;  // eventfd: ends Run
   mutable Mutex mu_;
   CondVar changed_;
   bool requested_ ABSL_GUARDED_BY(mu_) = false;
   std::vector<std::function<void()>> callbacks_ ABSL_GUARDED_BY(mu_);
+  std::function<void()> on_hangup_ ABSL_GUARDED_BY(mu_);
   std::thread request_;  // runs the callbacks after a signal; set by Run
   std::thread thread_;   // Run
 };

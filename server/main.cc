@@ -20,6 +20,7 @@
 #include "common/shutdown.h"
 #include "common/status_macros.h"
 #include "server/server.h"
+#include "server/token_command.h"
 
 namespace quant {
 namespace {
@@ -33,13 +34,13 @@ struct Flags {
   std::string metrics;
   std::string store = "sqlite";
   std::string blobs;
-  std::string tls_cert;
-  std::string tls_key;
-  std::string tls_ca;
   std::string tokens;
+  std::string limits;
+  std::string audit;
   bool version = false;
   ServerOptions options;
-  FlagSet set{"quantd", "quantd --listen ADDR:PORT --data DIR [flags]"};
+  FlagSet set{"quantd",
+              "quantd --listen ADDR:PORT --data DIR [flags]\n  quantd token add|list|revoke --tokens FILE [flags]"};
 
   Flags() {
     set.Add("listen", &listen, "ADDR:PORT",
@@ -65,17 +66,33 @@ struct Flags {
             "How often workers are to report. One silent for three times as long loses its jobs.");
     set.Add("drain-timeout", &options.drain_timeout, "TIME", "What open calls get to end after SIGTERM.");
     set.Add("reflection", &options.reflection, "", "Serve gRPC reflection, for grpcurl and the like.");
-    set.Add("tls-cert", &tls_cert, "FILE", "Certificate chain (PEM). Not in this build.");
-    set.Add("tls-key", &tls_key, "FILE", "Its private key (PEM). Not in this build.");
-    set.Add("tls-ca", &tls_ca, "FILE", "Authority that client certificates must come from (PEM). Not in this build.");
-    set.Add("tokens", &tokens, "FILE", "Bearer tokens and what they may do. Not in this build.");
+    set.Add("tls-cert", &options.tls.cert, "FILE",
+            "Serve TLS with this certificate and the chain above it (PEM). A renewed file counts within seconds.");
+    set.Add("tls-key", &options.tls.key, "FILE", "Its private key (PEM).");
+    set.Add("tls-ca", &options.tls.ca, "FILE",
+            "Authority that client certificates must come from (PEM). Without --tokens every client must show one, and "
+            "may then do everything.");
+    set.Add("tokens", &tokens, "FILE",
+            "Who may call and what they may do: made and changed by quantd token, followed while running. Without it "
+            "everybody who reaches the port may do everything.");
+    set.Add("insecure-tokens", &options.insecure_tokens, "",
+            "Take tokens without TLS beyond this machine, where others on the network can read them.");
+    set.Add("limits", &limits, "FILE",
+            "What each tenant may use (JSON; see docs/security.md), followed while running.");
+    set.Add("audit-log", &audit, "FILE",
+            "Append who did what to this file, one JSON object a line. SIGHUP opens it anew after a rotation.");
     set.Add("version", &version, "", "Print the version and exit.");
     set.SetEpilog(R"(Examples:
   quantd --listen 127.0.0.1:9000 --data ~/quantd
       A server for this machine. Start a worker beside it:
       quant-worker --server 127.0.0.1:9000 --cache ~/quant-cache
   quantd --listen :9000 --data /var/lib/quantd --metrics 127.0.0.1:9001
-      For other machines as well. There is no TLS in this build: keep it inside a network you trust.
+      For other machines as well. Without the next lines, only inside a network you trust.
+  quantd token add --tokens /etc/quantd/tokens --name ann --tenant acme
+      Prints a token for quantctl (QUANT_TOKEN). --role worker makes one for quant-worker, --role operator one for all.
+  quantd --listen :9000 --data /var/lib/quantd --tokens /etc/quantd/tokens \
+      --tls-cert server.pem --tls-key server.key --audit-log /var/log/quantd/audit.jsonl
+      With TLS and tokens: docs/security.md.
   curl -s 127.0.0.1:9001/metrics
       What Prometheus will see.
   quantd --listen :9000 --data /var/lib/quantd --blobs 's3://models/quantd?endpoint=https://s3.example.com&region=eu-1'
@@ -107,10 +124,6 @@ absl::Status Check(Flags* flags) {
   } else {
     flags->options.blobs = flags->blobs;
   }
-  if (!flags->tls_cert.empty() || !flags->tls_key.empty() || !flags->tls_ca.empty()) {
-    return NotBuilt("TLS (--tls-cert, --tls-key, --tls-ca); leave the flags out to serve without it");
-  }
-  if (!flags->tokens.empty()) return NotBuilt("--tokens; leave the flag out to serve without authentication");
   if (flags->options.heartbeat_interval < absl::Milliseconds(50) ||
       flags->options.heartbeat_interval > absl::Minutes(5)) {
     return absl::InvalidArgumentError(absl::StrCat("--heartbeat must be from 50ms to 5m, not ",
@@ -121,6 +134,9 @@ absl::Status Check(Flags* flags) {
         absl::StrCat("--job-retention must be 1m or more, not ", absl::FormatDuration(flags->options.job_retention)));
   }
   flags->options.data = flags->data;
+  flags->options.tokens = flags->tokens;
+  flags->options.limits = flags->limits;
+  flags->options.audit = flags->audit;
   ASSIGN_OR_RETURN(flags->options.listen, ParseHostPort(flags->listen));
   if (!flags->metrics.empty()) {
     ASSIGN_OR_RETURN(flags->options.metrics, ParseHostPort(flags->metrics));
@@ -128,12 +144,9 @@ absl::Status Check(Flags* flags) {
   return absl::OkStatus();
 }
 
-bool IsLoopback(const std::string& host) {
-  return host == "localhost" || host == "::1" || absl::StartsWith(host, "127.");
-}
-
 int Main(const std::vector<std::string>& args) {
-  ShutdownSignal shutdown;  // before any thread
+  if (!args.empty() && args.front() == "token") return RunTokenCommand({args.begin() + 1, args.end()});
+  ShutdownSignal shutdown(ShutdownSignal::Hangup::kCallback);  // before any thread
   std::signal(SIGPIPE, SIG_IGN);
   ::umask(077);  // the data folder holds other people's models
   absl::SetStderrThreshold(absl::LogSeverityAtLeast::kInfo);
@@ -161,8 +174,10 @@ int Main(const std::vector<std::string>& args) {
     return kFailed;
   }
   LOG(INFO) << "quantd " << BuildVersion() << ", data in " << flags.data;
-  LOG_IF(WARNING, !IsLoopback(flags.options.listen.host))
-      << "serving without TLS and authentication beyond this machine: whoever reaches the port may do everything";
+  shutdown.OnHangup([&server] { (*server)->ReopenAudit(); });
+  const bool open = flags.options.tokens.empty() && flags.options.tls.ca.empty();
+  LOG_IF(WARNING, open && !IsLoopback(flags.options.listen.host))
+      << "serving without authentication beyond this machine: whoever reaches the port may do everything";
   // One write for both lines: who waits for the first one then has the second as well.
   std::string ready = absl::StrCat("quantd listening on ", (*server)->address().ToString(), "\n");
   if (const auto metrics = (*server)->metrics_address(); metrics.has_value()) {

@@ -28,6 +28,11 @@
 #include "server/api/artifact_service.h"
 #include "server/api/job_service.h"
 #include "server/api/worker_service.h"
+#include "server/auth/audit_log.h"
+#include "server/auth/authenticator.h"
+#include "server/auth/gate.h"
+#include "server/auth/rate_limiter.h"
+#include "server/auth/tenant_limits.h"
 #include "server/blobs/file_blob_store.h"
 #include "server/blobs/file_io.h"
 #include "server/blobs/s3_blob_store.h"
@@ -118,6 +123,7 @@ class Server::Impl {
       ASSIGN_OR_RETURN(blobs_lock_, LockFolder(blobs));
     }
     metrics_.SetBuildInfo(BuildVersion(), DetectIsa());
+    RETURN_IF_ERROR(OpenAuth());
     RETURN_IF_ERROR(OpenStores(blobs));
     RETURN_IF_ERROR(Serve());
     sweeper_ = std::thread([this] { Sweep(); });
@@ -147,6 +153,10 @@ class Server::Impl {
     http_.reset();
   }
 
+  void ReopenAudit() {
+    if (audit_ != nullptr) audit_->Reopen();
+  }
+
   HostPort address() const { return address_; }
   std::optional<HostPort> metrics_address() const {
     if (http_ == nullptr) return std::nullopt;
@@ -155,6 +165,33 @@ class Server::Impl {
 
  private:
   static HostPort Shown(const HostPort& asked, int port) { return {asked.host.empty() ? "0.0.0.0" : asked.host, port}; }
+
+  absl::Status OpenAuth() {
+    const bool tokens = !options_.tokens.empty();
+    if (options_.tls.empty()) {
+      if (tokens && !IsLoopback(options_.listen.host) && !options_.insecure_tokens) {
+        return absl::FailedPreconditionError(
+            "tokens would be sent in the clear beyond this machine, where others can read them: serve with --tls-cert "
+            "and --tls-key, listen on 127.0.0.1, or say --insecure-tokens");
+      }
+      credentials_ = grpc::InsecureServerCredentials();
+    } else {
+      ASSIGN_OR_RETURN(credentials_,
+                       ServerTls(options_.tls, tokens ? ClientCertificates::kOptional : ClientCertificates::kRequired));
+    }
+    if (tokens) {
+      ASSIGN_OR_RETURN(authenticator_, Authenticator::Open(options_.tokens, &SystemClock()));
+    }
+    limits_ = std::make_unique<LimitsTable>();
+    if (!options_.limits.empty()) {
+      ASSIGN_OR_RETURN(limits_, LimitsTable::Open(options_.limits, &SystemClock()));
+    }
+    limiter_ = std::make_unique<RateLimiter>(limits_.get(), &metrics_, &SystemClock());
+    if (!options_.audit.empty()) {
+      ASSIGN_OR_RETURN(audit_, AuditLog::Open(options_.audit, &SystemClock()));
+    }
+    return absl::OkStatus();
+  }
 
   absl::Status OpenStores(const std::filesystem::path& blobs) {
     if (options_.s3_blobs.has_value()) {
@@ -174,6 +211,7 @@ class Server::Impl {
       db->SetCommitObserver([this](absl::Duration time, bool ok) { metrics_.StoreOperation("write", time, ok); });
     }
     ASSIGN_OR_RETURN(artifacts_, ArtifactStore::Create(artifacts_db_.get(), blobs_.get(), &metrics_, &SystemClock()));
+    artifacts_->SetLimits(limits_.get());
     ASSIGN_OR_RETURN(jobs_, SqliteJobStore::Create(jobs_db_.get()));
     QueueOptions queue_options;
     queue_options.heartbeat_interval = options_.heartbeat_interval;
@@ -190,9 +228,9 @@ class Server::Impl {
 
   absl::Status Serve() {
     // A thread waits for the whole of a request to S3, for a disk only shortly.
-    artifact_service_ =
-        std::make_unique<ArtifactService>(blobs_.get(), artifacts_.get(), &metrics_,
-                                          ArtifactServiceOptions{.threads = options_.s3_blobs.has_value() ? 32 : 4});
+    artifact_service_ = std::make_unique<ArtifactService>(
+        blobs_.get(), artifacts_.get(), &metrics_,
+        ArtifactServiceOptions{.threads = options_.s3_blobs.has_value() ? 32 : 4, .limiter = limiter_.get()});
     job_service_ = std::make_unique<JobService>(queue_.get());
     worker_service_ = std::make_unique<WorkerService>(queue_.get());
     grpc::EnableDefaultHealthCheckService(true);
@@ -202,12 +240,14 @@ class Server::Impl {
     int port = 0;
     const std::string address =
         options_.listen.host.empty() ? absl::StrCat("[::]:", options_.listen.port) : options_.listen.ToString();
-    builder.AddListeningPort(address, grpc::InsecureServerCredentials(), &port);
+    builder.AddListeningPort(address, credentials_, &port);
     builder.RegisterService(artifact_service_->service());
     builder.RegisterService(job_service_->service());
     builder.RegisterService(worker_service_->service());
     std::vector<std::unique_ptr<grpc::experimental::ServerInterceptorFactoryInterface>> interceptors;
     interceptors.push_back(MakeMetricsInterceptor(&metrics_));
+    interceptors.push_back(InstallGate(
+        &builder, {.authenticator = authenticator_.get(), .limiter = limiter_.get(), .audit = audit_.get()}));
     builder.experimental().SetInterceptorCreators(std::move(interceptors));
     grpc_ = builder.BuildAndStart();
     if (grpc_ == nullptr || port == 0) {
@@ -243,6 +283,11 @@ class Server::Impl {
   UniqueFd data_lock_;
   UniqueFd blobs_lock_;
   ServerMetrics metrics_;
+  std::shared_ptr<grpc::ServerCredentials> credentials_;  // gRPC wants it shared
+  std::unique_ptr<Authenticator> authenticator_;          // null: everybody is an operator
+  std::unique_ptr<LimitsTable> limits_;
+  std::unique_ptr<RateLimiter> limiter_;
+  std::unique_ptr<AuditLog> audit_;
   std::unique_ptr<BlobStore> blobs_;
   std::unique_ptr<Database> artifacts_db_;
   std::unique_ptr<Database> jobs_db_;
@@ -266,6 +311,7 @@ Server::Server(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
 Server::~Server() = default;
 HostPort Server::address() const { return impl_->address(); }
 std::optional<HostPort> Server::metrics_address() const { return impl_->metrics_address(); }
+void Server::ReopenAudit() { impl_->ReopenAudit(); }
 void Server::Shutdown() { impl_->Shutdown(); }
 
 absl::StatusOr<std::unique_ptr<Server>> Server::Start(const ServerOptions& options) {

@@ -21,6 +21,7 @@
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "common/net.h"
+#include "common/tls.h"
 #include "server/blobs/s3_client.h"
 
 namespace quant {
@@ -39,6 +40,12 @@ struct ServerOptions {
   int64_t max_unfinished_jobs = 10'000;
   absl::Duration job_retention = absl::Hours(24 * 90);  // how long ended jobs and their reports are kept
   std::string cache_salt;                               // another value: earlier results answer no more
+  // ---- who may do what; all empty: everybody who reaches the port is an operator of tenant "default"
+  TlsFiles tls;                  // with `ca`, clients show certificates: all must, unless there are tokens
+  std::filesystem::path tokens;  // see auth/credential_file.h
+  std::filesystem::path limits;  // see auth/tenant_limits.h
+  std::filesystem::path audit;   // see auth/audit_log.h
+  bool insecure_tokens = false;  // allow tokens in the clear beyond this machine
   absl::Duration sweep_interval = absl::Hours(1);
   absl::Duration sweep_grace = absl::Hours(24);  // how long unreferenced blobs and untouched uploads are kept
 };
@@ -47,7 +54,9 @@ struct ServerOptions {
 class Server {
  public:
   // Locks the folder, opens the stores, rebuilds the queue, and serves.
-  //   FAILED_PRECONDITION: another quantd uses the folder; its data is from a newer version.
+  //   FAILED_PRECONDITION: another quantd uses the folder; its data is from a newer version; tokens would be sent in
+  //     the clear.
+  //   INVALID_ARGUMENT, NOT_FOUND: a file of TLS, tokens or limits.
   //   UNAVAILABLE: an address is in use.  Errors of the stores.
   static absl::StatusOr<std::unique_ptr<Server>> Start(const ServerOptions& options);
   // As Shutdown.
@@ -58,6 +67,9 @@ class Server {
   // The addresses really used.
   HostPort address() const;
   std::optional<HostPort> metrics_address() const;
+
+  // Goes on in a new audit file: after a rotation.
+  void ReopenAudit();
 
   // Stops gracefully: health says NOT_SERVING and /readyz 503, parked leases and watches end with UNAVAILABLE, uploads
   // commit what they have; other calls may end within the drain timeout and are cancelled after it. Blocks until all

@@ -12,6 +12,7 @@
 #include "quant/v1/artifacts.grpc.pb.h"
 #include "server/api/blob_streams.h"
 #include "server/api/thread_pool.h"
+#include "server/auth/gate.h"
 #include "server/blobs/blob_store.h"
 #include "server/store/artifact_store.h"
 
@@ -20,24 +21,28 @@ namespace {
 
 constexpr int kMaxAsked = 10'000;
 
-absl::StatusOr<v1::FindMissingBlobsResponse> FindMissing(BlobStore* blobs, const v1::FindMissingBlobsRequest& request) {
+absl::StatusOr<v1::FindMissingBlobsResponse> FindMissing(const Principal& caller, const BlobStreams& streams,
+                                                         const v1::FindMissingBlobsRequest& request) {
   if (request.digests_size() > kMaxAsked) {
     return absl::InvalidArgumentError(
         absl::StrCat("asks for ", request.digests_size(), " blobs; the limit is ", kMaxAsked));
   }
   v1::FindMissingBlobsResponse response;
   for (const v1::Digest& digest : request.digests()) {
-    ASSIGN_OR_RETURN(const bool stored, blobs->Touch(ToBlobId(digest)));
+    ASSIGN_OR_RETURN(const bool stored, IsThereFor(caller, streams, ToBlobId(digest)));
     if (!stored) *response.add_missing() = digest;
   }
   return response;
 }
 
-absl::StatusOr<v1::QueryWriteStatusResponse> QueryStatus(BlobStore* blobs, const v1::QueryWriteStatusRequest& request) {
+absl::StatusOr<v1::QueryWriteStatusResponse> QueryStatus(const Principal& caller, const BlobStreams& streams,
+                                                         const v1::QueryWriteStatusRequest& request) {
   const BlobId blob = ToBlobId(request.digest());
   v1::QueryWriteStatusResponse response;
-  ASSIGN_OR_RETURN(const int64_t committed, blobs->CommittedSize(request.upload_id(), blob));
-  ASSIGN_OR_RETURN(const bool stored, blobs->Touch(blob));
+  RETURN_IF_ERROR(CheckUploadId(request.upload_id()));
+  ASSIGN_OR_RETURN(const int64_t committed,
+                   streams.blobs->CommittedSize(StoredUploadId(caller, request.upload_id()), blob));
+  ASSIGN_OR_RETURN(const bool stored, IsThereFor(caller, streams, blob));
   response.set_complete(stored);
   response.set_committed_size(stored ? blob.size_bytes : committed);
   return response;
@@ -49,7 +54,12 @@ class ArtifactService::Impl final : public v1::ArtifactService::CallbackService 
  public:
   Impl(BlobStore* blobs, ArtifactStore* artifacts, ServerMetrics* metrics, const ArtifactServiceOptions& options)
       : artifacts_(artifacts),
-        streams_{.blobs = blobs, .metrics = metrics, .pool = &pool_, .max_streams = options.max_streams},
+        streams_{.blobs = blobs,
+                 .artifacts = artifacts,
+                 .limiter = options.limiter,
+                 .metrics = metrics,
+                 .pool = &pool_,
+                 .max_streams = options.max_streams},
         pool_(options.threads, static_cast<size_t>(options.max_waiting)) {}
 
   void Shutdown() { streams_.stopping = true; }
@@ -57,12 +67,16 @@ class ArtifactService::Impl final : public v1::ArtifactService::CallbackService 
   grpc::ServerUnaryReactor* FindMissingBlobs(grpc::CallbackServerContext* context,
                                              const v1::FindMissingBlobsRequest* request,
                                              v1::FindMissingBlobsResponse* response) override {
-    return Run(context, [this, request, response] { return Put(FindMissing(streams_.blobs, *request), response); });
+    return Run(context, [this, request, response](const Principal& caller) {
+      return Put(FindMissing(caller, streams_, *request), response);
+    });
   }
   grpc::ServerUnaryReactor* QueryWriteStatus(grpc::CallbackServerContext* context,
                                              const v1::QueryWriteStatusRequest* request,
                                              v1::QueryWriteStatusResponse* response) override {
-    return Run(context, [this, request, response] { return Put(QueryStatus(streams_.blobs, *request), response); });
+    return Run(context, [this, request, response](const Principal& caller) {
+      return Put(QueryStatus(caller, streams_, *request), response);
+    });
   }
   grpc::ServerReadReactor<v1::WriteBlobRequest>* WriteBlob(grpc::CallbackServerContext* context,
                                                            v1::WriteBlobResponse* response) override {
@@ -75,56 +89,73 @@ class ArtifactService::Impl final : public v1::ArtifactService::CallbackService 
 
   grpc::ServerUnaryReactor* CreateModel(grpc::CallbackServerContext* context, const v1::CreateModelRequest* request,
                                         v1::CreateModelResponse* response) override {
-    return Run(context, [this, request, response] {
-      return Put(artifacts_->CreateModel(OpenPrincipal(), *request), response->mutable_model());
+    return Run(context, [this, context, request, response](const Principal& caller) {
+      const absl::Status status = Put(artifacts_->CreateModel(caller, *request), response->mutable_model());
+      SetObject(context, response->model().id());
+      return status;
     });
   }
   grpc::ServerUnaryReactor* GetModel(grpc::CallbackServerContext* context, const v1::GetModelRequest* request,
                                      v1::GetModelResponse* response) override {
-    return Run(context, [this, request, response] {
-      return Put(artifacts_->GetModel(OpenPrincipal(), request->id()), response->mutable_model());
+    SetObject(context, request->id());
+    return Run(context, [this, request, response](const Principal& caller) {
+      return Put(artifacts_->GetModel(caller, request->id()), response->mutable_model());
     });
   }
   grpc::ServerUnaryReactor* ListModels(grpc::CallbackServerContext* context, const v1::ListModelsRequest* request,
                                        v1::ListModelsResponse* response) override {
-    return Run(context,
-               [this, request, response] { return Put(artifacts_->ListModels(OpenPrincipal(), *request), response); });
+    return Run(context, [this, request, response](const Principal& caller) {
+      return Put(artifacts_->ListModels(caller, *request), response);
+    });
   }
   grpc::ServerUnaryReactor* DeleteModel(grpc::CallbackServerContext* context, const v1::DeleteModelRequest* request,
                                         v1::DeleteModelResponse*) override {
-    return Run(context, [this, request] { return artifacts_->DeleteModel(OpenPrincipal(), request->id()); });
+    SetObject(context, request->id());
+    return Run(context,
+               [this, request](const Principal& caller) { return artifacts_->DeleteModel(caller, request->id()); });
   }
 
   grpc::ServerUnaryReactor* CreateDataset(grpc::CallbackServerContext* context, const v1::CreateDatasetRequest* request,
                                           v1::CreateDatasetResponse* response) override {
-    return Run(context, [this, request, response] {
-      return Put(artifacts_->CreateDataset(OpenPrincipal(), *request), response->mutable_dataset());
+    return Run(context, [this, context, request, response](const Principal& caller) {
+      const absl::Status status = Put(artifacts_->CreateDataset(caller, *request), response->mutable_dataset());
+      SetObject(context, response->dataset().id());
+      return status;
     });
   }
   grpc::ServerUnaryReactor* GetDataset(grpc::CallbackServerContext* context, const v1::GetDatasetRequest* request,
                                        v1::GetDatasetResponse* response) override {
-    return Run(context, [this, request, response] {
-      return Put(artifacts_->GetDataset(OpenPrincipal(), request->id()), response->mutable_dataset());
+    SetObject(context, request->id());
+    return Run(context, [this, request, response](const Principal& caller) {
+      return Put(artifacts_->GetDataset(caller, request->id()), response->mutable_dataset());
     });
   }
   grpc::ServerUnaryReactor* ListDatasets(grpc::CallbackServerContext* context, const v1::ListDatasetsRequest* request,
                                          v1::ListDatasetsResponse* response) override {
-    return Run(context, [this, request, response] {
-      return Put(artifacts_->ListDatasets(OpenPrincipal(), *request), response);
+    return Run(context, [this, request, response](const Principal& caller) {
+      return Put(artifacts_->ListDatasets(caller, *request), response);
     });
   }
   grpc::ServerUnaryReactor* DeleteDataset(grpc::CallbackServerContext* context, const v1::DeleteDatasetRequest* request,
                                           v1::DeleteDatasetResponse*) override {
-    return Run(context, [this, request] { return artifacts_->DeleteDataset(OpenPrincipal(), request->id()); });
+    SetObject(context, request->id());
+    return Run(context,
+               [this, request](const Principal& caller) { return artifacts_->DeleteDataset(caller, request->id()); });
   }
 
  private:
   // gRPC keeps request and response until the reactor finishes, so that a task may use them.
-  grpc::ServerUnaryReactor* Run(grpc::CallbackServerContext* context, std::function<absl::Status()> work) {
+  grpc::ServerUnaryReactor* Run(grpc::CallbackServerContext* context,
+                                std::function<absl::Status(const Principal& caller)> work) {
     grpc::ServerUnaryReactor* const reactor = context->DefaultReactor();
-    const bool posted = pool_.TryPost([context, reactor, work = std::move(work)] {
+    absl::StatusOr<Principal> caller = CallerOf(context);
+    if (!caller.ok()) {
+      reactor->Finish(ToGrpc(caller.status()));
+      return reactor;
+    }
+    const bool posted = pool_.TryPost([context, reactor, caller = *std::move(caller), work = std::move(work)] {
       // The client may have given up while the call waited for a thread.
-      reactor->Finish(context->IsCancelled() ? grpc::Status::CANCELLED : ToGrpc(work()));
+      reactor->Finish(context->IsCancelled() ? grpc::Status::CANCELLED : ToGrpc(work(caller)));
     });
     if (!posted) reactor->Finish(ToGrpc(TooBusy("calls are waiting")));
     return reactor;

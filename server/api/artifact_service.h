@@ -15,12 +15,14 @@ namespace quant {
 
 class ArtifactStore;
 class BlobStore;
+class RateLimiter;
 class ServerMetrics;
 
 struct ArtifactServiceOptions {
-  int threads = 4;           // of the pool
-  int max_streams = 256;     // open WriteBlob and ReadBlob streams; more answer UNAVAILABLE with a time to wait
-  int max_waiting = 10'000;  // calls waiting for a thread; more answer UNAVAILABLE
+  int threads = 4;                 // of the pool
+  int max_streams = 256;           // open WriteBlob and ReadBlob streams; more answer UNAVAILABLE with a time to wait
+  RateLimiter* limiter = nullptr;  // of uploaded bytes; null: none
+  int max_waiting = 10'000;        // calls waiting for a thread; more answer UNAVAILABLE
 };
 
 // Thread-safe. Must outlive the grpc::Server it is registered with; `blobs`, `artifacts` and `metrics` (may be null)

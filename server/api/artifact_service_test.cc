@@ -22,6 +22,7 @@
 #include "common/strings.h"
 #include "quant/v1/artifacts.grpc.pb.h"
 #include "server/api/thread_pool.h"
+#include "server/auth/gate.h"
 #include "server/blobs/file_blob_store.h"
 #include "server/metrics/grpc_metrics.h"
 #include "server/metrics/server_metrics.h"
@@ -56,6 +57,7 @@ class ArtifactServiceTest : public ::testing::Test {
     builder.RegisterService(service_->service());
     std::vector<std::unique_ptr<grpc::experimental::ServerInterceptorFactoryInterface>> interceptors;
     interceptors.push_back(MakeMetricsInterceptor(&metrics_));
+    interceptors.push_back(InstallGate(&builder, {}));
     builder.experimental().SetInterceptorCreators(std::move(interceptors));
     server_ = builder.BuildAndStart();
     ASSERT_NE(server_, nullptr);
@@ -338,8 +340,8 @@ TEST_F(ArtifactServiceTest, FullDiskAndTooLargeBlobsAreReasonedErrors) {
   huge.set_size_bytes(int64_t{1} << 40);
   EXPECT_EQ(ReasonOf(Write(huge, bytes).status), "BLOB_TOO_LARGE");
   const std::string text = metrics_.Serialize();
-  EXPECT_THAT(text, HasSubstr("quant_quota_rejections_total{resource=\"disk\"} 1"));
-  EXPECT_THAT(text, HasSubstr("quant_quota_rejections_total{resource=\"blob_size\"} 1"));
+  EXPECT_THAT(text, HasSubstr("quant_quota_rejections_total{resource=\"disk\",tenant=\"default\"} 1"));
+  EXPECT_THAT(text, HasSubstr("quant_quota_rejections_total{resource=\"blob_size\",tenant=\"default\"} 1"));
 }
 
 TEST_F(ArtifactServiceTest, HostileManifestsAreRefusedOverTheWire) {

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "server/api/blob_streams.h"
 
+#include <grpcpp/alarm.h>
+
 #include <algorithm>
 #include <cstdint>
 #include <memory>
@@ -10,11 +12,14 @@
 
 #include "absl/log/log.h"
 #include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+#include "common/digest.h"
 #include "common/error_detail.h"
 #include "common/grpc_status.h"
 #include "common/mutex.h"
 #include "common/status_macros.h"
 #include "common/strings.h"
+#include "server/auth/gate.h"
 
 namespace quant {
 namespace {
@@ -22,6 +27,7 @@ namespace {
 constexpr size_t kMaxData = size_t{2} << 20;          // WriteBlobRequest.data
 constexpr int64_t kReadPiece = int64_t{1} << 20;      // ReadBlobResponse.data
 constexpr int64_t kLookInterval = int64_t{64} << 20;  // bytes between looks whether somebody else finished the blob
+constexpr absl::Duration kLongestPause = absl::Seconds(2);  // of an upload that is too fast
 
 absl::Status Stopping() {
   return WithReason(absl::UnavailableError("the server is stopping; go on with another or when it is back"),
@@ -45,10 +51,12 @@ class Slot {
 
 class WriteBlobReactor : public grpc::ServerReadReactor<v1::WriteBlobRequest> {
  public:
-  WriteBlobReactor(BlobStreams* streams, v1::WriteBlobResponse* response)
-      : streams_(streams), response_(response), slot_(streams) {
+  WriteBlobReactor(BlobStreams* streams, grpc::CallbackServerContext* context, v1::WriteBlobResponse* response)
+      : streams_(streams), context_(context), response_(response), slot_(streams), caller_(CallerOf(context)) {
     if (streams_->metrics != nullptr) streams_->metrics->UploadStarted();
-    if (streams_->stopping) {
+    if (!caller_.ok()) {
+      Finish(ToGrpc(caller_.status()));
+    } else if (streams_->stopping) {
       Finish(ToGrpc(Stopping()));
     } else if (!slot_.admitted()) {
       Finish(ToGrpc(TooBusy("streams are open")));
@@ -104,6 +112,19 @@ class WriteBlobReactor : public grpc::ServerReadReactor<v1::WriteBlobRequest> {
       response_->set_complete(true);
       return End(absl::OkStatus());
     }
+    absl::Duration pause;
+    if (streams_->limiter != nullptr && caller_->role == Role::kUser) {
+      const auto took = static_cast<int64_t>(request_.data().size());
+      pause = std::min(streams_->limiter->AfterUpload(caller_->tenant, took), kLongestPause);
+    }
+    if (pause <= absl::ZeroDuration()) return GoOn();
+    // Not reading is what slows a sender: HTTP/2's window fills up.
+    pause_.Set(absl::ToChronoTime(absl::Now() + pause), [this](bool) { GoOn(); });
+  }
+
+  // With the message that came meanwhile, if one did.
+  void GoOn() {
+    bool ok = false;
     {
       MutexLock lock(&mu_);
       working_ = arrived_.has_value();
@@ -124,13 +145,18 @@ class WriteBlobReactor : public grpc::ServerReadReactor<v1::WriteBlobRequest> {
       blob_ = ToBlobId(request_.digest());
       RETURN_IF_ERROR(CheckUploadId(request_.upload_id()));
       RETURN_IF_ERROR(CheckBlobId(blob_));
-      ASSIGN_OR_RETURN(const bool stored, streams_->blobs->Touch(blob_));
+      SetObject(context_, blob_.sha256);
+      ASSIGN_OR_RETURN(const bool stored, IsThereFor(*caller_, *streams_, blob_));
       if (stored) return true;
-      auto writer = streams_->blobs->OpenWriter(request_.upload_id(), blob_, request_.write_offset());
+      ASSIGN_OR_RETURN(reserved_, streams_->artifacts->Reserve(*caller_, blob_));
+      auto writer =
+          streams_->blobs->OpenWriter(StoredUploadId(*caller_, request_.upload_id()), blob_, request_.write_offset());
       if (!writer.ok()) {
         const std::string reason = ReasonOf(writer.status());
-        if (streams_->metrics != nullptr && reason == "DISK_FULL") streams_->metrics->QuotaRejected("disk");
-        if (streams_->metrics != nullptr && reason == "BLOB_TOO_LARGE") streams_->metrics->QuotaRejected("blob_size");
+        if (streams_->metrics != nullptr && reason == "DISK_FULL")
+          streams_->metrics->QuotaRejected(caller_->tenant, "disk");
+        if (streams_->metrics != nullptr && reason == "BLOB_TOO_LARGE")
+          streams_->metrics->QuotaRejected(caller_->tenant, "blob_size");
         return writer.status();
       }
       writer_ = *std::move(writer);
@@ -149,11 +175,13 @@ class WriteBlobReactor : public grpc::ServerReadReactor<v1::WriteBlobRequest> {
     if (streams_->metrics != nullptr) streams_->metrics->UploadBytes(static_cast<int64_t>(request_.data().size()));
     if (request_.finish_write()) {
       RETURN_IF_ERROR(writer_->Finish());
+      // Its bytes came and were verified: from now on the tenant holds the blob.
+      RETURN_IF_ERROR(streams_->artifacts->NoteHeld(*caller_, blob_));
       return true;
     }
     if (writer_->offset() >= next_look_) {
       next_look_ += kLookInterval;
-      return streams_->blobs->Touch(blob_);
+      return IsThereFor(*caller_, *streams_, blob_);
     }
     return false;
   }
@@ -174,6 +202,7 @@ class WriteBlobReactor : public grpc::ServerReadReactor<v1::WriteBlobRequest> {
       ended_ = true;
     }
     writer_.reset();  // before the answer: the client may come again at once
+    reserved_ = {};
     if (streams_->metrics != nullptr) {
       const BlobStore::Stats stats = streams_->blobs->stats();
       streams_->metrics->SetCas(stats.blobs, stats.bytes);
@@ -182,8 +211,12 @@ class WriteBlobReactor : public grpc::ServerReadReactor<v1::WriteBlobRequest> {
   }
 
   BlobStreams* const streams_;
+  grpc::CallbackServerContext* const context_;
   v1::WriteBlobResponse* const response_;
   const Slot slot_;
+  const absl::StatusOr<Principal> caller_;
+  grpc::Alarm pause_;
+  ArtifactStore::Reservation reserved_;  // of the tenant's quota, until the upload ends
   v1::WriteBlobRequest arriving_;
   v1::WriteBlobRequest request_;
   BlobId blob_;
@@ -197,13 +230,17 @@ class WriteBlobReactor : public grpc::ServerReadReactor<v1::WriteBlobRequest> {
 
 class ReadBlobReactor : public grpc::ServerWriteReactor<v1::ReadBlobResponse> {
  public:
-  ReadBlobReactor(BlobStreams* streams, const v1::ReadBlobRequest& request)
+  ReadBlobReactor(BlobStreams* streams, grpc::CallbackServerContext* context, const v1::ReadBlobRequest& request)
       : streams_(streams),
         slot_(streams),
+        caller_(CallerOf(context)),
         blob_(ToBlobId(request.digest())),
         offset_(request.read_offset()),
         limit_(request.read_limit()) {
-    if (streams_->stopping) {
+    SetObject(context, blob_.sha256);
+    if (!caller_.ok()) {
+      Finish(ToGrpc(caller_.status()));
+    } else if (streams_->stopping) {
       Finish(ToGrpc(Stopping()));
     } else if (!slot_.admitted()) {
       Finish(ToGrpc(TooBusy("streams are open")));
@@ -271,6 +308,9 @@ class ReadBlobReactor : public grpc::ServerWriteReactor<v1::ReadBlobResponse> {
       return absl::InvalidArgumentError(
           absl::StrCat("read_offset ", offset_, " and read_limit ", limit_, " must not be negative"));
     }
+    RETURN_IF_ERROR(CheckBlobId(blob_));
+    ASSIGN_OR_RETURN(const bool held, streams_->artifacts->HoldsBlob(*caller_, blob_.sha256));
+    if (!held) return NotVisible(*caller_, "blob", blob_.sha256);
     ASSIGN_OR_RETURN(reader_, streams_->blobs->OpenReader(blob_));
     if (offset_ > blob_.size_bytes) {
       return absl::OutOfRangeError(
@@ -282,6 +322,7 @@ class ReadBlobReactor : public grpc::ServerWriteReactor<v1::ReadBlobResponse> {
 
   BlobStreams* const streams_;
   const Slot slot_;
+  const absl::StatusOr<Principal> caller_;
   const BlobId blob_;
   int64_t offset_;
   const int64_t limit_;
@@ -298,19 +339,33 @@ class ReadBlobReactor : public grpc::ServerWriteReactor<v1::ReadBlobResponse> {
 
 }  // namespace
 
+absl::StatusOr<bool> IsThereFor(const Principal& caller, const BlobStreams& streams, const BlobId& blob) {
+  RETURN_IF_ERROR(CheckBlobId(blob));
+  ASSIGN_OR_RETURN(const bool held, streams.artifacts->HoldsBlob(caller, blob.sha256));
+  if (!held) return false;
+  return streams.blobs->Touch(blob);
+}
+
+std::string StoredUploadId(const Principal& caller, std::string_view upload_id) {
+  const char* const owner = caller.role == Role::kWorker ? "worker" : "tenant";
+  return Sha256Hex(absl::StrCat(owner, "/", caller.tenant, "/", AbslView(upload_id)));
+}
+
 absl::Status TooBusy(std::string_view why) {
   return WithReason(absl::UnavailableError(absl::StrCat("too many ", AbslView(why), "; try again")), "SERVER_BUSY", {},
                     absl::Seconds(1));
 }
 
-grpc::ServerReadReactor<v1::WriteBlobRequest>* StartWriteBlob(BlobStreams* streams, grpc::CallbackServerContext*,
+grpc::ServerReadReactor<v1::WriteBlobRequest>* StartWriteBlob(BlobStreams* streams,
+                                                              grpc::CallbackServerContext* context,
                                                               v1::WriteBlobResponse* response) {
-  return new WriteBlobReactor(streams, response);
+  return new WriteBlobReactor(streams, context, response);
 }
 
-grpc::ServerWriteReactor<v1::ReadBlobResponse>* StartReadBlob(BlobStreams* streams, grpc::CallbackServerContext*,
+grpc::ServerWriteReactor<v1::ReadBlobResponse>* StartReadBlob(BlobStreams* streams,
+                                                              grpc::CallbackServerContext* context,
                                                               const v1::ReadBlobRequest& request) {
-  return new ReadBlobReactor(streams, request);
+  return new ReadBlobReactor(streams, context, request);
 }
 
 }  // namespace quant

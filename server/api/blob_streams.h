@@ -9,20 +9,26 @@
 #include <grpcpp/support/server_callback.h>
 
 #include <atomic>
+#include <string>
 #include <string_view>
 
 #include "absl/status/status.h"
 #include "quant/v1/artifacts.pb.h"
 #include "server/api/thread_pool.h"
+#include "server/auth/principal.h"
+#include "server/auth/rate_limiter.h"
 #include "server/blobs/blob_store.h"
 #include "server/metrics/server_metrics.h"
+#include "server/store/artifact_store.h"
 
 namespace quant {
 
 // What all streams share.
 struct BlobStreams {
   BlobStore* blobs;
-  ServerMetrics* metrics;  // may be null
+  ArtifactStore* artifacts;  // knows who holds a blob
+  RateLimiter* limiter;      // may be null
+  ServerMetrics* metrics;    // may be null
   ThreadPool* pool;
   int max_streams;
   std::atomic<int> open{0};
@@ -35,6 +41,13 @@ grpc::ServerReadReactor<v1::WriteBlobRequest>* StartWriteBlob(BlobStreams* strea
 grpc::ServerWriteReactor<v1::ReadBlobResponse>* StartReadBlob(BlobStreams* streams,
                                                               grpc::CallbackServerContext* context,
                                                               const v1::ReadBlobRequest& request);
+
+// Whether the blob is stored, and `caller` may know: see ArtifactStore::HoldsBlob. A yes counts as a use of the blob.
+absl::StatusOr<bool> IsThereFor(const Principal& caller, const BlobStreams& streams, const BlobId& blob);
+
+// The name under which the store knows the caller's upload: each tenant has names of its own, so that nobody can go on
+// with, or look at, an upload of another tenant.
+std::string StoredUploadId(const Principal& caller, std::string_view upload_id);
 
 inline BlobId ToBlobId(const v1::Digest& digest) { return {digest.sha256(), digest.size_bytes()}; }
 

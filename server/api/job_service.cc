@@ -10,6 +10,7 @@
 #include "common/grpc_status.h"
 #include "common/mutex.h"
 #include "quant/v1/jobs.grpc.pb.h"
+#include "server/auth/gate.h"
 #include "server/queue/queue.h"
 
 namespace quant {
@@ -21,11 +22,16 @@ grpc::ServerUnaryReactor* Reply(grpc::CallbackServerContext* context, const absl
   return reactor;
 }
 
-// Puts the job into the response, if there is one.
-template <typename Response>
-grpc::ServerUnaryReactor* ReplyJob(grpc::CallbackServerContext* context, absl::StatusOr<v1::Job> job,
-                                   Response* response) {
-  if (job.ok()) *response->mutable_job() = std::move(*job);
+// Calls `work` on behalf of the caller, and puts the job that it returns into the response.
+template <typename Response, typename Work>
+grpc::ServerUnaryReactor* ReplyJob(grpc::CallbackServerContext* context, Response* response, Work work) {
+  const absl::StatusOr<Principal> caller = CallerOf(context);
+  if (!caller.ok()) return Reply(context, caller.status());
+  absl::StatusOr<v1::Job> job = work(*caller);
+  if (job.ok()) {
+    SetObject(context, job->id());
+    *response->mutable_job() = std::move(*job);
+  }
   return Reply(context, job.status());
 }
 
@@ -36,12 +42,18 @@ grpc::ServerUnaryReactor* ReplyJob(grpc::CallbackServerContext* context, absl::S
 // it holds the shared State and not the reactor.
 class WatchReactor : public grpc::ServerWriteReactor<v1::WatchJobResponse> {
  public:
-  WatchReactor(JobQueue* queue, const v1::WatchJobRequest& request) : queue_(queue), state_(std::make_shared<State>()) {
+  WatchReactor(JobQueue* queue, const absl::StatusOr<Principal>& caller, const v1::WatchJobRequest& request)
+      : queue_(queue), state_(std::make_shared<State>()) {
     state_->reactor = this;
     // `this` may be gone when Watch returns: the stream can end in it.
     const std::shared_ptr<State> state = state_;
-    const absl::StatusOr<uint64_t> handle = queue->Watch(OpenPrincipal(), request.id(), request.after_sequence(),
-                                                         [state](const WatchEvent& event) { state->Take(event); });
+    absl::StatusOr<uint64_t> handle = uint64_t{0};
+    if (caller.ok()) {
+      handle = queue->Watch(*caller, request.id(), request.after_sequence(),
+                            [state](const WatchEvent& event) { state->Take(event); });
+    } else {
+      handle = caller.status();
+    }
     if (!handle.ok()) {
       state->Take(WatchEvent{.job = nullptr, .end = handle.status()});
       return;
@@ -161,37 +173,48 @@ class JobService::Impl final : public v1::JobService::CallbackService {
 
   grpc::ServerUnaryReactor* SubmitJob(grpc::CallbackServerContext* context, const v1::SubmitJobRequest* request,
                                       v1::SubmitJobResponse* response) override {
-    return ReplyJob(context, queue_->Submit(OpenPrincipal(), *request), response);
+    return ReplyJob(context, response, [&](const Principal& caller) { return queue_->Submit(caller, *request); });
   }
   grpc::ServerUnaryReactor* GetJob(grpc::CallbackServerContext* context, const v1::GetJobRequest* request,
                                    v1::GetJobResponse* response) override {
-    return ReplyJob(context, queue_->Get(OpenPrincipal(), request->id()), response);
+    SetObject(context, request->id());
+    return ReplyJob(context, response, [&](const Principal& caller) { return queue_->Get(caller, request->id()); });
   }
   grpc::ServerUnaryReactor* ListJobs(grpc::CallbackServerContext* context, const v1::ListJobsRequest* request,
                                      v1::ListJobsResponse* response) override {
-    absl::StatusOr<v1::ListJobsResponse> page = queue_->List(OpenPrincipal(), *request);
+    const absl::StatusOr<Principal> caller = CallerOf(context);
+    if (!caller.ok()) return Reply(context, caller.status());
+    absl::StatusOr<v1::ListJobsResponse> page = queue_->List(*caller, *request);
     if (page.ok()) *response = std::move(*page);
     return Reply(context, page.status());
   }
-  grpc::ServerWriteReactor<v1::WatchJobResponse>* WatchJob(grpc::CallbackServerContext*,
+  grpc::ServerWriteReactor<v1::WatchJobResponse>* WatchJob(grpc::CallbackServerContext* context,
                                                            const v1::WatchJobRequest* request) override {
-    return new WatchReactor(queue_, *request);  // deletes itself in OnDone
+    SetObject(context, request->id());
+    return new WatchReactor(queue_, CallerOf(context), *request);  // deletes itself in OnDone
   }
   grpc::ServerUnaryReactor* CancelJob(grpc::CallbackServerContext* context, const v1::CancelJobRequest* request,
                                       v1::CancelJobResponse* response) override {
-    return ReplyJob(context, queue_->Cancel(OpenPrincipal(), request->id()), response);
+    SetObject(context, request->id());
+    return ReplyJob(context, response, [&](const Principal& caller) { return queue_->Cancel(caller, request->id()); });
   }
   grpc::ServerUnaryReactor* RetryJob(grpc::CallbackServerContext* context, const v1::RetryJobRequest* request,
                                      v1::RetryJobResponse* response) override {
-    return ReplyJob(context, queue_->Retry(OpenPrincipal(), request->id()), response);
+    SetObject(context, request->id());
+    return ReplyJob(context, response, [&](const Principal& caller) { return queue_->Retry(caller, request->id()); });
   }
   grpc::ServerUnaryReactor* DeleteJob(grpc::CallbackServerContext* context, const v1::DeleteJobRequest* request,
                                       v1::DeleteJobResponse*) override {
-    return Reply(context, queue_->Delete(OpenPrincipal(), request->id()));
+    const absl::StatusOr<Principal> caller = CallerOf(context);
+    SetObject(context, request->id());
+    return Reply(context, caller.ok() ? queue_->Delete(*caller, request->id()) : caller.status());
   }
   grpc::ServerUnaryReactor* GetJobReport(grpc::CallbackServerContext* context, const v1::GetJobReportRequest* request,
                                          v1::GetJobReportResponse* response) override {
-    absl::StatusOr<v1::Report> report = queue_->GetReport(OpenPrincipal(), request->id());
+    const absl::StatusOr<Principal> caller = CallerOf(context);
+    SetObject(context, request->id());
+    if (!caller.ok()) return Reply(context, caller.status());
+    absl::StatusOr<v1::Report> report = queue_->GetReport(*caller, request->id());
     if (report.ok()) *response->mutable_report() = std::move(*report);
     return Reply(context, report.status());
   }

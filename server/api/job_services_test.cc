@@ -25,6 +25,7 @@
 #include "quant/v1/workers.grpc.pb.h"
 #include "server/api/job_service.h"
 #include "server/api/worker_service.h"
+#include "server/auth/gate.h"
 #include "server/metrics/server_metrics.h"
 #include "server/queue/fake_artifact_catalog.h"
 #include "server/queue/queue.h"
@@ -50,6 +51,9 @@ class Server {
     builder.AddListeningPort("127.0.0.1:0", grpc::InsecureServerCredentials(), &port_);
     builder.RegisterService(jobs_->service());
     builder.RegisterService(workers_->service());
+    std::vector<std::unique_ptr<grpc::experimental::ServerInterceptorFactoryInterface>> interceptors;
+    interceptors.push_back(InstallGate(&builder, {}));
+    builder.experimental().SetInterceptorCreators(std::move(interceptors));
     server_ = builder.BuildAndStart();
     queue_->Start();
   }

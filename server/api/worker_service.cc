@@ -9,6 +9,7 @@
 #include "common/mutex.h"
 #include "quant/v1/workers.grpc.pb.h"
 #include "server/api/thread_pool.h"
+#include "server/auth/gate.h"
 #include "server/queue/queue.h"
 
 namespace quant {
@@ -24,8 +25,17 @@ grpc::ServerUnaryReactor* Reply(grpc::CallbackServerContext* context, const absl
 // Finish is called; so the reactor lives until then, and OnDone deletes it.
 class LeaseReactor : public grpc::ServerUnaryReactor {
  public:
-  LeaseReactor(JobQueue* queue, const v1::LeaseJobRequest& request, v1::LeaseJobResponse* response)
-      : queue_(queue), response_(response), worker_id_(request.worker().id()), state_(std::make_shared<State>()) {
+  LeaseReactor(JobQueue* queue, grpc::CallbackServerContext* context, const v1::LeaseJobRequest& request,
+               v1::LeaseJobResponse* response)
+      : queue_(queue),
+        context_(context),
+        response_(response),
+        worker_id_(request.worker().id()),
+        state_(std::make_shared<State>()) {
+    if (const absl::StatusOr<Principal> caller = CallerOf(context); !caller.ok()) {
+      Finish(ToGrpc(caller.status()));
+      return;
+    }
     // `this` may be gone when Lease returns: the call can be answered in it.
     const std::shared_ptr<State> state = state_;
     const uint64_t handle =
@@ -73,11 +83,15 @@ class LeaseReactor : public grpc::ServerUnaryReactor {
       queue_->Complete(release).IgnoreError();  // else the lease runs out
       answer = absl::CancelledError("the caller is gone");
     }
-    if (answer.ok()) *response_ = std::move(*answer);
+    if (answer.ok()) {
+      SetObject(context_, answer->lease().job().id());
+      *response_ = std::move(*answer);
+    }
     Finish(ToGrpc(answer.status()));
   }
 
   JobQueue* const queue_;
+  grpc::CallbackServerContext* const context_;
   v1::LeaseJobResponse* const response_;
   const std::string worker_id_;
   const std::shared_ptr<State> state_;  // shared with the constructor, which `this` may not outlive
@@ -90,18 +104,21 @@ class WorkerService::Impl final : public v1::WorkerService::CallbackService {
   explicit Impl(JobQueue* queue) : queue_(queue) {}
   JobQueue* queue() { return queue_; }
 
-  grpc::ServerUnaryReactor* LeaseJob(grpc::CallbackServerContext*, const v1::LeaseJobRequest* request,
+  grpc::ServerUnaryReactor* LeaseJob(grpc::CallbackServerContext* context, const v1::LeaseJobRequest* request,
                                      v1::LeaseJobResponse* response) override {
-    return new LeaseReactor(queue_, *request, response);  // deletes itself in OnDone
+    return new LeaseReactor(queue_, context, *request, response);  // deletes itself in OnDone
   }
   grpc::ServerUnaryReactor* Heartbeat(grpc::CallbackServerContext* context, const v1::HeartbeatRequest* request,
                                       v1::HeartbeatResponse* response) override {
+    if (const auto caller = CallerOf(context); !caller.ok()) return Reply(context, caller.status());
     absl::StatusOr<v1::HeartbeatResponse> answer = queue_->Heartbeat(*request);
     if (answer.ok()) *response = std::move(*answer);
     return Reply(context, answer.status());
   }
   grpc::ServerUnaryReactor* CompleteJob(grpc::CallbackServerContext* context, const v1::CompleteJobRequest* request,
                                         v1::CompleteJobResponse* response) override {
+    if (const auto caller = CallerOf(context); !caller.ok()) return Reply(context, caller.status());
+    SetObject(context, request->job_id());
     if (!request->has_success()) return Reply(context, Complete(*request, response));
     // A result is published: that looks for its blobs, which may be far away.
     grpc::ServerUnaryReactor* const reactor = context->DefaultReactor();
@@ -112,11 +129,14 @@ class WorkerService::Impl final : public v1::WorkerService::CallbackService {
   }
   grpc::ServerUnaryReactor* ListWorkers(grpc::CallbackServerContext* context, const v1::ListWorkersRequest*,
                                         v1::ListWorkersResponse* response) override {
+    if (const auto caller = CallerOf(context); !caller.ok()) return Reply(context, caller.status());
     *response = queue_->ListWorkers();
     return Reply(context, absl::OkStatus());
   }
   grpc::ServerUnaryReactor* DrainWorker(grpc::CallbackServerContext* context, const v1::DrainWorkerRequest* request,
                                         v1::DrainWorkerResponse* response) override {
+    if (const auto caller = CallerOf(context); !caller.ok()) return Reply(context, caller.status());
+    SetObject(context, request->id());
     absl::StatusOr<v1::Worker> worker = queue_->DrainWorker(request->id());
     if (worker.ok()) *response->mutable_worker() = std::move(*worker);
     return Reply(context, worker.status());

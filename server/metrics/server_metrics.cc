@@ -57,12 +57,14 @@ constexpr std::array kErrors = {"MODEL_INVALID", "OPERATOR_UNSUPPORTED", "DATA_M
                                 "LEASE_LOST",    "VERIFY_FAILED",        "INTERNAL"};
 constexpr std::array kCauses = {"heartbeat", "deadline", "kill_ignored"};
 constexpr std::array kCalls = {"heartbeat", "complete"};
-constexpr std::array kResources = {"queued_jobs", "disk", "blob_size", "watches"};
+constexpr std::array kResources = {"queued_jobs", "running_jobs", "stored_bytes", "model_bytes",
+                                   "requests",    "disk",         "blob_size",    "watches"};
 constexpr std::array kOperations = {"read", "write"};
 constexpr std::array kArtifacts = {"model", "dataset"};
 constexpr std::array kWorkerStates = {"up", "draining", "lost"};
 constexpr std::array kSlotStates = {"busy", "free"};
 constexpr size_t kMaxWorkers = 100;
+constexpr size_t kMaxTenants = 50;
 
 constexpr std::array kGrpcCodes = {
     "OK",        "CANCELLED",      "UNKNOWN",           "INVALID_ARGUMENT",   "DEADLINE_EXCEEDED",
@@ -228,8 +230,10 @@ struct ServerMetrics::Impl {
           .Add({}, kSweepBuckets);
   ByLabel<Gauge> artifacts{GaugeFamily(registry, "quant_artifacts", "Stored models and datasets."), "kind", kArtifacts,
                            false};
-  ByLabel<Counter> quota{CounterFamily(registry, "quant_quota_rejections_total", "Requests refused by a limit."),
-                         "resource", kResources, true};
+  Family<Counter>& quota =
+      CounterFamily(registry, "quant_quota_rejections_total", "Requests refused by a limit, by tenant.");
+  Family<Gauge>& quota_used =
+      GaugeFamily(registry, "quant_tenant_quota_used_ratio", "Share of its quota that a tenant uses.");
 
   // ---- store
   Family<Histogram>& store_seconds =
@@ -256,6 +260,15 @@ struct ServerMetrics::Impl {
   std::vector<Rpc> rpcs;
   std::unordered_map<std::string_view, int> rpc_index;  // views into rpcs
 
+  Mutex tenants_mu;
+  std::set<std::string, std::less<>> tenants ABSL_GUARDED_BY(tenants_mu);  // those with series of their own
+  std::string TenantLabel(std::string_view tenant) {
+    MutexLock lock(&tenants_mu);
+    if (tenants.find(tenant) != tenants.end()) return std::string(tenant);
+    if (tenants.size() >= kMaxTenants) return "other";
+    return *tenants.emplace(tenant).first;
+  }
+
   Mutex mu;  // SetWorkers and SetBuildInfo replace series
   std::vector<std::pair<Gauge*, Gauge*>> worker_series ABSL_GUARDED_BY(mu);
   Gauge* build_series ABSL_GUARDED_BY(mu) = nullptr;
@@ -280,6 +293,7 @@ struct ServerMetrics::Impl {
       }
     }
     for (int priority = 1; priority <= 5; ++priority) depth.Add({{"priority", std::to_string(priority)}});
+    for (const char* resource : kResources) quota.Add({{"tenant", TenantLabel("default")}, {"resource", resource}});
     for (const char* op : kOperations) store_by_op[op] = &store_seconds.Add({{"op", op}}, kStoreBuckets);
 
     const std::vector<RpcName> names = KnownRpcs();
@@ -442,7 +456,15 @@ void ServerMetrics::SetArtifacts(std::string_view kind, int64_t count) {
   Set(impl_->artifacts.At(kind), static_cast<double>(count));
 }
 
-void ServerMetrics::QuotaRejected(std::string_view resource) { Increment(impl_->quota.At(resource)); }
+void ServerMetrics::QuotaRejected(std::string_view tenant, std::string_view resource) {
+  impl_->quota.Add({{"tenant", impl_->TenantLabel(tenant)}, {"resource", In(kResources, resource)}}).Increment();
+}
+
+void ServerMetrics::SetQuotaUsed(std::string_view tenant, std::string_view resource, double ratio) {
+  const std::string label = impl_->TenantLabel(tenant);
+  if (label == "other") return;  // shares of different tenants do not add up
+  impl_->quota_used.Add({{"tenant", label}, {"resource", In(kResources, resource)}}).Set(ratio);
+}
 
 void ServerMetrics::StoreOperation(std::string_view op, absl::Duration duration, bool ok) {
   if (!ok) Increment(impl_->store_errors.At(op));

@@ -88,8 +88,11 @@ class ServerMetrics {
   void CasSwept(int64_t reclaimed_bytes, absl::Duration duration);
   // kind: "model", "dataset".
   void SetArtifacts(std::string_view kind, int64_t count);
-  // resource: "queued_jobs", "disk", "blob_size", "watches".
-  void QuotaRejected(std::string_view resource);
+  // A request refused by a limit. resource: "queued_jobs", "stored_bytes", "model_bytes", "requests", "disk",
+  // "blob_size", "watches". The first 50 tenants have series of their own, the others share "other".
+  void QuotaRejected(std::string_view tenant, std::string_view resource);
+  // How much of its quota a tenant uses, 1 being all. resource: "queued_jobs", "running_jobs", "stored_bytes".
+  void SetQuotaUsed(std::string_view tenant, std::string_view resource, double ratio);
 
   // ---- store
   // op: "read", "write". A write is a committed (or failed) transaction.

@@ -48,6 +48,7 @@ void Exercise(ServerMetrics& metrics) {
   metrics.JobPhase("calibrate", "static", absl::Seconds(1));
   metrics.SetWorkers({{.id = "w1", .up = true, .last_heartbeat = absl::FromUnixSeconds(5), .slots = 2, .busy = 1}});
   metrics.SetBuildInfo("1.2.3", "avx2");
+  metrics.SetQuotaUsed("acme", "queued_jobs", 0.5);
 }
 
 TEST(ServerMetrics, NamesTypesAndLabelsAreTheGoldenOnes) {
@@ -116,6 +117,19 @@ TEST(ServerMetrics, WorkersThatAreGoneDisappearAndTheListIsBounded) {
   EXPECT_THAT(text, HasSubstr("quant_workers{state=\"draining\"} 1"));
   EXPECT_THAT(text, HasSubstr("quant_worker_slots{state=\"free\"} 0"));
   EXPECT_THAT(text, HasSubstr("quant_worker_slots{state=\"busy\"} 2"));
+}
+
+TEST(ServerMetrics, TheListOfTenantsIsBounded) {
+  ServerMetrics metrics;
+  for (int i = 0; i < 200; ++i) {
+    metrics.QuotaRejected("t" + std::to_string(i), "requests");
+    metrics.SetQuotaUsed("t" + std::to_string(i), "queued_jobs", 0.25);
+  }
+  const std::string text = metrics.Serialize();
+  EXPECT_THAT(text, HasSubstr("quant_quota_rejections_total{resource=\"requests\",tenant=\"t48\"} 1"));
+  EXPECT_THAT(text, HasSubstr("quant_quota_rejections_total{resource=\"requests\",tenant=\"other\"} 151"));
+  EXPECT_THAT(text, HasSubstr("quant_tenant_quota_used_ratio{resource=\"queued_jobs\",tenant=\"t48\"} 0.25"));
+  EXPECT_THAT(text, Not(HasSubstr("t49")));
 }
 
 TEST(ServerMetrics, UnknownRpcsAreOther) {

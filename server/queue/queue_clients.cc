@@ -129,7 +129,7 @@ absl::StatusOr<v1::Job> JobQueue::Submit(const Principal& caller, const v1::Subm
   {
     MutexLock lock(&mu_);
     if (live_.size() >= options_.max_unfinished) {
-      if (metrics_ != nullptr) metrics_->QuotaRejected("queued_jobs");
+      if (metrics_ != nullptr) metrics_->QuotaRejected(caller.tenant, "queued_jobs");
       return WithReason(absl::ResourceExhaustedError(absl::StrCat(live_.size(), " jobs are unfinished, the limit is ",
                                                                   options_.max_unfinished, ": try again later")),
                         "QUEUE_FULL", {}, kQueueFullRetry);
@@ -286,7 +286,7 @@ absl::StatusOr<uint64_t> JobQueue::Watch(const Principal& caller, std::string_vi
     if (watches_ended_) return Stopping();
     ASSIGN_OR_RETURN(JobRow row, FindFor(caller, id));
     if (watches_.size() >= options_.max_watches) {
-      if (metrics_ != nullptr) metrics_->QuotaRejected("watches");
+      if (metrics_ != nullptr) metrics_->QuotaRejected(caller.tenant, "watches");
       return WithReason(absl::ResourceExhaustedError(absl::StrCat(watches_.size(), " watches are open, the limit is ",
                                                                   options_.max_watches, ": try again later")),
                         "TOO_MANY_WATCHES", {}, kQueueFullRetry);

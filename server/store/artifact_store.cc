@@ -17,6 +17,7 @@
 #include "common/random_id.h"
 #include "common/status_macros.h"
 #include "common/strings.h"
+#include "server/auth/tenant_limits.h"
 #include "server/blobs/blob_store.h"
 #include "server/metrics/server_metrics.h"
 #include "server/store/manifest.h"
@@ -61,10 +62,12 @@ const std::vector<std::string>& Migrations() {
     CREATE INDEX artifact_by_tenant ON artifact (tenant, kind, ordinal);
     -- The tenant has uploaded the blob itself.
     CREATE TABLE blob_holder (
-      sha256 TEXT NOT NULL,
       tenant TEXT NOT NULL,
-      PRIMARY KEY (sha256, tenant)
+      sha256 TEXT NOT NULL,
+      size_bytes INTEGER NOT NULL,
+      PRIMARY KEY (tenant, sha256)
     ) STRICT, WITHOUT ROWID;
+    CREATE INDEX blob_holder_by_blob ON blob_holder (sha256);
   )"};
   return *migrations;
 }
@@ -153,6 +156,10 @@ absl::StatusOr<ArtifactStore::Artifact> ArtifactStore::Make(Kind kind, const Pri
       return absl::InvalidArgumentError("the files' sizes add up to more than 2^63 - 1 bytes");
     }
     made.size_bytes += file.digest().size_bytes();
+  }
+  if (limits_ != nullptr && owner.role == Role::kUser) {
+    const int64_t limit = limits_->For(owner.tenant).max_model_bytes;
+    if (limit > 0 && made.size_bytes > limit) return OverQuota(owner, "model_bytes", made.size_bytes, limit);
   }
   if (kind == Kind::kModel) {
     made.format = DetectModelFormat(files);
@@ -448,17 +455,77 @@ absl::StatusOr<bool> ArtifactStore::HoldsBlob(const Principal& caller, std::stri
   return Holds(caller, sha256);
 }
 
-absl::Status ArtifactStore::NoteHeld(const Principal& caller, std::string_view sha256) {
+absl::Status ArtifactStore::NoteHeld(const Principal& caller, const BlobId& blob) {
   if (caller.role != Role::kUser) return absl::OkStatus();
   MutexLock lock(db_->mutex());
   ASSIGN_OR_RETURN(Transaction txn, Transaction::Begin(db_));
   {
-    ASSIGN_OR_RETURN(Statement stmt, db_->Prepare("INSERT OR IGNORE INTO blob_holder (sha256, tenant) VALUES (?, ?)"));
-    stmt.Bind(1, sha256);
-    stmt.Bind(2, caller.tenant);
+    ASSIGN_OR_RETURN(Statement stmt, db_->Prepare("INSERT OR IGNORE INTO blob_holder (tenant, sha256, size_bytes) "
+                                                  "VALUES (?, ?, ?)"));
+    stmt.Bind(1, caller.tenant);
+    stmt.Bind(2, blob.sha256);
+    stmt.Bind(3, blob.size_bytes);
     RETURN_IF_ERROR(stmt.Run());
   }
   return txn.Commit();
+}
+
+ArtifactStore::Reservation& ArtifactStore::Reservation::operator=(Reservation&& other) noexcept {
+  std::swap(store_, other.store_);
+  std::swap(tenant_, other.tenant_);
+  std::swap(bytes_, other.bytes_);
+  return *this;
+}
+
+ArtifactStore::Reservation::~Reservation() {
+  if (store_ == nullptr) return;
+  MutexLock lock(&store_->reserved_mu_);
+  const auto it = store_->reserved_.find(tenant_);
+  it->second -= bytes_;
+  if (it->second == 0) store_->reserved_.erase(it);
+}
+
+absl::StatusOr<int64_t> ArtifactStore::StoredBytes(std::string_view tenant) {
+  ASSIGN_OR_RETURN(Statement stmt,
+                   db_->Prepare("SELECT coalesce(sum(size_bytes), 0) FROM ("
+                                "SELECT sha256, size_bytes FROM blob_holder WHERE tenant = ?1 UNION "
+                                "SELECT f.sha256, f.size_bytes FROM artifact AS a JOIN artifact_file AS f "
+                                "ON f.artifact = a.ordinal WHERE a.tenant = ?1)"));
+  stmt.Bind(1, tenant);
+  RETURN_IF_ERROR(stmt.Step().status());
+  return stmt.Int(0);
+}
+
+absl::Status ArtifactStore::OverQuota(const Principal& caller, std::string_view resource, int64_t wanted,
+                                      int64_t limit) {
+  if (metrics_ != nullptr) metrics_->QuotaRejected(caller.tenant, resource);
+  return WithReason(absl::ResourceExhaustedError(absl::StrCat("tenant ", Quoted(caller.tenant), " would have ", wanted,
+                                                              " ", AbslView(resource), ", its limit is ", limit,
+                                                              ": delete models or datasets, or ask for more")),
+                    "QUOTA_EXCEEDED", {{"resource", std::string(resource)}, {"limit", absl::StrCat(limit)}});
+}
+
+absl::StatusOr<ArtifactStore::Reservation> ArtifactStore::Reserve(const Principal& caller, const BlobId& blob) {
+  if (limits_ == nullptr || caller.role != Role::kUser) return Reservation();
+  const TenantLimits limits = limits_->For(caller.tenant);
+  if (limits.max_model_bytes > 0 && blob.size_bytes > limits.max_model_bytes) {
+    return OverQuota(caller, "model_bytes", blob.size_bytes, limits.max_model_bytes);
+  }
+  if (limits.max_stored_bytes <= 0) return Reservation();
+  MutexLock lock(db_->mutex());
+  ASSIGN_OR_RETURN(const int64_t stored, StoredBytes(caller.tenant));
+  MutexLock reserved_lock(&reserved_mu_);
+  const auto it = reserved_.find(caller.tenant);
+  const int64_t used = stored + (it == reserved_.end() ? 0 : it->second);
+  if (metrics_ != nullptr) {
+    metrics_->SetQuotaUsed(caller.tenant, "stored_bytes",
+                           static_cast<double>(used) / static_cast<double>(limits.max_stored_bytes));
+  }
+  if (blob.size_bytes > limits.max_stored_bytes - used) {
+    return OverQuota(caller, "stored_bytes", used + blob.size_bytes, limits.max_stored_bytes);
+  }
+  reserved_[caller.tenant] += blob.size_bytes;
+  return Reservation(this, caller.tenant, blob.size_bytes);
 }
 
 absl::Status ArtifactStore::ForgetHolders(std::string_view sha256) {

@@ -6,9 +6,11 @@
 
 #include <cstdint>
 #include <functional>
+#include <map>
 #include <memory>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -23,6 +25,8 @@ namespace quant {
 
 class BlobStore;
 class Database;
+class LimitsTable;
+struct BlobId;
 class ServerMetrics;
 class Statement;
 
@@ -60,7 +64,28 @@ class ArtifactStore : public ArtifactCatalog {
   // blob. Says nothing on whether the blob is stored.
   absl::StatusOr<bool> HoldsBlob(const Principal& caller, std::string_view sha256);
   // Call it when an upload of `caller` was verified. Durable when it returns.
-  absl::Status NoteHeld(const Principal& caller, std::string_view sha256);
+  absl::Status NoteHeld(const Principal& caller, const BlobId& blob);
+
+  // Quotas of users from now on; null: none. Set it before the first call, once.
+  void SetLimits(LimitsTable* limits) { limits_ = limits; }
+  // Bytes of a tenant's quota that an upload under way will need; given back when destroyed.
+  class Reservation {
+   public:
+    Reservation() = default;
+    Reservation(ArtifactStore* store, std::string tenant, int64_t bytes)
+        : store_(store), tenant_(std::move(tenant)), bytes_(bytes) {}
+    Reservation(Reservation&& other) noexcept { *this = std::move(other); }
+    Reservation& operator=(Reservation&& other) noexcept;
+    ~Reservation();
+
+   private:
+    ArtifactStore* store_ = nullptr;
+    std::string tenant_;
+    int64_t bytes_ = 0;
+  };
+  // Asks whether `caller` may store the blob, which it does not hold yet.
+  //   RESOURCE_EXHAUSTED, reason QUOTA_EXCEEDED (metadata "resource": stored_bytes or model_bytes, "limit").
+  absl::StatusOr<Reservation> Reserve(const Principal& caller, const BlobId& blob);
 
   // Removes blobs that no manifest names and that nobody stored, asked for or read for `grace`; drops uploads untouched
   // for as long. Returns the bytes reclaimed. The lock is held for one blob at a time.
@@ -106,11 +131,17 @@ class ArtifactStore : public ArtifactCatalog {
   void UpdateGauges();
   absl::StatusOr<bool> IsReferenced(std::string_view sha256);
   absl::Status ForgetHolders(std::string_view sha256);
+  // Bytes of the distinct blobs that the tenant's manifests and uploads name.
+  absl::StatusOr<int64_t> StoredBytes(std::string_view tenant);
+  absl::Status OverQuota(const Principal& caller, std::string_view resource, int64_t wanted, int64_t limit);
 
   Database* const db_;  // its mutex guards manifests against the sweep
   BlobStore* const blobs_;
   ServerMetrics* const metrics_;
   Clock* const clock_;
+  LimitsTable* limits_ = nullptr;
+  Mutex reserved_mu_;                                                                   // a leaf
+  std::map<std::string, int64_t, std::less<>> reserved_ ABSL_GUARDED_BY(reserved_mu_);  // by tenant
   Mutex in_use_mu_;
   InUse in_use_ ABSL_GUARDED_BY(in_use_mu_);
 };

@@ -211,11 +211,13 @@ TEST_F(ArtifactStoreTest, AJobPublishesOneModel) {
 // ---------------------------------------------------------------- tenants
 
 const Principal kAnn{.tenant = "acme", .name = "ann", .role = Role::kUser};
+BlobId IdOf(const v1::File& file) { return {file.digest().sha256(), file.digest().size_bytes()}; }
+
 const Principal kBob{.tenant = "zoo", .name = "bob", .role = Role::kUser};
 
 TEST_F(ArtifactStoreTest, WhatAnotherTenantHasIsAsWhatIsNotThere) {
   const v1::File file = Stored("m.onnx", "graph");
-  ASSERT_TRUE(store_->NoteHeld(kAnn, file.digest().sha256()).ok());
+  ASSERT_TRUE(store_->NoteHeld(kAnn, IdOf(file)).ok());
   const auto model = store_->CreateModel(kAnn, ModelRequest("net", {file}));
   ASSERT_TRUE(model.ok()) << model.status();
   EXPECT_TRUE(store_->GetModel(kAnn, model->id()).ok());
@@ -236,7 +238,7 @@ TEST_F(ArtifactStoreTest, ADigestAloneOpensNothing) {
   const v1::File file = Stored("m.onnx", "graph");
   const std::string sha256 = file.digest().sha256();
   EXPECT_FALSE(store_->HoldsBlob(kAnn, sha256).value());
-  ASSERT_TRUE(store_->NoteHeld(kAnn, sha256).ok());
+  ASSERT_TRUE(store_->NoteHeld(kAnn, IdOf(file)).ok());
   EXPECT_TRUE(store_->HoldsBlob(kAnn, sha256).value());
   EXPECT_FALSE(store_->HoldsBlob(kBob, sha256).value());
   EXPECT_TRUE(store_->HoldsBlob(OpenPrincipal(), sha256).value());
@@ -258,8 +260,8 @@ TEST_F(ArtifactStoreTest, TheFilesOfAJobsResultAreItsTenants) {
 
 TEST_F(ArtifactStoreTest, TheSameManifestOfTwoTenantsIsTwoModels) {
   const v1::File file = Stored("m.onnx", "graph");
-  ASSERT_TRUE(store_->NoteHeld(kAnn, file.digest().sha256()).ok());
-  ASSERT_TRUE(store_->NoteHeld(kBob, file.digest().sha256()).ok());
+  ASSERT_TRUE(store_->NoteHeld(kAnn, IdOf(file)).ok());
+  ASSERT_TRUE(store_->NoteHeld(kBob, IdOf(file)).ok());
   const auto ann = store_->CreateModel(kAnn, ModelRequest("net", {file}));
   const auto bob = store_->CreateModel(kBob, ModelRequest("net", {file}));
   ASSERT_TRUE(ann.ok() && bob.ok());
@@ -270,7 +272,7 @@ TEST_F(ArtifactStoreTest, TheSameManifestOfTwoTenantsIsTwoModels) {
 
 TEST_F(ArtifactStoreTest, ASweptBlobHasNoHolders) {
   const v1::File file = Stored("m.onnx", "graph");
-  ASSERT_TRUE(store_->NoteHeld(kAnn, file.digest().sha256()).ok());
+  ASSERT_TRUE(store_->NoteHeld(kAnn, IdOf(file)).ok());
   clock_.Advance(absl::Hours(25));
   EXPECT_GT(store_->SweepUnreferenced(absl::Hours(24)).value(), 0);
   EXPECT_FALSE(store_->HoldsBlob(kAnn, file.digest().sha256()).value());
