@@ -32,6 +32,7 @@
 #include "server/api/artifact_service.h"
 #include "server/api/job_service.h"
 #include "server/api/worker_service.h"
+#include "server/auth/principal.h"
 #include "server/blobs/file_blob_store.h"
 #include "server/blobs/memory_blob_store.h"
 #include "server/metrics/server_metrics.h"
@@ -98,22 +99,26 @@ class Queue {
         if (auto r = Parse<v1::SubmitJobRequest>(call.request)) Submit(*r);
         break;
       case 1:
-        if (auto r = Parse<v1::GetJobRequest>(call.request)) queue_->Get(Id(r->id())).IgnoreError();
+        if (auto r = Parse<v1::GetJobRequest>(call.request)) queue_->Get(OpenPrincipal(), Id(r->id())).IgnoreError();
         break;
       case 2:
         if (auto r = Parse<v1::ListJobsRequest>(call.request)) List(*r);
         break;
       case 3:
-        if (auto r = Parse<v1::CancelJobRequest>(call.request)) queue_->Cancel(Id(r->id())).IgnoreError();
+        if (auto r = Parse<v1::CancelJobRequest>(call.request))
+          queue_->Cancel(OpenPrincipal(), Id(r->id())).IgnoreError();
         break;
       case 4:
-        if (auto r = Parse<v1::RetryJobRequest>(call.request)) queue_->Retry(Id(r->id())).IgnoreError();
+        if (auto r = Parse<v1::RetryJobRequest>(call.request))
+          queue_->Retry(OpenPrincipal(), Id(r->id())).IgnoreError();
         break;
       case 5:
-        if (auto r = Parse<v1::DeleteJobRequest>(call.request)) queue_->Delete(Id(r->id())).IgnoreError();
+        if (auto r = Parse<v1::DeleteJobRequest>(call.request))
+          queue_->Delete(OpenPrincipal(), Id(r->id())).IgnoreError();
         break;
       case 6:
-        if (auto r = Parse<v1::GetJobReportRequest>(call.request)) queue_->GetReport(Id(r->id())).IgnoreError();
+        if (auto r = Parse<v1::GetJobReportRequest>(call.request))
+          queue_->GetReport(OpenPrincipal(), Id(r->id())).IgnoreError();
         break;
       case 7:
         if (auto r = Parse<v1::LeaseJobRequest>(call.request)) Lease(*r);
@@ -148,18 +153,18 @@ class Queue {
   }
 
   void Submit(const v1::SubmitJobRequest& request) {
-    const auto job = queue_->Submit(request);
+    const auto job = queue_->Submit(OpenPrincipal(), request);
     if (!job.ok()) return;
-    CHECK_EQ(job->state(), v1::JOB_STATE_QUEUED);
+    CHECK(job->state() == v1::JOB_STATE_QUEUED || !job->cached_from().empty());
     v1::JobSpec again = job->spec();
     CHECK_OK(CheckSpec(&again)) << "what was accepted is refused";
     if (std::find(ids_.begin(), ids_.end(), job->id()) == ids_.end()) ids_.push_back(job->id());
   }
   void List(v1::ListJobsRequest request) {
-    const auto page = queue_->List(request);
+    const auto page = queue_->List(OpenPrincipal(), request);
     if (!page.ok() || page->next_page_token().empty()) return;
     request.set_page_token(page->next_page_token());
-    CHECK_OK(queue_->List(request).status()) << "the next page";
+    CHECK_OK(queue_->List(OpenPrincipal(), request).status()) << "the next page";
   }
   void Lease(const v1::LeaseJobRequest& request) {
     const uint64_t handle = queue_->Lease(request, [this](absl::StatusOr<v1::LeaseJobResponse> answer) {
@@ -187,7 +192,8 @@ class Queue {
     CHECK_OK(again.status()) << "a repeat";
   }
   void Watch(const v1::WatchJobRequest& request) {
-    const auto handle = queue_->Watch(Id(request.id()), request.after_sequence(), [](const WatchEvent&) {});
+    const auto handle =
+        queue_->Watch(OpenPrincipal(), Id(request.id()), request.after_sequence(), [](const WatchEvent&) {});
     if (handle.ok()) queue_->Unwatch(*handle);
   }
 
@@ -196,7 +202,7 @@ class Queue {
     for (const v1::Model& model : catalog_.Published()) ++made[model.source_job_id()];
     for (const auto& [job, count] : made) CHECK_EQ(count, 1) << "published twice: " << job;
     for (const std::string& id : ids_) {
-      const auto job = queue_->Get(id);
+      const auto job = queue_->Get(OpenPrincipal(), id);
       if (absl::IsNotFound(job.status())) continue;  // deleted
       CHECK_OK(job.status());
       if (job->state() == v1::JOB_STATE_SUCCEEDED && job->spec().has_quantize()) CHECK_EQ(made[id], 1) << id;
@@ -272,42 +278,47 @@ FUZZ_TARGET(artifacts, input) {
       case 0:
         if (auto r = Parse<v1::CreateModelRequest>(call.request)) {
           Resolve(&*r);
-          const auto model = (*store)->CreateModel(*r);
+          const auto model = (*store)->CreateModel(OpenPrincipal(), *r);
           if (!model.ok()) break;
           models.push_back(model->id());
-          const auto again = (*store)->CreateModel(*r);
+          const auto again = (*store)->CreateModel(OpenPrincipal(), *r);
           CHECK_OK(again.status());
           CHECK_EQ(again->id(), model->id()) << "the same manifest and name";
-          CHECK_OK((*store)->GetModel(model->id()).status());
+          CHECK_OK((*store)->GetModel(OpenPrincipal(), model->id()).status());
         }
         break;
       case 1:
         if (auto r = Parse<v1::CreateDatasetRequest>(call.request)) {
           Resolve(&*r);
-          (*store)->CreateDataset(*r).IgnoreError();
+          (*store)->CreateDataset(OpenPrincipal(), *r).IgnoreError();
         }
         break;
       case 2:
-        if (auto r = Parse<v1::GetModelRequest>(call.request)) (*store)->GetModel(id(r->id())).IgnoreError();
+        if (auto r = Parse<v1::GetModelRequest>(call.request))
+          (*store)->GetModel(OpenPrincipal(), id(r->id())).IgnoreError();
         break;
       case 3:
         if (auto r = Parse<v1::ListModelsRequest>(call.request)) {
-          const auto page = (*store)->ListModels(*r);
+          const auto page = (*store)->ListModels(OpenPrincipal(), *r);
           if (!page.ok() || page->next_page_token().empty()) break;
           r->set_page_token(page->next_page_token());
-          CHECK_OK((*store)->ListModels(*r).status()) << "the next page";
+          CHECK_OK((*store)->ListModels(OpenPrincipal(), *r).status()) << "the next page";
         }
         break;
       case 4:
-        if (auto r = Parse<v1::ListDatasetsRequest>(call.request)) (*store)->ListDatasets(*r).IgnoreError();
+        if (auto r = Parse<v1::ListDatasetsRequest>(call.request))
+          (*store)->ListDatasets(OpenPrincipal(), *r).IgnoreError();
         break;
       case 5:
-        if (auto r = Parse<v1::DeleteModelRequest>(call.request)) (*store)->DeleteModel(id(r->id())).IgnoreError();
+        if (auto r = Parse<v1::DeleteModelRequest>(call.request))
+          (*store)->DeleteModel(OpenPrincipal(), id(r->id())).IgnoreError();
         break;
       case 6:
         if (auto r = Parse<v1::CreateModelRequest>(call.request)) {
           Resolve(&*r);
-          (*store)->PublishResult("j-1", r->name(), {r->files().begin(), r->files().end()}).IgnoreError();
+          (*store)
+              ->PublishResult(kDefaultTenant, "j-1", r->name(), {r->files().begin(), r->files().end()})
+              .IgnoreError();
         }
         break;
       case 7:

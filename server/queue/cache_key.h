@@ -16,9 +16,9 @@ namespace quant {
 // The same bytes for equal messages: map entries in order. Message::SerializeAsString does not promise that.
 std::string CanonicalBytes(const google::protobuf::MessageLite& message);
 
-// SHA-256 in hex over tenant, salt, and the spec with digests in place of model and dataset ids, without what does not change
-// the result (labels, priority, attempts, time limit, name of the output). Empty for kinds that are not answered from
-// earlier results: a benchmark is about the machine as it is now.
+// SHA-256 in hex over tenant, salt, and the spec with digests in place of model and dataset ids, without what does not
+// change the result (labels, priority, attempts, time limit, name of the output). Empty for kinds that are not answered
+// from earlier results: a benchmark is about the machine as it is now.
 //   NOT_FOUND: an input is gone.  Errors of the catalog.
 absl::StatusOr<std::string> CacheKey(std::string_view tenant, std::string_view salt, const v1::JobSpec& spec,
                                      ArtifactCatalog* catalog);

@@ -43,7 +43,8 @@ class QueueCacheTest : public QueueTest {
 };
 
 TEST_F(QueueCacheTest, TheKeyIsTheContentAndNothingElse) {
-  const auto key = [&](const v1::SubmitJobRequest& request, const std::string& salt = "", const std::string& tenant = "t") {
+  const auto key = [&](const v1::SubmitJobRequest& request, const std::string& salt = "",
+                       const std::string& tenant = "t") {
     return CacheKey(tenant, salt, request.spec(), &catalog_).value();
   };
   v1::SubmitJobRequest same = Request();
@@ -82,7 +83,8 @@ TEST_F(QueueCacheTest, ARepeatedJobIsDoneAtOnceWithAModelOfItsOwn) {
   EXPECT_TRUE(second.has_end_time());
   EXPECT_FALSE(second.result_model_id().empty());
   EXPECT_NE(second.result_model_id(), first.result_model_id());
-  EXPECT_EQ(queue_->GetReport(OpenPrincipal(), second.id())->SerializeAsString(), queue_->GetReport(OpenPrincipal(), first.id())->SerializeAsString());
+  EXPECT_EQ(queue_->GetReport(OpenPrincipal(), second.id())->SerializeAsString(),
+            queue_->GetReport(OpenPrincipal(), first.id())->SerializeAsString());
   EXPECT_TRUE(HasNoJob("w-1"));
   EXPECT_EQ(Count("miss"), 1);
   EXPECT_EQ(Count("hit"), 1);

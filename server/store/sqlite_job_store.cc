@@ -137,10 +137,11 @@ absl::Status SqliteJobStore::Insert(JobRow* row, const SubmitRequest& request) {
   ASSIGN_OR_RETURN(Transaction txn, Transaction::Begin(db_));
   int64_t ordinal = 0;
   {
-    ASSIGN_OR_RETURN(Statement insert,
-                     db_->Prepare("INSERT INTO job (id, state, kind, priority, create_time, retry_time, worker_id, "
-                                  "token, completed_token, deadline, cancel_time, cache_key, expire_time, tenant, body) "
-                                  "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"));
+    ASSIGN_OR_RETURN(
+        Statement insert,
+        db_->Prepare("INSERT INTO job (id, state, kind, priority, create_time, retry_time, worker_id, "
+                     "token, completed_token, deadline, cancel_time, cache_key, expire_time, tenant, body) "
+                     "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"));
     insert.Bind(1, job.id());
     insert.Bind(2, static_cast<int64_t>(job.state()));
     insert.Bind(3, JobKindName(job.spec()));
