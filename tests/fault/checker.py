@@ -26,7 +26,7 @@ SETTLED = FINAL | {"DEAD"}
 
 # state -> states that one event leads to: the table of server/queue/job_state.h.
 EDGES = {
-    "QUEUED": {"RUNNING", "CANCELLED"},
+    "QUEUED": {"RUNNING", "CANCELLED", "SUCCEEDED"},
     "RUNNING": {"SUCCEEDED", "FAILED", "RETRY_WAIT", "DEAD", "QUEUED", "CANCELLING"},
     "RETRY_WAIT": {"QUEUED", "CANCELLED"},
     "CANCELLING": {"SUCCEEDED", "FAILED", "CANCELLED"},
