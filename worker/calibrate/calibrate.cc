@@ -17,6 +17,20 @@ int64_t RunnableBatch(const Graph& graph, int64_t wanted) {
   return std::max<int64_t>(wanted, 1);
 }
 
+namespace {
+
+// Whether `part` is of the same values and bins as `empty` and ends where a batch ends.
+bool Fits(const Statistics& part, const Statistics& empty, int64_t samples, int64_t batch) {
+  if (part.samples < 0 || part.samples > samples) return false;
+  if (part.samples % batch != 0 && part.samples != samples) return false;
+  return std::equal(part.tensors.begin(), part.tensors.end(), empty.tensors.begin(), empty.tensors.end(),
+                    [](const auto& a, const auto& b) {
+                      return a.first == b.first && a.second.histogram.bins().size() == b.second.histogram.bins().size();
+                    });
+}
+
+}  // namespace
+
 absl::StatusOr<Statistics> Calibrate(std::shared_ptr<const Graph> graph, std::span<const std::string> values,
                                      Dataset& data, const CalibrateOptions& options, const ProgressFn& progress) {
   const int64_t batch = RunnableBatch(*graph, options.batch_size);
@@ -28,8 +42,8 @@ absl::StatusOr<Statistics> Calibrate(std::shared_ptr<const Graph> graph, std::sp
                                                    " samples (the model's batch), the dataset has ", data.size()));
   }
   Statistics out;
-  out.samples = samples;
   for (const std::string& v : values) out.tensors.emplace(v, TensorStatistics(4 * options.bins));
+  if (options.resume != nullptr && Fits(*options.resume, out, samples, batch)) out = *options.resume;
 
   std::string where;
   CompileOptions compile{.backend = options.backend, .threads = options.threads};
@@ -51,7 +65,7 @@ absl::StatusOr<Statistics> Calibrate(std::shared_ptr<const Graph> graph, std::sp
   };
   absl::StatusOr<std::unique_ptr<Executable>> exe = Compile(graph, compile);
   if (!exe.ok()) return exe.status();
-  for (int64_t begin = 0; begin < samples; begin += batch) {
+  for (int64_t begin = out.samples; begin < samples; begin += batch) {
     const int64_t count = std::min(batch, samples - begin);
     where = absl::StrCat("samples ", begin, " to ", begin + count - 1);
     if (absl::Status s = Tell(progress, static_cast<double>(begin) / static_cast<double>(samples), where); !s.ok()) {
@@ -61,6 +75,8 @@ absl::StatusOr<Statistics> Calibrate(std::shared_ptr<const Graph> graph, std::sp
     if (!inputs.ok()) return inputs.status();
     absl::StatusOr<std::span<const Tensor>> ran = (*exe)->Run(*inputs);
     if (!ran.ok()) return ran.status();
+    out.samples = begin + count;
+    if (options.checkpoint) options.checkpoint(out);
   }
   if (absl::Status s = Tell(progress, 1, absl::StrCat(samples, " samples")); !s.ok()) return s;
   return out;

@@ -3,6 +3,7 @@
 #ifndef QUANT_WORKER_CALIBRATE_CALIBRATE_H_
 #define QUANT_WORKER_CALIBRATE_CALIBRATE_H_
 
+#include <functional>
 #include <map>
 #include <memory>
 #include <span>
@@ -17,6 +18,11 @@
 
 namespace quant {
 
+struct Statistics {
+  std::map<std::string, TensorStatistics> tensors;  // by value name
+  int64_t samples = 0;                              // samples used
+};
+
 struct CalibrateOptions {
   Backend backend = Backend::kOneDnn;
   int threads = 0;
@@ -24,11 +30,11 @@ struct CalibrateOptions {
   int64_t batch_size = 32;
   int bins = 2048;  // least number of bins over the range of |x| on one side; the histogram has four times as many
   double averaging_constant = 0.01;
-};
-
-struct Statistics {
-  std::map<std::string, TensorStatistics> tensors;  // by value name
-  int64_t samples = 0;                              // samples used
+  // What `checkpoint` was given in a run before, with the same values and options: the samples in it are not run again,
+  // and the result is the same, bit by bit. What does not fit the values or batches is not used.
+  const Statistics* resume = nullptr;
+  // Called after each batch with the statistics so far, whose `samples` are those from the start.
+  std::function<void(const Statistics& so_far)> checkpoint;
 };
 
 // Statistics of `values` (graph inputs or node outputs; float tensors). The batch is the model's own where its first

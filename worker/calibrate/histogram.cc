@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <utility>
 
 #include "absl/log/check.h"
 #include "absl/strings/str_cat.h"
@@ -20,6 +21,29 @@ double LimitFor(double magnitude) {
 }  // namespace
 
 Histogram::Histogram(int bins) : bins_(static_cast<size_t>((std::max(bins, 4) + 3) / 4 * 4), 0) {}
+
+absl::StatusOr<Histogram> Histogram::FromNumbers(Numbers n) {
+  const bool finite = std::isfinite(n.limit) && std::isfinite(n.min) && std::isfinite(n.max);
+  const double magnitude = std::max(std::fabs(static_cast<double>(n.min)), std::fabs(static_cast<double>(n.max)));
+  int64_t sum = 0;
+  bool negative = n.count < 0 || n.zeros < 0;
+  for (const int64_t bin : n.bins) {
+    negative = negative || bin < 0;
+    sum += std::clamp<int64_t>(bin, 0, INT64_MAX - sum);
+  }
+  if (n.bins.empty() || n.bins.size() % 4 != 0 || negative || sum != n.count || n.zeros > n.count || !finite ||
+      n.min > n.max || n.limit != (magnitude > 0 ? LimitFor(magnitude) : 0)) {
+    return absl::InvalidArgumentError("these numbers are not those of a histogram");
+  }
+  Histogram h(static_cast<int>(n.bins.size()));
+  h.bins_ = std::move(n.bins);
+  h.limit_ = n.limit;
+  h.count_ = n.count;
+  h.zeros_ = n.zeros;
+  h.min_ = n.min;
+  h.max_ = n.max;
+  return h;
+}
 
 absl::Status Histogram::Add(std::span<const float> values) {
   if (values.empty()) return absl::OkStatus();

@@ -16,6 +16,7 @@
 #include <vector>
 
 #include "absl/status/status.h"
+#include "absl/status/statusor.h"
 
 namespace quant {
 
@@ -23,6 +24,17 @@ class Histogram {
  public:
   // `bins` is rounded up to a multiple of 4 (both halves must merge by pairs); at least 4.
   explicit Histogram(int bins = 8192);
+
+  // One as it was when its numbers were read off, to go on from. INVALID_ARGUMENT: numbers that no histogram has.
+  struct Numbers {
+    std::vector<int64_t> bins;
+    double limit = 0;
+    int64_t count = 0;
+    int64_t zeros = 0;
+    float min = 0;
+    float max = 0;
+  };
+  static absl::StatusOr<Histogram> FromNumbers(Numbers numbers);
 
   // Adds values. INVALID_ARGUMENT with the index of the first NaN or infinity; nothing is added then.
   absl::Status Add(std::span<const float> values);

@@ -13,12 +13,15 @@
 #include <filesystem>
 
 #include "absl/status/status.h"
+#include "absl/time/time.h"
 
 namespace quant {
 
 struct JobLimits {
   int threads = 0;           // 0: all cores
   int64_t memory_bytes = 0;  // what the agent grants; 0: unlimited
+  // How often a long calibration is kept in resume/: less work than this is not worth a write.
+  absl::Duration resume_interval = absl::Seconds(15);
 };
 
 // Runs the job and returns the exit status: 0 when work/outcome.pb was written, whatever the outcome; 1 when it could

@@ -102,6 +102,24 @@ TEST_F(JobTest, StaticQuantizationWritesTheSameBytesTwiceAndReportsThem) {
   EXPECT_EQ(ReadFile(folder_ / "output" / "model.onnx"), bytes);
 }
 
+TEST_F(JobTest, AnAttemptAfterCalibrationDoesNotCalibrateAgain) {
+  ASSERT_TRUE(RunJob().has_success());
+  const std::string bytes = ReadFile(folder_ / "output" / "model.onnx");
+  // An attempt that fails in its export: something stands where the file is to go.
+  fs::create_directories(folder_ / "resume");
+  fs::remove_all(folder_ / "output");
+  fs::create_directories(folder_ / "output/model.onnx/in the way");
+  const JobLimits limits{.threads = 1, .resume_interval = absl::ZeroDuration()};
+  ASSERT_EQ(RunJobMain(folder_, limits), 0);
+  ASSERT_TRUE(fs::exists(folder_ / "resume/calibration"));
+  const quant::v1::CompleteJobRequest outcome = RunJob();
+  ASSERT_TRUE(outcome.has_success()) << outcome.DebugString();
+  EXPECT_THAT(outcome.success().report().notes(),
+              ::testing::Contains(HasSubstr("calibration went on after sample 32")));
+  EXPECT_EQ(ReadFile(folder_ / "output" / "model.onnx"), bytes);
+  EXPECT_FALSE(fs::exists(folder_ / "resume/calibration")) << "the job is done";
+}
+
 TEST_F(JobTest, DynamicQuantizationNeedsNoCalibrationData) {
   recipe()->mutable_dynamic();
   lease_.clear_calibration_dataset();

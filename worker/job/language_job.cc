@@ -11,7 +11,6 @@
 #include "absl/log/log.h"
 #include "absl/strings/str_cat.h"
 #include "common/build_info.h"
-#include "common/digest.h"
 #include "common/status_macros.h"
 #include "worker/evaluate/evaluate.h"
 #include "worker/formats/file/mapped_file.h"
@@ -86,7 +85,8 @@ class LanguageQuantizeJob {
     ASSIGN_OR_RETURN(data_, LoadLanguageData(lease_, folder_, recipe_, loaded_.model.vocab_size));
     ASSIGN_OR_RETURN(export_, LanguageExport::Create(FormatOf(recipe_), *loaded_.checkpoint, loaded_.model,
                                                      folder_ / "output", ExportOptionsOf(recipe_, BuildVersion())));
-    ResumePoints resume(fs::is_directory(folder_ / "resume") ? folder_ / "resume" : fs::path(), Fingerprint());
+    ResumePoints resume(fs::is_directory(folder_ / "resume") ? folder_ / "resume" : fs::path(),
+                        ResumeFingerprint(lease_, recipe_));
     RETURN_IF_ERROR(LearnsFromData() ? QuantizeByBlocks(resume) : QuantizeEachLayer());
     reporter_.BeginPhase("export");
     RETURN_IF_ERROR(export_->Finish());
@@ -123,12 +123,6 @@ class LanguageQuantizeJob {
   bool LearnsFromData() const {
     if (data_.calibration.empty()) return false;
     return std::any_of(plan_.begin(), plan_.end(), [](const auto& p) { return NeedsData(p.second); });
-  }
-
-  // Everything that the bytes of a resume point depend on.
-  std::string Fingerprint() const {
-    return Sha256Hex(absl::StrCat(lease_.model().digest(), "\n", lease_.calibration_dataset().digest(), "\n",
-                                  recipe_.SerializeAsString(), "\n", BuildVersion(), "\n", DetectIsa()));
   }
 
   int64_t MemoryBytes() const {

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <memory>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -12,6 +13,7 @@
 #include "worker/calibrate/calibrate.h"
 #include "worker/evaluate/evaluate.h"
 #include "worker/formats/onnx/onnx.h"
+#include "worker/job/calibration_point.h"
 #include "worker/job/compare.h"
 #include "worker/job/job_error.h"
 #include "worker/job/language_job.h"
@@ -20,6 +22,7 @@
 #include "worker/job/random_dataset.h"
 #include "worker/job/recipe.h"
 #include "worker/job/report_builder.h"
+#include "worker/job/resume.h"
 #include "worker/quantize/int8.h"
 
 namespace quant {
@@ -73,7 +76,7 @@ absl::StatusOr<Data> OpenData(const quant::v1::Lease& lease, const fs::path& fol
 }
 
 absl::StatusOr<QuantizedModel> RunMethod(const quant::v1::Recipe& recipe, const std::shared_ptr<const Graph>& graph,
-                                         const Data& data, int threads, Reporter& reporter) {
+                                         Data& data, int threads, CalibrationPoint& point, Reporter& reporter) {
   if (recipe.method_case() == quant::v1::Recipe::kDynamic) {
     reporter.BeginPhase("quantize");
     return QuantizeDynamic(*graph, DynamicOptions(recipe), reporter.Progress());
@@ -89,8 +92,15 @@ absl::StatusOr<QuantizedModel> RunMethod(const quant::v1::Recipe& recipe, const 
   ASSIGN_OR_RETURN(Graph prepared, PrepareStatic(*graph, options));
   ASSIGN_OR_RETURN(const std::vector<std::string> values, ValuesToCalibrate(prepared, options));
   const auto shared = std::make_shared<const Graph>(std::move(prepared));
-  absl::StatusOr<Statistics> statistics =
-      Calibrate(shared, values, *data.calibration, CalibrationOptions(recipe, threads), reporter.Progress());
+  CalibrateOptions calibrate = CalibrationOptions(recipe, threads);
+  const std::optional<Statistics> before = point.Load();
+  if (before.has_value()) {
+    calibrate.resume = &*before;
+    data.notes.push_back(
+        absl::StrCat("calibration went on after sample ", before->samples, ", from an earlier attempt"));
+  }
+  calibrate.checkpoint = [&point](const Statistics& so_far) { point.Tell(so_far); };
+  absl::StatusOr<Statistics> statistics = Calibrate(shared, values, *data.calibration, calibrate, reporter.Progress());
   if (!statistics.ok()) {
     return WithJobReason(statistics.status(),
                          absl::IsInvalidArgument(statistics.status()) ? "DATA_NOT_FINITE" : "INTERNAL");
@@ -136,7 +146,9 @@ absl::StatusOr<quant::v1::Report> RunQuantizeJob(const quant::v1::Lease& lease, 
   ASSIGN_OR_RETURN(LoadedModel model, LoadModel(folder / "model", limits.threads));
   ASSIGN_OR_RETURN(Data data, OpenData(lease, folder, *model.prepared, &recipe));
 
-  ASSIGN_OR_RETURN(QuantizedModel quantized, RunMethod(recipe, model.prepared, data, limits.threads, reporter));
+  CalibrationPoint point(fs::is_directory(folder / "resume") ? folder / "resume" : fs::path(),
+                         ResumeFingerprint(lease, recipe), limits.resume_interval);
+  ASSIGN_OR_RETURN(QuantizedModel quantized, RunMethod(recipe, model.prepared, data, limits.threads, point, reporter));
   if (std::none_of(quantized.layers.begin(), quantized.layers.end(),
                    [](const LayerOutcome& l) { return l.method != "fp32"; })) {
     quantized.notes.push_back(
@@ -164,6 +176,7 @@ absl::StatusOr<quant::v1::Report> RunQuantizeJob(const quant::v1::Lease& lease, 
   }
   *report.mutable_provenance()->mutable_recipe() = std::move(recipe);
   FinishReport(lease, reporter, &report);
+  point.Clear();
   return report;
 }
 

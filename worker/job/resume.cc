@@ -9,7 +9,10 @@
 #include "absl/log/log.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "common/build_info.h"
+#include "common/digest.h"
 #include "common/status_macros.h"
+#include "quant/v1/workers.pb.h"
 #include "worker/formats/safetensors/safetensors.h"
 #include "worker/formats/safetensors/writer.h"
 
@@ -180,6 +183,11 @@ absl::StatusOr<BlockResult> ReadBlock(const fs::path& folder, int64_t block, con
 }
 
 }  // namespace
+
+std::string ResumeFingerprint(const v1::Lease& lease, const v1::Recipe& recipe) {
+  return Sha256Hex(absl::StrCat(lease.model().digest(), "\n", lease.calibration_dataset().digest(), "\n",
+                                recipe.SerializeAsString(), "\n", BuildVersion(), "\n", DetectIsa()));
+}
 
 ResumePoints::ResumePoints(fs::path folder, std::string fingerprint)
     : folder_(std::move(folder)), fingerprint_(std::move(fingerprint)) {}

@@ -28,6 +28,15 @@
 
 namespace quant {
 
+namespace v1 {
+class Lease;
+class Recipe;
+}  // namespace v1
+
+// Everything that the bytes of a resume point depend on, hashed: the digests of model and calibration data, `recipe` as
+// resolved, this program and its instruction set.
+std::string ResumeFingerprint(const v1::Lease& lease, const v1::Recipe& recipe);
+
 class ResumePoints {
  public:
   // An empty `folder` keeps nothing: Save does nothing and Load finds nothing.
