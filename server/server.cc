@@ -185,6 +185,7 @@ class Server::Impl {
     QueueOptions queue_options;
     queue_options.heartbeat_interval = options_.heartbeat_interval;
     queue_options.max_unfinished = options_.max_unfinished_jobs;
+    queue_options.limits = limits_.get();
     ASSIGN_OR_RETURN(queue_, JobQueue::Create(jobs_.get(), artifacts_.get(), &metrics_, &SystemClock(), queue_options));
     artifacts_->SetInUse([this](std::string_view id) -> absl::StatusOr<std::string> {
       return queue_->UnfinishedJobUsing(id).value_or("");

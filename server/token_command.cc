@@ -36,15 +36,18 @@ struct TokenFlags {
   std::string role = "user";
   std::string certificate;
   absl::Duration expires;
-  FlagSet set{"quantd token", "quantd token add --tokens FILE --name NAME [flags]\n  quantd token list --tokens FILE\n"
-                              "  quantd token revoke --tokens FILE NAME|ID"};
+  FlagSet set{"quantd token",
+              "quantd token add --tokens FILE --name NAME [flags]\n  quantd token list --tokens FILE\n"
+              "  quantd token revoke --tokens FILE NAME|ID"};
 
   TokenFlags() {
-    set.Add("tokens", &tokens, "FILE", "The file that quantd --tokens reads; add makes it when it is missing. Required.");
+    set.Add("tokens", &tokens, "FILE",
+            "The file that quantd --tokens reads; add makes it when it is missing. Required.");
     set.Add("name", &name, "NAME", "add: who it is for, as the audit log will say. 1 to 63 of [a-z0-9._-].");
     set.Add("tenant", &tenant, "NAME", "add: whose models, datasets and jobs it may use. 1 to 63 of [a-z0-9._-].");
     set.Add("role", &role, "user|worker|operator", "add: what it may do.");
-    set.Add("certificate", &certificate, "URI|NAME", "add: no token, but a client certificate with this URI or common name.");
+    set.Add("certificate", &certificate, "URI|NAME",
+            "add: no token, but a client certificate with this URI or common name.");
     set.Add("expires", &expires, "TIME", "add: how long it is good for, e.g. 2160h. 0: until it is revoked.");
     set.SetEpilog(kEpilog);
   }

@@ -97,8 +97,8 @@ void AuditLog::Write(const AuditEntry& entry) {
   do written = ::write(fd_->get(), text.data(), text.size());
   while (written < 0 && errno == EINTR);
   if (written != static_cast<ssize_t>(text.size())) {
-    LOG(ERROR) << "audit: a line of " << text.size() << " bytes could not be written: "
-               << FileError(written < 0 ? errno : ENOSPC, "write", file_);
+    LOG(ERROR) << "audit: a line of " << text.size()
+               << " bytes could not be written: " << FileError(written < 0 ? errno : ENOSPC, "write", file_);
     fd_ = nullptr;
     return;
   }

@@ -138,7 +138,8 @@ class GateInterceptor : public Interceptor {
         for (const grpc::string_ref& name : tls->FindPropertyValues(property)) {
           // A common name that looks like a URI is not taken for one.
           const bool uri = property[5] == 'u';
-          if (absl::StrContains(AbslView(View(name)), "://") == uri) evidence.certificate_names.emplace_back(View(name));
+          if (absl::StrContains(AbslView(View(name)), "://") == uri)
+            evidence.certificate_names.emplace_back(View(name));
         }
       }
     }

@@ -46,7 +46,8 @@ const std::vector<MethodRule>& MethodTable() {
 
 const MethodRule* FindMethodRule(std::string_view method) {
   const std::vector<MethodRule>& table = MethodTable();
-  const auto it = std::find_if(table.begin(), table.end(), [&](const MethodRule& rule) { return rule.method == method; });
+  const auto it =
+      std::find_if(table.begin(), table.end(), [&](const MethodRule& rule) { return rule.method == method; });
   return it == table.end() ? nullptr : &*it;
 }
 

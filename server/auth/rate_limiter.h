@@ -29,7 +29,8 @@ class RateLimiter {
   //   RESOURCE_EXHAUSTED, reason RATE_LIMITED, with the time after which there is room for one more.
   absl::Status Admit(std::string_view tenant);
 
-  // Counts bytes that were uploaded, and returns how long to wait before taking more. A tenant's uploads share the rate.
+  // Counts bytes that were uploaded, and returns how long to wait before taking more. A tenant's uploads share the
+  // rate.
   absl::Duration AfterUpload(std::string_view tenant, int64_t bytes);
 
  private:

@@ -21,10 +21,11 @@ constexpr int64_t kMaxFileBytes = 1 << 20;
 
 absl::Status ReadLimits(const json& object, TenantLimits* limits) {
   if (!object.is_object()) return absl::InvalidArgumentError("limits must be an object");
-  const std::pair<const char*, int64_t*> integers[] = {
-      {"max_queued_jobs", &limits->max_queued_jobs},   {"max_running_jobs", &limits->max_running_jobs},
-      {"max_stored_bytes", &limits->max_stored_bytes}, {"max_model_bytes", &limits->max_model_bytes},
-      {"upload_bytes_per_second", &limits->upload_bytes_per_second}};
+  const std::pair<const char*, int64_t*> integers[] = {{"max_queued_jobs", &limits->max_queued_jobs},
+                                                       {"max_running_jobs", &limits->max_running_jobs},
+                                                       {"max_stored_bytes", &limits->max_stored_bytes},
+                                                       {"max_model_bytes", &limits->max_model_bytes},
+                                                       {"upload_bytes_per_second", &limits->upload_bytes_per_second}};
   for (const auto& [key, value] : object.items()) {
     bool known = false;
     for (const auto& [name, target] : integers) {
