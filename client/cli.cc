@@ -29,10 +29,14 @@ constexpr char kOutro[] =
     "Global flags, before or after the command:\n"
     "  --server ADDR:PORT    the service; default: $QUANT_SERVER\n"
     "  --output text|json    json prints one JSON document on stdout, and nothing else there\n"
+    "  --tls-ca FILE         use TLS; authorities of the server's certificate; default: $QUANT_TLS_CA\n"
+    "  --tls-cert, --tls-key FILE   show this certificate; default: $QUANT_TLS_CERT, $QUANT_TLS_KEY\n"
+    "  --token-file FILE     show the token in it; default: $QUANT_TOKEN_FILE\n"
+    "  --insecure-tokens     send the token without TLS beyond this machine\n"
     "  --help                help on everything, a group or a command\n"
     "  --version             prints the version\n"
     "\n"
-    "A token for the service is read from $QUANT_TOKEN.\n"
+    "$QUANT_TOKEN may hold the token itself.\n"
     "Exit status: 0 done, 1 the job failed or the server refused, 2 wrong usage, 3 server not reachable.\n"
     "\n"
     "A first job:\n"
@@ -54,7 +58,7 @@ constexpr char kBashHead[] =
     "  [[ $prev == = ]] && ((COMP_CWORD >= 2)) && prev=${COMP_WORDS[COMP_CWORD-2]}\n"
     "  for ((i = 1; i < COMP_CWORD; i++)); do\n"
     "    case ${COMP_WORDS[i]} in\n"
-    "      --server | --output)\n"
+    "      --server | --output | --tls-ca | --tls-cert | --tls-key | --token-file)\n"
     "        [[ ${COMP_WORDS[i+1]-} == = ]] && ((i++))\n"
     "        ((i++))\n"
     "        while [[ ${COMP_WORDS[i+1]-} == : ]]; do ((i += 2)); done ;;\n"
@@ -80,10 +84,12 @@ struct sigaction previous_action;
 struct Globals {
   std::string server;
   std::string output = "text";
+  ClientAuthOptions auth;
 
   void AddTo(FlagSet& flags) {
     flags.Add("server", &server, "ADDR:PORT", "The service; default: $QUANT_SERVER.");
     flags.Add("output", &output, "text|json", "json prints one JSON document on stdout, and nothing else there.");
+    auth.AddFlags(&flags);
   }
 };
 
@@ -118,6 +124,13 @@ struct Words {
   bool version = false;
 };
 
+// A global flag that has a value.
+bool IsGlobal(std::string_view arg) {
+  static constexpr std::string_view kFlags[] = {"--server",   "--output",  "--tls-ca",
+                                                "--tls-cert", "--tls-key", "--token-file"};
+  return std::find(std::begin(kFlags), std::end(kFlags), arg) != std::end(kFlags);
+}
+
 absl::StatusOr<Words> SplitWords(const std::vector<std::string>& args) {
   Words words;
   for (size_t i = 0; i < args.size(); ++i) {
@@ -128,15 +141,17 @@ absl::StatusOr<Words> SplitWords(const std::vector<std::string>& args) {
       words.help = true;
     } else if (arg == "--version") {
       words.version = true;
-    } else if (arg == "--server" || arg == "--output") {
+    } else if (arg == "--insecure-tokens") {
+      words.rest.push_back(arg);
+    } else if (IsGlobal(arg)) {
       words.rest.push_back(arg);
       if (i + 1 < args.size()) words.rest.push_back(args[++i]);
-    } else if (absl::StartsWith(arg, "--server=") || absl::StartsWith(arg, "--output=")) {
+    } else if (arg.find('=') != std::string::npos && IsGlobal(arg.substr(0, arg.find('=')))) {
       words.rest.push_back(arg);
     } else if (absl::StartsWith(arg, "-") && arg.size() > 1) {
       return absl::InvalidArgumentError(absl::StrCat(Quoted(arg),
-                                                     " stands before the command; only --server, --output, "
-                                                     "--help and --version may"));
+                                                     " stands before the command; only the global flags may: see "
+                                                     "quantctl --help"));
     } else {
       (words.group.empty() ? words.group : words.name) = arg;
     }
@@ -164,7 +179,7 @@ int Fail(const CliEnvironment& environment, const absl::Status& status, const st
       exit = kExitUnreachable;
       break;
     case absl::StatusCode::kUnauthenticated:
-      absl::StrAppend(&message, " (the token is read from QUANT_TOKEN)");
+      absl::StrAppend(&message, " (it is read from QUANT_TOKEN, --token-file or QUANT_TOKEN_FILE)");
       break;
     case absl::StatusCode::kUnimplemented:
       if (message.empty()) message = absl::StrCat("the server at ", server, " does not know this call: is it quantd?");
@@ -218,11 +233,8 @@ int RunCommand(Command& command, const std::vector<std::string>& args, const Cli
   }
   ClientOptions options;
   options.server = globals.server.empty() ? environment.getenv("QUANT_SERVER") : globals.server;
-  options.token = environment.getenv("QUANT_TOKEN");
-  for (char c : options.token) {
-    if (c < 0x21 || c > 0x7E)
-      return Wrong(environment, "QUANT_TOKEN has a blank or a character outside ASCII", program);
-  }
+  options.auth = globals.auth;
+  options.auth.FillFromEnvironment(environment.getenv);
   absl::StatusOr<Client> client = Client::Create(std::move(options));
   if (!client.ok()) return Wrong(environment, StdView(client.status().message()), program);
   const std::string server = client->server();

@@ -30,14 +30,13 @@ constexpr absl::Duration kSilence = absl::Seconds(45);     // the server promise
 
 struct Client::Rep {
   ClientOptions options;
+  std::shared_ptr<ClientAuth> auth;        // shared with what transfers prepare
   std::shared_ptr<grpc::Channel> channel;  // shared with uploaders and downloaders
   std::unique_ptr<v1::ArtifactService::Stub> artifacts;
   std::unique_ptr<v1::JobService::Stub> jobs;
   std::unique_ptr<v1::WorkerService::Stub> workers;
 
-  void Prepare(grpc::ClientContext& context) const {
-    if (!options.token.empty()) context.AddMetadata("authorization", absl::StrCat("Bearer ", options.token));
-  }
+  void Prepare(grpc::ClientContext& context) const { auth->Prepare(context); }
 
   // A unary call, repeated while UNAVAILABLE for options.patience. *failures: attempts that did not come through.
   template <typename Stub, typename Request, typename Response>
@@ -100,9 +99,7 @@ struct Client::Rep {
     transfer.call_deadline = options.call_deadline;
     transfer.retry.give_up_after = options.long_patience;
     transfer.retry.cancelled = std::move(cancelled);
-    transfer.prepare = [token = options.token](grpc::ClientContext& context) {
-      if (!token.empty()) context.AddMetadata("authorization", absl::StrCat("Bearer ", token));
-    };
+    transfer.prepare = [auth = auth](grpc::ClientContext& context) { auth->Prepare(context); };
     return transfer;
   }
 
@@ -129,6 +126,7 @@ absl::StatusOr<Client> Client::Create(ClientOptions options) {
   auto rep = std::make_unique<Rep>();
   rep->options = std::move(options);
   rep->options.server = address->ToString();
+  ASSIGN_OR_RETURN(rep->auth, ClientAuth::Create(rep->options.auth, address->host));
   grpc::ChannelArguments args;
   TuneChannelForBlobs(args);
   args.SetMaxReceiveMessageSize(kLargestMessage);
@@ -136,7 +134,7 @@ absl::StatusOr<Client> Client::Create(ClientOptions options) {
   args.SetInt(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, 5000);  // also the time one attempt to connect may take
   args.SetInt(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, 2000);
   if (IsLoopback(address->host)) args.SetInt(GRPC_ARG_ENABLE_HTTP_PROXY, 0);
-  rep->channel = grpc::CreateCustomChannel(rep->options.server, grpc::InsecureChannelCredentials(), args);
+  rep->channel = grpc::CreateCustomChannel(rep->options.server, rep->auth->channel_credentials(), args);
   rep->artifacts = v1::ArtifactService::NewStub(rep->channel);
   rep->jobs = v1::JobService::NewStub(rep->channel);
   rep->workers = v1::WorkerService::NewStub(rep->channel);

@@ -18,6 +18,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
+#include "common/client_auth.h"
 #include "common/transfer/transfer.h"
 
 namespace quant {
@@ -35,8 +36,8 @@ class Worker;
 }  // namespace v1
 
 struct ClientOptions {
-  std::string server;  // "host:port"; an empty host means this machine
-  std::string token;   // sent as "authorization: Bearer TOKEN"; empty: none
+  std::string server;      // "host:port"; an empty host means this machine
+  ClientAuthOptions auth;  // TLS and the token
   absl::Duration call_deadline = absl::Seconds(30);
   // How long a call is repeated while the server is not reachable. Short: somebody is waiting at a prompt.
   absl::Duration patience = absl::Seconds(5);
@@ -46,7 +47,7 @@ struct ClientOptions {
 
 class Client {
  public:
-  //   INVALID_ARGUMENT: no server, or not an address. Does not connect yet.
+  //   INVALID_ARGUMENT: no server, or not an address; as ClientAuth::Create. Does not connect yet.
   static absl::StatusOr<Client> Create(ClientOptions options);
   ~Client();
   Client(Client&&) noexcept;

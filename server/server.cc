@@ -218,6 +218,7 @@ class Server::Impl {
     queue_options.max_unfinished = options_.max_unfinished_jobs;
     queue_options.job_retention = options_.job_retention;
     queue_options.cache_salt = options_.cache_salt;
+    queue_options.limits = limits_.get();
     ASSIGN_OR_RETURN(queue_, JobQueue::Create(jobs_.get(), artifacts_.get(), &metrics_, &SystemClock(), queue_options));
     artifacts_->SetInUse([this](std::string_view id) -> absl::StatusOr<std::string> {
       return queue_->UnfinishedJobUsing(id).value_or("");

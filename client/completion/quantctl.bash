@@ -8,7 +8,7 @@ _quantctl() {
   [[ $prev == = ]] && ((COMP_CWORD >= 2)) && prev=${COMP_WORDS[COMP_CWORD-2]}
   for ((i = 1; i < COMP_CWORD; i++)); do
     case ${COMP_WORDS[i]} in
-      --server | --output)
+      --server | --output | --tls-ca | --tls-cert | --tls-key | --token-file)
         [[ ${COMP_WORDS[i+1]-} == = ]] && ((i++))
         ((i++))
         while [[ ${COMP_WORDS[i+1]-} == : ]]; do ((i += 2)); done ;;
@@ -22,76 +22,112 @@ _quantctl() {
       case $name in
         '') words='upload list show download delete --server --output --help' ;;
         upload)
-          words='--help --name --output --server'
+          words='--help --insecure-tokens --name --output --server --tls-ca --tls-cert --tls-key --token-file'
           [[ $cur == -* ]] || files=1
           case $prev in
             --name) files='' words='' ;;
             --server) files='' words='' ;;
             --output) files='' words='text json' ;;
+            --tls-ca) files=1 ;;
+            --tls-cert) files=1 ;;
+            --tls-key) files=1 ;;
+            --token-file) files=1 ;;
           esac ;;
         list)
-          words='--help --limit --output --server'
+          words='--help --insecure-tokens --limit --output --server --tls-ca --tls-cert --tls-key --token-file'
           case $prev in
             --limit) files='' words='' ;;
             --server) files='' words='' ;;
             --output) files='' words='text json' ;;
+            --tls-ca) files=1 ;;
+            --tls-cert) files=1 ;;
+            --tls-key) files=1 ;;
+            --token-file) files=1 ;;
           esac ;;
         show)
-          words='--help --output --server'
+          words='--help --insecure-tokens --output --server --tls-ca --tls-cert --tls-key --token-file'
           case $prev in
             --server) files='' words='' ;;
             --output) files='' words='text json' ;;
+            --tls-ca) files=1 ;;
+            --tls-cert) files=1 ;;
+            --tls-key) files=1 ;;
+            --token-file) files=1 ;;
           esac ;;
         download)
-          words='--force --help --output --server'
+          words='--force --help --insecure-tokens --output --server --tls-ca --tls-cert --tls-key --token-file'
           [[ $cur == -* ]] || files=1
           case $prev in
             --server) files='' words='' ;;
             --output) files='' words='text json' ;;
+            --tls-ca) files=1 ;;
+            --tls-cert) files=1 ;;
+            --tls-key) files=1 ;;
+            --token-file) files=1 ;;
           esac ;;
         delete)
-          words='--help --output --server'
+          words='--help --insecure-tokens --output --server --tls-ca --tls-cert --tls-key --token-file'
           case $prev in
             --server) files='' words='' ;;
             --output) files='' words='text json' ;;
+            --tls-ca) files=1 ;;
+            --tls-cert) files=1 ;;
+            --tls-key) files=1 ;;
+            --token-file) files=1 ;;
           esac ;;
       esac ;;
     dataset)
       case $name in
         '') words='upload list show delete --server --output --help' ;;
         upload)
-          words='--help --name --output --server'
+          words='--help --insecure-tokens --name --output --server --tls-ca --tls-cert --tls-key --token-file'
           [[ $cur == -* ]] || files=1
           case $prev in
             --name) files='' words='' ;;
             --server) files='' words='' ;;
             --output) files='' words='text json' ;;
+            --tls-ca) files=1 ;;
+            --tls-cert) files=1 ;;
+            --tls-key) files=1 ;;
+            --token-file) files=1 ;;
           esac ;;
         list)
-          words='--help --limit --output --server'
+          words='--help --insecure-tokens --limit --output --server --tls-ca --tls-cert --tls-key --token-file'
           case $prev in
             --limit) files='' words='' ;;
             --server) files='' words='' ;;
             --output) files='' words='text json' ;;
+            --tls-ca) files=1 ;;
+            --tls-cert) files=1 ;;
+            --tls-key) files=1 ;;
+            --token-file) files=1 ;;
           esac ;;
         show)
-          words='--help --output --server'
+          words='--help --insecure-tokens --output --server --tls-ca --tls-cert --tls-key --token-file'
           case $prev in
             --server) files='' words='' ;;
             --output) files='' words='text json' ;;
+            --tls-ca) files=1 ;;
+            --tls-cert) files=1 ;;
+            --tls-key) files=1 ;;
+            --token-file) files=1 ;;
           esac ;;
         delete)
-          words='--help --output --server'
+          words='--help --insecure-tokens --output --server --tls-ca --tls-cert --tls-key --token-file'
           case $prev in
             --server) files='' words='' ;;
             --output) files='' words='text json' ;;
+            --tls-ca) files=1 ;;
+            --tls-cert) files=1 ;;
+            --tls-key) files=1 ;;
+            --token-file) files=1 ;;
           esac ;;
       esac ;;
     job)
       case $name in
         '') words='submit list show watch cancel retry delete report --server --output --help' ;;
         submit)
-          words='--absmax-search --act-order --activation-granularity --activation-symmetry --activation-type --alpha --alpha-max --alpha-min --alpha-step --auto-alpha --averaging-constant --baseline --bias-correction --bins --bits --bits-per-weight --block-size --calibration --calibration-batch --calibration-samples --candidates --clip-search --compensate --cross-layer-equalization --damping --descent-passes --double-quantization --duo-scaling --evaluation --evaluation-batch --evaluation-samples --evaluation-skip --format --fp4 --grid-points --group-size --help --iterations --kind --label --latency-runs --max-attempts --max-drop --max-size --memory --method --min-token-fraction --model --name --no-cache --norm --observer --op-types --output --percentile --priority --recipe --reduce-range --request-id --scale-search --seed --sensitivity --sequence-length --server --skip --skip-error-profile --skip-first --skip-last --symmetry --then-gptq --threads --threshold --throughput-batch --timeout --true-sequential --watch --weight-granularity'
+          words='--absmax-search --act-order --activation-granularity --activation-symmetry --activation-type --alpha --alpha-max --alpha-min --alpha-step --auto-alpha --averaging-constant --baseline --bias-correction --bins --bits --bits-per-weight --block-size --calibration --calibration-batch --calibration-samples --candidates --clip-search --compensate --cross-layer-equalization --damping --descent-passes --double-quantization --duo-scaling --evaluation --evaluation-batch --evaluation-samples --evaluation-skip --format --fp4 --grid-points --group-size --help --insecure-tokens --iterations --kind --label --latency-runs --max-attempts --max-drop --max-size --memory --method --min-token-fraction --model --name --no-cache --norm --observer --op-types --output --percentile --priority --recipe --reduce-range --request-id --scale-search --seed --sensitivity --sequence-length --server --skip --skip-error-profile --skip-first --skip-last --symmetry --then-gptq --threads --threshold --throughput-batch --timeout --tls-ca --tls-cert --tls-key --token-file --true-sequential --watch --weight-granularity'
           case $prev in
             --kind) files='' words='quantize calibrate benchmark analyze tune' ;;
             --model) files='' words='' ;;
@@ -153,9 +189,13 @@ _quantctl() {
             --memory) files='' words='' ;;
             --server) files='' words='' ;;
             --output) files='' words='text json' ;;
+            --tls-ca) files=1 ;;
+            --tls-cert) files=1 ;;
+            --tls-key) files=1 ;;
+            --token-file) files=1 ;;
           esac ;;
         list)
-          words='--help --kind --label --limit --output --server --state'
+          words='--help --insecure-tokens --kind --label --limit --output --server --state --tls-ca --tls-cert --tls-key --token-file'
           case $prev in
             --limit) files='' words='' ;;
             --state) files='' words='queued running retry-wait cancelling succeeded failed cancelled dead' ;;
@@ -163,59 +203,95 @@ _quantctl() {
             --label) files='' words='' ;;
             --server) files='' words='' ;;
             --output) files='' words='text json' ;;
+            --tls-ca) files=1 ;;
+            --tls-cert) files=1 ;;
+            --tls-key) files=1 ;;
+            --token-file) files=1 ;;
           esac ;;
         show)
-          words='--help --output --server'
+          words='--help --insecure-tokens --output --server --tls-ca --tls-cert --tls-key --token-file'
           case $prev in
             --server) files='' words='' ;;
             --output) files='' words='text json' ;;
+            --tls-ca) files=1 ;;
+            --tls-cert) files=1 ;;
+            --tls-key) files=1 ;;
+            --token-file) files=1 ;;
           esac ;;
         watch)
-          words='--help --output --server'
+          words='--help --insecure-tokens --output --server --tls-ca --tls-cert --tls-key --token-file'
           case $prev in
             --server) files='' words='' ;;
             --output) files='' words='text json' ;;
+            --tls-ca) files=1 ;;
+            --tls-cert) files=1 ;;
+            --tls-key) files=1 ;;
+            --token-file) files=1 ;;
           esac ;;
         cancel)
-          words='--help --output --server'
+          words='--help --insecure-tokens --output --server --tls-ca --tls-cert --tls-key --token-file'
           case $prev in
             --server) files='' words='' ;;
             --output) files='' words='text json' ;;
+            --tls-ca) files=1 ;;
+            --tls-cert) files=1 ;;
+            --tls-key) files=1 ;;
+            --token-file) files=1 ;;
           esac ;;
         retry)
-          words='--help --output --server'
+          words='--help --insecure-tokens --output --server --tls-ca --tls-cert --tls-key --token-file'
           case $prev in
             --server) files='' words='' ;;
             --output) files='' words='text json' ;;
+            --tls-ca) files=1 ;;
+            --tls-cert) files=1 ;;
+            --tls-key) files=1 ;;
+            --token-file) files=1 ;;
           esac ;;
         delete)
-          words='--help --output --server'
+          words='--help --insecure-tokens --output --server --tls-ca --tls-cert --tls-key --token-file'
           case $prev in
             --server) files='' words='' ;;
             --output) files='' words='text json' ;;
+            --tls-ca) files=1 ;;
+            --tls-cert) files=1 ;;
+            --tls-key) files=1 ;;
+            --token-file) files=1 ;;
           esac ;;
         report)
-          words='--format --help --output --server'
+          words='--format --help --insecure-tokens --output --server --tls-ca --tls-cert --tls-key --token-file'
           case $prev in
             --format) files='' words='text json html' ;;
             --server) files='' words='' ;;
             --output) files='' words='text json' ;;
+            --tls-ca) files=1 ;;
+            --tls-cert) files=1 ;;
+            --tls-key) files=1 ;;
+            --token-file) files=1 ;;
           esac ;;
       esac ;;
     worker)
       case $name in
         '') words='list drain --server --output --help' ;;
         list)
-          words='--help --output --server'
+          words='--help --insecure-tokens --output --server --tls-ca --tls-cert --tls-key --token-file'
           case $prev in
             --server) files='' words='' ;;
             --output) files='' words='text json' ;;
+            --tls-ca) files=1 ;;
+            --tls-cert) files=1 ;;
+            --tls-key) files=1 ;;
+            --token-file) files=1 ;;
           esac ;;
         drain)
-          words='--help --output --server'
+          words='--help --insecure-tokens --output --server --tls-ca --tls-cert --tls-key --token-file'
           case $prev in
             --server) files='' words='' ;;
             --output) files='' words='text json' ;;
+            --tls-ca) files=1 ;;
+            --tls-cert) files=1 ;;
+            --tls-key) files=1 ;;
+            --token-file) files=1 ;;
           esac ;;
       esac ;;
   esac

@@ -57,75 +57,138 @@ const LiveJob* LiveJobs::Find(std::string_view id) const {
   return it == jobs_.end() ? nullptr : &it->second;
 }
 
-LiveJobs::ReadyKey LiveJobs::KeyOf(const JobRow& row) { return {row.job.spec().priority(), row.ordinal, row.job.id()}; }
+LiveJobs::ReadyKey LiveJobs::KeyOf(const LiveJob& live) const {
+  return {live.aged_from + live.row.job.spec().priority() * aging_, live.row.ordinal, live.row.job.id()};
+}
 
-void LiveJobs::Index(const LiveJob& live) {
+void LiveJobs::Serve(Tenant* tenant, absl::Time now) {
+  if (now > tenant->served_until) {
+    tenant->served +=
+        static_cast<double>(tenant->count.leased) * absl::ToDoubleSeconds(now - tenant->served_until) / tenant->weight;
+  }
+  tenant->served_until = now;
+}
+
+void LiveJobs::Index(const LiveJob& live, absl::Time now) {
   const std::string& id = live.row.job.id();
   const JobState state = StateOf(live.row);
   const v1::Job& job = live.row.job;
+  Tenant& tenant = tenants_[live.row.tenant];
+  Serve(&tenant, now);
+  ++tenant.count.unfinished;
   if (IsHeld(job)) {
     if (!job.cached_from().empty()) {
       answered_.insert(id);
     } else {
       attached_[job.attached_to()].emplace(live.row.ordinal, id);
     }
-  } else {
-    if (state == JobState::kQueued) ready_.insert(KeyOf(live.row));
-    if (!live.row.cache_key.empty()) by_cache_key_[live.row.cache_key].insert(id);
+  } else if (!live.row.cache_key.empty()) {
+    by_cache_key_[live.row.cache_key].insert(id);
+  }
+  if (state == JobState::kQueued && !IsHeld(job)) {
+    if (tenant.ready.empty() && tenant.count.leased == 0) {  // it comes back from a pause
+      double least = -1;
+      for (auto& [name, other] : tenants_) {
+        if (&other == &tenant || (other.ready.empty() && other.count.leased == 0)) continue;
+        Serve(&other, now);
+        if (least < 0 || other.served < least) least = other.served;
+      }
+      tenant.served = std::max(tenant.served, least);
+    }
+    tenant.ready.insert(KeyOf(live));
   }
   if (state == JobState::kRetryWait) retries_.emplace(FromProto(live.row.job.retry_time()), id);
   if (IsLeased(state)) {
+    ++tenant.count.leased;
     leased_.insert(id);
     by_worker_[live.row.job.worker_id()].insert(id);
   }
 }
 
-void LiveJobs::Unindex(const LiveJob& live) {
+void LiveJobs::Unindex(const LiveJob& live, absl::Time now) {
   const std::string& id = live.row.job.id();
   const JobState state = StateOf(live.row);
   const v1::Job& job = live.row.job;
   answered_.erase(id);
-  ready_.erase(KeyOf(live.row));
   EraseFrom(&attached_, job.attached_to(), std::pair(live.row.ordinal, id));
   EraseFrom(&by_cache_key_, live.row.cache_key, id);
+  Tenant& tenant = tenants_[live.row.tenant];
+  Serve(&tenant, now);
+  --tenant.count.unfinished;
+  tenant.ready.erase(KeyOf(live));
   if (state == JobState::kRetryWait) retries_.erase({FromProto(live.row.job.retry_time()), id});
   if (IsLeased(state)) {
+    --tenant.count.leased;
     leased_.erase(id);
     EraseFrom(&by_worker_, job.worker_id(), id);
   }
 }
 
-void LiveJobs::Put(JobRow row, absl::Time now) {
+void LiveJobs::Put(JobRow row, absl::Time now) { Insert(std::move(row), now, now); }
+
+void LiveJobs::Load(JobRow row, absl::Time since, absl::Time now) { Insert(std::move(row), since, now); }
+
+void LiveJobs::Insert(JobRow row, absl::Time since, absl::Time now) {
   const std::string id = row.job.id();
   const JobState state = StateOf(row);
   if (!IsUnfinished(state)) {
-    Erase(id);
+    Erase(id, now);
     return;
   }
   const auto [it, added] = jobs_.try_emplace(id);
   LiveJob& live = it->second;
   const bool was_queued = !added && StateOf(live.row) == JobState::kQueued;
   const bool was_leased = !added && IsLeased(StateOf(live.row)) && live.row.token == row.token;
-  if (!added) Unindex(live);
+  if (!added) Unindex(live, now);
   live.row = std::move(row);
-  if (state == JobState::kQueued && !was_queued) live.queued_since = now;
+  if (added) live.aged_from = since;
+  if (state == JobState::kQueued && !was_queued) live.queued_since = since;
   if (IsLeased(state) && !was_leased) {
     live.last_heard = now;
     live.progress_saved = now;
     live.confirmed = false;
+    if (!added) {
+      Tenant& tenant = tenants_[live.row.tenant];
+      tenant.served += 1 / tenant.weight;
+    }
   }
   if (!IsLeased(state)) live.publishing = live.won = false;
-  Index(live);
+  Index(live, now);
 }
 
-void LiveJobs::Erase(std::string_view id) {
+void LiveJobs::Erase(std::string_view id, absl::Time now) {
   const auto it = jobs_.find(id);
   if (it == jobs_.end()) return;
-  Unindex(it->second);
+  Unindex(it->second, now);
   jobs_.erase(it);
 }
 
-LiveJob* LiveJobs::FirstReady() { return ready_.empty() ? nullptr : Find(std::get<2>(*ready_.begin())); }
+LiveJob* LiveJobs::NextReady(LimitsTable* limits, absl::Time now) {
+  Tenant* next = nullptr;
+  for (auto& [name, tenant] : tenants_) {
+    if (tenant.ready.empty()) continue;
+    Serve(&tenant, now);
+    if (limits != nullptr) {
+      const TenantLimits of_tenant = limits->For(name);
+      if (of_tenant.max_running_jobs > 0 && tenant.count.leased >= of_tenant.max_running_jobs) continue;
+      tenant.weight = of_tenant.weight;
+    }
+    if (next == nullptr || tenant.served < next->served) next = &tenant;
+  }
+  return next == nullptr ? nullptr : Find(std::get<2>(*next->ready.begin()));
+}
+
+LiveJobs::TenantCount LiveJobs::CountOf(std::string_view tenant) const {
+  const auto it = tenants_.find(tenant);
+  return it == tenants_.end() ? TenantCount() : it->second.count;
+}
+
+std::vector<std::string> LiveJobs::Tenants() const {
+  std::vector<std::string> names;
+  names.reserve(tenants_.size());
+  for (const auto& [name, tenant] : tenants_) names.push_back(name);
+  return names;
+}
 
 std::vector<std::string> LiveJobs::Leased() const { return {leased_.begin(), leased_.end()}; }
 
@@ -188,10 +251,13 @@ std::optional<std::string> LiveJobs::Using(std::string_view artifact_id) const {
 
 std::array<LiveJobs::QueueDepth, kLowestPriority> LiveJobs::Depths() const {
   std::array<QueueDepth, kLowestPriority> depths;
-  for (const auto& [priority, ordinal, id] : ready_) {
-    QueueDepth& depth = depths[static_cast<size_t>(priority - kHighestPriority)];
-    ++depth.queued;
-    depth.oldest = std::min(depth.oldest, jobs_.find(id)->second.queued_since);
+  for (const auto& [name, tenant] : tenants_) {
+    for (const auto& [key, ordinal, id] : tenant.ready) {
+      const LiveJob& live = jobs_.find(id)->second;
+      QueueDepth& depth = depths[static_cast<size_t>(live.row.job.spec().priority() - kHighestPriority)];
+      ++depth.queued;
+      depth.oldest = std::min(depth.oldest, live.queued_since);
+    }
   }
   return depths;
 }

@@ -1,5 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
-// LiveJobs: the unfinished jobs in memory, with an index for each question the queue asks.
+// LiveJobs: the unfinished jobs in memory, with an index for each question the queue asks, and who is next.
+//
+// Between tenants, worker time is shared: each has a clock that runs with the workers it has, divided by its weight
+// (weighted fair queueing; Demers, Keshav, Shenker 1989, with service measured in worker seconds), and the one that is
+// furthest behind is served next. Who comes back after a pause starts where the others are: idleness saves nothing up.
+// A lease counts for a second at once, so that several given at the same instant are spread as well.
+//
+// Within a tenant, priority is a head start in time: a job of priority p comes before one of priority q > p unless that
+// one has waited longer by more than (q - p) * aging. So a job of priority 5 is overtaken by those of priority 1 that
+// come within 4 * aging of it, and by none that come later.
 #ifndef QUANT_SERVER_QUEUE_LIVE_JOBS_H_
 #define QUANT_SERVER_QUEUE_LIVE_JOBS_H_
 
@@ -15,6 +24,7 @@
 #include <vector>
 
 #include "absl/time/time.h"
+#include "server/auth/tenant_limits.h"
 #include "server/queue/job_state.h"
 #include "server/store/job_store.h"
 
@@ -27,6 +37,7 @@ inline constexpr int kLowestPriority = 5;
 struct LiveJob {
   JobRow row;
   absl::Time queued_since;     // QUEUED: when it became ready
+  absl::Time aged_from;        // when it was submitted, or retried by hand: it keeps its place over lost attempts
   absl::Time last_heard;       // leased: when its worker last named it, or when it was leased
   absl::Time progress_saved;   // leased: when the store last got the progress
   bool sequence_saved = true;  // leased: the store has a sequence at which no other server told of this job
@@ -38,6 +49,9 @@ struct LiveJob {
 // Thread-compatible.
 class LiveJobs {
  public:
+  // `aging`: the head start of one level of priority.
+  explicit LiveJobs(absl::Duration aging) : aging_(aging) {}
+
   // Null when the job is not unfinished or not known.
   LiveJob* Find(std::string_view id);
   const LiveJob* Find(std::string_view id) const;
@@ -45,11 +59,21 @@ class LiveJobs {
   // Takes a stored row: adds, changes or (when it is not unfinished) removes the job.
   // `now` becomes queued_since or last_heard when the row has just come to be queued or leased.
   void Put(JobRow row, absl::Time now);
-  void Erase(std::string_view id);
+  // As Put of a job that is not there yet, which has waited since `since`.
+  void Load(JobRow row, absl::Time since, absl::Time now);
+  void Erase(std::string_view id, absl::Time now);
 
   // Jobs that are QUEUED but wait for another's result, or are just given one, are not leased (IsHeld).
-  // The next job to lease: least priority number, then oldest. Null when none is queued.
-  LiveJob* FirstReady();
+  // The next job to lease; null when none is queued that its tenant's max_running_jobs allows. `limits` may be null.
+  LiveJob* NextReady(LimitsTable* limits, absl::Time now);
+
+  struct TenantCount {
+    int64_t unfinished = 0;
+    int64_t leased = 0;
+  };
+  TenantCount CountOf(std::string_view tenant) const;
+  // Tenants that have had unfinished jobs.
+  std::vector<std::string> Tenants() const;
   std::vector<std::string> Leased() const;
   int64_t LeasesOf(std::string_view worker_id) const;
   std::vector<std::string> JobsOf(std::string_view worker_id) const;
@@ -77,13 +101,23 @@ class LiveJobs {
   std::array<QueueDepth, kLowestPriority> Depths() const;
 
  private:
-  using ReadyKey = std::tuple<int, int64_t, std::string>;  // priority, ordinal, id
-  static ReadyKey KeyOf(const JobRow& row);
-  void Index(const LiveJob& live);
-  void Unindex(const LiveJob& live);
+  using ReadyKey = std::tuple<absl::Time, int64_t, std::string>;  // aged_from + priority * aging, ordinal, id
+  struct Tenant {
+    std::set<ReadyKey> ready;
+    TenantCount count;
+    double weight = 1;
+    double served = 0;        // worker seconds over weight
+    absl::Time served_until;  // what `served` includes
+  };
+  ReadyKey KeyOf(const LiveJob& live) const;
+  void Insert(JobRow row, absl::Time since, absl::Time now);
+  void Index(const LiveJob& live, absl::Time now);
+  void Unindex(const LiveJob& live, absl::Time now);
+  static void Serve(Tenant* tenant, absl::Time now);
 
   std::map<std::string, LiveJob, std::less<>> jobs_;
-  std::set<ReadyKey> ready_;
+  const absl::Duration aging_;
+  std::map<std::string, Tenant, std::less<>> tenants_;
   std::set<std::string> leased_;
   std::map<std::string, std::set<std::string>, std::less<>> by_worker_;
   std::map<std::string, std::set<std::string>, std::less<>> by_cache_key_;                  // jobs that are not held

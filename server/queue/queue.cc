@@ -80,6 +80,7 @@ JobQueue::JobQueue(JobStore* store, ArtifactCatalog* catalog, ServerMetrics* met
       metrics_(metrics),
       clock_(clock),
       options_(options),
+      live_(options_.aging),
       workers_(options_.max_workers, options_.worker_retention),
       jitter_(options_.jitter_seed) {}
 
@@ -97,9 +98,8 @@ absl::Status JobQueue::Load() {
       const int64_t token = row.token;
       const absl::Time created = FromProto(row.job.create_time());
       if (IsLeased(StateOf(row))) row.job.set_sequence(row.job.sequence() + kSequenceGap);
-      live_.Put(std::move(row), now);  // leases are heard of "now": a fresh grace
+      live_.Load(std::move(row), std::min(created, now), now);  // leases are heard of "now": a fresh grace
       LiveJob& live = *live_.Find(id);
-      live.queued_since = std::min(created, now);
       if (!IsLeased(StateOf(live.row))) continue;
       live.confirmed = true;  // a server that is gone may have heard of it
       live.sequence_saved = false;
@@ -208,7 +208,7 @@ void JobQueue::Resync(const std::string& id) {
   if (row.ok()) {
     live_.Put(*std::move(row), clock_->Now());
   } else if (absl::IsNotFound(row.status())) {
-    live_.Erase(id);
+    live_.Erase(id, clock_->Now());
   }
 }
 
@@ -239,7 +239,7 @@ void JobQueue::Dispatch(Deferred* deferred) {
   const absl::Time now = clock_->Now();
   if (now < paused_until_) return;
   while (!waiters_.empty()) {
-    const LiveJob* ready = live_.FirstReady();
+    const LiveJob* ready = live_.NextReady(options_.limits, now);
     if (ready == nullptr) return;
     const auto waiter = PickWaiter(now);
     JobRow row = ready->row;

@@ -61,6 +61,8 @@ struct QueueOptions {
   absl::Duration watch_keepalive = absl::Seconds(15);    // a watch is told at least this often
   absl::Duration progress_save = absl::Seconds(5);       // progress is stored at most this often per job
   absl::Duration request_retention = absl::Hours(48);    // how long a request_id is remembered
+  absl::Duration aging = absl::Minutes(10);              // the head start of one level of priority: see LiveJobs
+  LimitsTable* limits = nullptr;                         // quotas and weights of tenants; null: none
   absl::Duration worker_retention = absl::Hours(1);      // how long a silent worker is listed
   absl::Duration job_retention = absl::Hours(24 * 90);   // how long an ended job and its report are kept
   uint64_t jitter_seed = std::random_device{}();         // of the backoff
@@ -157,6 +159,8 @@ class JobQueue {
   absl::StatusOr<JobRow> Find(std::string_view id) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   // The same when `caller` sees it, else NotVisible.
   absl::StatusOr<JobRow> FindFor(const Principal& caller, std::string_view id) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  // RESOURCE_EXHAUSTED, reason QUOTA_EXCEEDED: the caller's tenant has as many jobs queued as it may.
+  absl::Status CheckQuota(const Principal& caller) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   // Applies `event` to `row`: the one way by which states change. Sets what follows from the new state (end time,
   // cleared fields), stores, and then updates memory, metrics and watches. On error nothing has changed.
   //   FAILED_PRECONDITION, reason JOB_STATE_FORBIDS.  Errors of JobStore::Update.

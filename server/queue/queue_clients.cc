@@ -110,6 +110,18 @@ size_t FittingRows(const std::vector<JobRow>& rows, size_t page_size) {
 
 }  // namespace
 
+absl::Status JobQueue::CheckQuota(const Principal& caller) {
+  if (options_.limits == nullptr || caller.role == Role::kOperator) return absl::OkStatus();
+  const int64_t limit = options_.limits->For(caller.tenant).max_queued_jobs;
+  const LiveJobs::TenantCount count = live_.CountOf(caller.tenant);
+  if (limit <= 0 || count.unfinished - count.leased < limit) return absl::OkStatus();
+  if (metrics_ != nullptr) metrics_->QuotaRejected(caller.tenant, "queued_jobs");
+  return WithReason(absl::ResourceExhaustedError(
+                        absl::StrCat("tenant ", Quoted(caller.tenant), " has ", count.unfinished - count.leased,
+                                     " jobs queued, its limit is ", limit, ": try again later")),
+                    "QUOTA_EXCEEDED", {{"resource", "queued_jobs"}, {"limit", absl::StrCat(limit)}}, kQueueFullRetry);
+}
+
 absl::StatusOr<v1::Job> JobQueue::Submit(const Principal& caller, const v1::SubmitJobRequest& request) {
   RETURN_IF_ERROR(CheckRequestId(request.request_id()));
   SubmitRequest key;
@@ -134,6 +146,7 @@ absl::StatusOr<v1::Job> JobQueue::Submit(const Principal& caller, const v1::Subm
                                                                   options_.max_unfinished, ": try again later")),
                         "QUEUE_FULL", {}, kQueueFullRetry);
     }
+    RETURN_IF_ERROR(CheckQuota(caller));
     const absl::Time now = clock_->Now();
     row.tenant = caller.tenant;
     row.job.set_id(RandomId("j-"));
@@ -253,7 +266,7 @@ absl::Status JobQueue::Remove(const JobRow& row, const absl::Status& why, Deferr
   const absl::Status deleted = store_->Delete(id, VersionOf(row));
   if (absl::IsAborted(deleted)) Resync(id);
   RETURN_IF_ERROR(deleted);
-  live_.Erase(id);
+  live_.Erase(id, clock_->Now());
   if (!live_.AttachedTo(id).empty()) deferred->push_back([this, id] { SettleAttached(id); });
   --counts_[row.job.state()];
   watches_.Publish(id, WatchEvent{.job = nullptr, .end = why}, absl::InfiniteFuture(), deferred);

@@ -72,6 +72,18 @@ void SetQueueGauges(const LiveJobs& live, absl::Time now, ServerMetrics* metrics
   metrics->SetQueueOldestAge(now - oldest);
 }
 
+void SetQuotaGauges(const LiveJobs& live, LimitsTable* limits, ServerMetrics* metrics) {
+  for (const std::string& tenant : live.Tenants()) {
+    const TenantLimits of_tenant = limits->For(tenant);
+    const LiveJobs::TenantCount count = live.CountOf(tenant);
+    const auto set = [&](std::string_view resource, int64_t used, int64_t limit) {
+      if (limit > 0) metrics->SetQuotaUsed(tenant, resource, static_cast<double>(used) / static_cast<double>(limit));
+    };
+    set("queued_jobs", count.unfinished - count.leased, of_tenant.max_queued_jobs);
+    set("running_jobs", count.leased, of_tenant.max_running_jobs);
+  }
+}
+
 void SetWorkerGauges(const WorkerTable& workers, const LiveJobs& live, absl::Duration silence, absl::Time now,
                      ServerMetrics* metrics) {
   std::vector<ServerMetrics::WorkerSample> samples;

@@ -238,6 +238,7 @@ void JobQueue::Run() {
 void JobQueue::UpdateGauges(absl::Time now) {
   if (metrics_ == nullptr) return;
   SetQueueGauges(live_, now, metrics_);
+  if (options_.limits != nullptr) SetQuotaGauges(live_, options_.limits, metrics_);
   SetWorkerGauges(workers_, live_, Silence(), now, metrics_);
   metrics_->SetWatchStreams(watches_.size());
   for (const JobState state : kAllJobStates) {

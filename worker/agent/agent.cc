@@ -12,6 +12,7 @@
 #include "absl/log/log.h"
 #include "absl/strings/str_cat.h"
 #include "common/error_detail.h"
+#include "common/net.h"
 #include "common/proto_time.h"
 #include "common/random_id.h"
 #include "common/status_macros.h"
@@ -67,12 +68,12 @@ absl::Status CheckOptions(const AgentOptions& options) {
 }  // namespace
 
 struct Agent::Rep {
-  Rep(AgentOptions o, AgentMetrics& m, std::unique_ptr<BlobCache> c)
+  Rep(AgentOptions o, AgentMetrics& m, std::unique_ptr<BlobCache> c, std::shared_ptr<ClientAuth> auth)
       : options(std::move(o)),
         metrics(m),
         worker_id(MakeWorkerId(options.name)),
         cache(std::move(c)),
-        link(options.server),
+        link(options.server, std::move(auth)),
         runner({.worker_id = worker_id,
                 .child_command = options.child_command,
                 .threads = options.threads,
@@ -106,10 +107,14 @@ Agent::~Agent() = default;
 
 absl::StatusOr<std::unique_ptr<Agent>> Agent::Create(AgentOptions options, AgentMetrics& metrics) {
   RETURN_IF_ERROR(CheckOptions(options));
+  const absl::StatusOr<HostPort> address = ParseHostPort(options.server);
+  ASSIGN_OR_RETURN(std::shared_ptr<ClientAuth> auth,
+                   ClientAuth::Create(options.auth, address.ok() ? address->host : options.server));
   ASSIGN_OR_RETURN(std::unique_ptr<BlobCache> cache, BlobCache::Open(options.cache, options.cache_bytes));
   metrics.SetInfo(options.build, options.isa, options.slots, options.cache_bytes);
   metrics.SetCache(cache->stats());
-  return std::unique_ptr<Agent>(new Agent(std::make_unique<Rep>(std::move(options), metrics, std::move(cache))));
+  return std::unique_ptr<Agent>(
+      new Agent(std::make_unique<Rep>(std::move(options), metrics, std::move(cache), std::move(auth))));
 }
 
 const std::string& Agent::worker_id() const { return rep_->worker_id; }

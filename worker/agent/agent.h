@@ -13,6 +13,7 @@
 
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
+#include "common/client_auth.h"
 #include "worker/agent/metrics.h"
 #include "worker/agent/sandbox/sandbox.h"
 
@@ -20,6 +21,7 @@ namespace quant {
 
 struct AgentOptions {
   std::string server;           // HOST:PORT of quantd
+  ClientAuthOptions auth;       // what is shown to it
   std::filesystem::path cache;  // this worker's own folder: blobs and job folders
   int64_t cache_bytes = int64_t{20} << 30;
   std::string name;          // first part of the worker's id, at most 64 of [A-Za-z0-9._-]; empty: the host name

@@ -3,6 +3,7 @@
 #include <signal.h>
 
 #include <algorithm>
+#include <cstdlib>
 #include <filesystem>
 #include <iostream>
 #include <memory>
@@ -107,6 +108,7 @@ int Main(const std::vector<std::string>& args) {
   bool version = false;
   FlagSet flags("quant-worker", "quant-worker --server ADDR:PORT --cache DIR [flags]");
   flags.Add("server", &options.server, "ADDR:PORT", "Where quantd listens. Required.");
+  options.auth.AddFlags(&flags);
   flags.Add("cache", &cache, "DIR", "Folder for downloaded blobs and running jobs; one worker's own. Required.");
   flags.AddBytes("cache-bytes", &options.cache_bytes, "BYTES", "How much of it blobs may fill.");
   flags.Add("slots", &options.slots, "N", "Jobs to run at once.", 1, 256);
@@ -141,6 +143,11 @@ int Main(const std::vector<std::string>& args) {
   const absl::StatusOr<SandboxMode> mode = ParseSandboxMode(sandbox);
   if (!mode.ok()) return WrongUsage(mode.status());
   options.sandbox = *mode;
+  options.auth.FillFromEnvironment([](const char* name) {
+    const char* const value = std::getenv(name);
+    return std::string(value == nullptr ? "" : value);
+  });
+  ::unsetenv("QUANT_TOKEN");  // jobs' processes inherit the environment
   if (flags.IsSet("run-job")) return RunJob(run_job, options);
 
   AgentMetrics metrics;

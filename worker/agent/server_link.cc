@@ -19,7 +19,7 @@ namespace {
 
 constexpr absl::Duration kCallDeadline = absl::Seconds(15);
 
-std::shared_ptr<grpc::Channel> MakeChannel(const std::string& server) {
+std::shared_ptr<grpc::Channel> MakeChannel(const std::string& server, const ClientAuth& auth) {
   grpc::ChannelArguments args;
   TuneChannelForBlobs(args);
   // gRPC's own backoff goes up to two minutes: too long for a server that restarts in seconds while our leases run out.
@@ -32,16 +32,17 @@ std::shared_ptr<grpc::Channel> MakeChannel(const std::string& server) {
   args.SetInt(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, 10'000);
   // A lease holds up to four manifests of 10,000 files.
   args.SetMaxReceiveMessageSize(32 << 20);
-  return grpc::CreateCustomChannel(server, grpc::InsecureChannelCredentials(), args);
+  return grpc::CreateCustomChannel(server, auth.channel_credentials(), args);
 }
 
-TransferOptions Patient(const ServerLink::Stop& stop) {
+TransferOptions Patient(const std::shared_ptr<ClientAuth>& auth, const ServerLink::Stop& stop) {
   TransferOptions options;
   options.stream_deadline = absl::Seconds(30);  // also bounds how long a silent server keeps us from seeing `stop`
   options.call_deadline = kCallDeadline;
   options.retry.longest_wait = absl::Seconds(2);
   options.retry.give_up_after = absl::InfiniteDuration();  // the lease ends it
   options.retry.cancelled = stop;
+  options.prepare = [auth](grpc::ClientContext& context) { auth->Prepare(context); };
   return options;
 }
 
@@ -53,8 +54,10 @@ TransferProgressFn Adapt(const ServerLink::TransferProgressFn& progress) {
 }  // namespace
 
 struct ServerLink::Rep {
-  explicit Rep(const std::string& server) : channel(MakeChannel(server)), stub(v1::WorkerService::NewStub(channel)) {}
+  Rep(const std::string& server, std::shared_ptr<ClientAuth> a)
+      : auth(std::move(a)), channel(MakeChannel(server, *auth)), stub(v1::WorkerService::NewStub(channel)) {}
 
+  const std::shared_ptr<ClientAuth> auth;  // shared with what transfers prepare
   const std::shared_ptr<grpc::Channel> channel;
   const std::unique_ptr<v1::WorkerService::Stub> stub;
   Mutex mu;
@@ -62,11 +65,13 @@ struct ServerLink::Rep {
   bool no_more_leases ABSL_GUARDED_BY(mu) = false;
 };
 
-ServerLink::ServerLink(const std::string& server) : rep_(std::make_unique<Rep>(server)) {}
+ServerLink::ServerLink(const std::string& server, std::shared_ptr<ClientAuth> auth)
+    : rep_(std::make_unique<Rep>(server, std::move(auth))) {}
 ServerLink::~ServerLink() = default;
 
 absl::Status ServerLink::LeaseJob(const v1::LeaseJobRequest& request, v1::LeaseJobResponse& response) {
   grpc::ClientContext context;
+  rep_->auth->Prepare(context);
   context.set_deadline(absl::ToChronoTime(absl::Now() + FromProto(request.wait()) + kCallDeadline));
   {
     MutexLock lock(&rep_->mu);
@@ -89,6 +94,7 @@ void ServerLink::CancelLeaseCalls() {
 absl::Status ServerLink::Heartbeat(const v1::HeartbeatRequest& request, absl::Duration deadline,
                                    v1::HeartbeatResponse& response) {
   grpc::ClientContext context;
+  rep_->auth->Prepare(context);
   context.set_deadline(absl::ToChronoTime(absl::Now() + deadline));
   // Goes out the moment the connection is there, rather than failing because the newest attempt at one did.
   context.set_wait_for_ready(true);
@@ -100,20 +106,21 @@ absl::Status ServerLink::Heartbeat(const v1::HeartbeatRequest& request, absl::Du
 
 absl::Status ServerLink::CompleteJob(const v1::CompleteJobRequest& request, v1::CompleteJobResponse& response) {
   grpc::ClientContext context;
+  rep_->auth->Prepare(context);
   context.set_deadline(absl::ToChronoTime(absl::Now() + kCallDeadline));
   return FromGrpc(rep_->stub->CompleteJob(&context, request, &response));
 }
 
 absl::Status ServerLink::Download(const FileDigest& blob, const std::filesystem::path& dst, const Stop& stop,
                                   const TransferProgressFn& progress) {
-  return BlobDownloader(rep_->channel, Patient(stop)).Download(blob, dst, Adapt(progress));
+  return BlobDownloader(rep_->channel, Patient(rep_->auth, stop)).Download(blob, dst, Adapt(progress));
 }
 
 absl::Status ServerLink::Upload(const std::vector<File>& files, const Stop& stop, const TransferProgressFn& progress) {
   std::vector<LocalFile> local;
   local.reserve(files.size());
   for (const File& file : files) local.push_back({.path = file.path, .digest = file.digest});
-  return BlobUploader(rep_->channel, Patient(stop)).UploadMissing(local, Adapt(progress));
+  return BlobUploader(rep_->channel, Patient(rep_->auth, stop)).UploadMissing(local, Adapt(progress));
 }
 
 }  // namespace quant

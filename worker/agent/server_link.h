@@ -12,6 +12,7 @@
 
 #include "absl/status/status.h"
 #include "absl/time/time.h"
+#include "common/client_auth.h"
 #include "common/digest.h"
 
 namespace quant {
@@ -33,8 +34,8 @@ class ServerLink {
   using Stop = std::function<bool()>;
   using TransferProgressFn = std::function<void(int64_t done_bytes, int64_t total_bytes)>;
 
-  // `server`: HOST:PORT, or any gRPC target.
-  explicit ServerLink(const std::string& server);
+  // `server`: HOST:PORT, or any gRPC target. `auth` is shown with every call.
+  ServerLink(const std::string& server, std::shared_ptr<ClientAuth> auth);
   ~ServerLink();
 
   // One call each, as workers.proto says; nothing is repeated. UNAVAILABLE: not reachable.
