@@ -21,6 +21,7 @@ class FairnessTest : public QueueTest {
     const std::string model = "m-" + tenant;
     catalog_.AddModel(model, v1::MODEL_FORMAT_ONNX, tenant);
     v1::SubmitJobRequest request;
+    request.set_no_cache(true);
     request.mutable_spec()->set_priority(priority);
     v1::QuantizeSpec* spec = request.mutable_spec()->mutable_quantize();
     spec->set_model_id(model);

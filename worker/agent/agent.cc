@@ -5,12 +5,14 @@
 
 #include <algorithm>
 #include <cctype>
+#include <iterator>
 #include <random>
 #include <thread>
 #include <utility>
 
 #include "absl/log/log.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "common/error_detail.h"
 #include "common/net.h"
 #include "common/proto_time.h"
@@ -30,6 +32,9 @@ namespace {
 // How long a drain waits for the server to answer the open polls before they are cancelled. A lease that is granted at
 // the very moment of a cancel would stay unnoticed until it runs out.
 constexpr absl::Duration kPollGrace = absl::Milliseconds(500);
+
+// The phases of a job's process; fetch and upload are the agent's.
+constexpr const char* kJobPhases[] = {"load", "calibrate", "quantize", "export", "verify", "evaluate", "benchmark"};
 
 std::string HostName() {
   char name[256] = {};
@@ -57,6 +62,12 @@ absl::Status CheckOptions(const AgentOptions& options) {
   if (options.threads < 1) return bad(absl::StrCat("--threads is ", options.threads, ": at least 1"));
   if (options.memory_bytes < 0) return bad(absl::StrCat("--memory is ", options.memory_bytes, ": not negative"));
   if (options.hang_timeout <= absl::ZeroDuration()) return bad("--hang-timeout must be positive");
+  for (const auto& [phase, timeout] : options.phase_timeouts) {
+    if (std::find(std::begin(kJobPhases), std::end(kJobPhases), phase) == std::end(kJobPhases)) {
+      return bad(absl::StrCat("--phase-timeout ", Quoted(phase), ": the phases are ", absl::StrJoin(kJobPhases, ", ")));
+    }
+    if (timeout <= absl::ZeroDuration()) return bad(absl::StrCat("--phase-timeout ", phase, " must be positive"));
+  }
   if (options.child_command.empty()) return bad("no program to run jobs with");
   const std::string& name = options.name;
   if (name.size() > 64 || !std::all_of(name.begin(), name.end(), IsIdCharacter)) {
@@ -79,6 +90,7 @@ struct Agent::Rep {
                 .threads = options.threads,
                 .memory_bytes = options.memory_bytes,
                 .hang_timeout = options.hang_timeout,
+                .phase_timeouts = options.phase_timeouts,
                 .cancel_grace = options.cancel_grace,
                 .release_grace = options.release_grace,
                 .sandbox = options.sandbox},

@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <functional>
+#include <map>
 #include <memory>
 #include <string>
 #include <vector>
@@ -28,7 +29,8 @@ struct AgentOptions {
   int slots = 1;             // jobs at once
   int threads = 1;           // per job
   int64_t memory_bytes = 0;  // per job; 0: no limit
-  absl::Duration hang_timeout = absl::Minutes(10);              // longest silence of a job
+  absl::Duration hang_timeout = absl::Minutes(10);              // longest time without progress of a job
+  std::map<std::string, absl::Duration> phase_timeouts;         // another one for a phase, e.g. "export"
   absl::Duration drain_grace = absl::Seconds(25);               // how long running jobs may go on once draining
   absl::Duration cancel_grace = absl::Seconds(5);               // SIGTERM to SIGKILL for a cancelled job
   absl::Duration release_grace = absl::Seconds(2);              // the same at the end of drain_grace

@@ -437,6 +437,9 @@ TEST_F(AgentTest, BadOptionsAreRefused) {
   bad = options_;
   bad.name = "has space";
   EXPECT_THAT(Agent::Create(bad, metrics_), StatusIs(absl::StatusCode::kInvalidArgument));
+  bad = options_;
+  bad.phase_timeouts["exports"] = absl::Minutes(1);
+  EXPECT_THAT(Agent::Create(bad, metrics_), StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("export, verify")));
   Start();
   EXPECT_THAT(Agent::Create(options_, metrics_),
               StatusIs(absl::StatusCode::kFailedPrecondition, HasSubstr("in use by another")));

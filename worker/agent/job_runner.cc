@@ -197,6 +197,7 @@ void JobRunner::RunProcess(Work& work, JobFolder& folder) {
   const ChildLimits limits{.memory_bytes = options_.memory_bytes,
                            .threads = SandboxThreads(options_.threads),
                            .hang_timeout = options_.hang_timeout,
+                           .phase_timeouts = options_.phase_timeouts,
                            .end = work.end,
                            .cancel_grace = options_.cancel_grace,
                            .release_grace = options_.release_grace};

@@ -11,6 +11,7 @@
 #define QUANT_WORKER_AGENT_JOB_RUNNER_H_
 
 #include <cstdint>
+#include <map>
 #include <string>
 #include <vector>
 
@@ -34,6 +35,7 @@ struct JobRunnerOptions {
   int threads = 1;
   int64_t memory_bytes = 0;  // per job; 0: no limit
   absl::Duration hang_timeout = absl::Minutes(10);
+  std::map<std::string, absl::Duration> phase_timeouts;
   absl::Duration cancel_grace = absl::Seconds(5);
   absl::Duration release_grace = absl::Seconds(2);
   SandboxMode sandbox = SandboxMode::kBestEffort;

@@ -19,6 +19,7 @@
 #include "common/flags.h"
 #include "common/net.h"
 #include "common/shutdown.h"
+#include "common/strings.h"
 #include "worker/agent/agent.h"
 #include "worker/agent/metrics.h"
 #include "worker/agent/orphans.h"
@@ -105,6 +106,7 @@ int Main(const std::vector<std::string>& args) {
   std::string metrics_address;
   std::string run_job;
   std::string sandbox = SandboxModeName(options.sandbox);
+  std::vector<std::string> phase_timeouts;
   bool version = false;
   FlagSet flags("quant-worker", "quant-worker --server ADDR:PORT --cache DIR [flags]");
   flags.Add("server", &options.server, "ADDR:PORT", "Where quantd listens. Required.");
@@ -119,7 +121,12 @@ int Main(const std::vector<std::string>& args) {
       "over --slots; 0: no limit.");
   flags.Add("metrics", &metrics_address, "ADDR:PORT", "Serve Prometheus metrics at http://ADDR:PORT/metrics.");
   flags.Add("drain-grace", &options.drain_grace, "DURATION", "How long running jobs may go on after SIGTERM.");
-  flags.Add("hang-timeout", &options.hang_timeout, "DURATION", "End a job that shows no progress for this long.");
+  flags.Add("hang-timeout", &options.hang_timeout, "DURATION",
+            "End a job whose progress stands still for this long. Neither waiting in the queue nor fetching counts.");
+  flags.Add(
+      "phase-timeout", &phase_timeouts, "PHASE=DURATION",
+      "Another --hang-timeout for one phase (load, calibrate, quantize, export, verify, evaluate, benchmark); may "
+      "be given several times.");
   flags.Add("name", &options.name, "NAME",
             "First part of this worker's id, before its process id and a random part. "
             "Default: the host name.");
@@ -148,6 +155,15 @@ int Main(const std::vector<std::string>& args) {
     return std::string(value == nullptr ? "" : value);
   });
   ::unsetenv("QUANT_TOKEN");  // jobs' processes inherit the environment
+  for (const std::string& text : phase_timeouts) {
+    const size_t equals = std::min(text.find('='), text.size());
+    absl::Duration timeout;
+    if (equals == text.size() || !absl::ParseDuration(text.substr(equals + 1), &timeout)) {
+      return WrongUsage(absl::InvalidArgumentError(
+          absl::StrCat("--phase-timeout ", Quoted(text), ": PHASE=DURATION, e.g. export=30m")));
+    }
+    options.phase_timeouts[text.substr(0, equals)] = timeout;
+  }
   if (flags.IsSet("run-job")) return RunJob(run_job, options);
 
   AgentMetrics metrics;

@@ -101,7 +101,8 @@ void JudgeChild(const ChildVerdictInput& in, v1::CompleteJobRequest& done) {
       return;
     case StopCause::kHang:
       Fill(v1::ERROR_CLASS_POISON, "CHILD_HUNG",
-           WithTail(absl::StrCat(child.stop_detail, " (--hang-timeout of this worker) and was killed in phase ",
+           WithTail(absl::StrCat(child.stop_detail,
+                                 " (--hang-timeout or --phase-timeout of this worker) and was killed in phase ",
                                  Quoted(in.phase)),
                     child.output_tail),
            in.phase, done);

@@ -28,7 +28,7 @@ constexpr double kMiB = 1024.0 * 1024.0;
 class Supervisor {
  public:
   Supervisor(ChildProcess& child, const ChildLimits& limits, ActiveLease& lease, const ChildEvents& events)
-      : child_(child), limits_(limits), lease_(lease), events_(events), last_frame_(SteadyNow()) {}
+      : child_(child), limits_(limits), lease_(lease), events_(events), last_change_(SteadyNow()) {}
 
   ChildResult Run() {
     while (true) {
@@ -52,7 +52,7 @@ class Supervisor {
     const SteadyTime now = SteadyNow();
     SteadyTime next = std::min(now + kLongestPoll, kill_at_);
     if (limits_.memory_bytes > 0 || limits_.threads > 0) next = std::min(next, now + limits_.usage_poll);
-    if (result_.stopped == StopCause::kNone) next = std::min({next, limits_.end, last_frame_ + limits_.hang_timeout});
+    if (result_.stopped == StopCause::kNone) next = std::min({next, limits_.end, last_change_ + HangTimeout()});
     // Without a pidfd the end is noticed by the pipes' closing and by asking often.
     if (child_.exit_fd() < 0) next = std::min(next, now + absl::Milliseconds(20));
     pollfd fds[] = {{.fd = output_open_ ? child_.output_fd() : -1, .events = POLLIN, .revents = 0},
@@ -94,7 +94,13 @@ class Supervisor {
   void Frames(std::string_view bytes) {
     if (frames_broken_) return;
     const absl::Status status = frames_.Append(bytes, [this](std::string_view payload) {
-      last_frame_ = SteadyNow();
+      if (payload == last_payload_) {
+        ++repeats_;
+      } else {
+        last_change_ = SteadyNow();
+        last_payload_ = payload;
+        repeats_ = 0;
+      }
       return events_.progress ? events_.progress(payload) : absl::OkStatus();
     });
     if (status.ok()) return;
@@ -138,9 +144,12 @@ class Supervisor {
              absl::StrCat("it ran ", usage.threads, " threads; at most ", limits_.threads, " are allowed"));
       }
     }
-    if (result_.stopped == StopCause::kNone && now - last_frame_ >= limits_.hang_timeout) {
+    if (result_.stopped == StopCause::kNone && now - last_change_ >= HangTimeout()) {
+      const std::string time = absl::FormatDuration(HangTimeout());
       Stop(StopCause::kHang, SIGKILL, absl::ZeroDuration(),
-           absl::StrCat("the job sent no sign of life for ", absl::FormatDuration(limits_.hang_timeout)));
+           repeats_ == 0 ? absl::StrCat("the job sent no sign of life for ", time)
+                         : absl::StrCat("the job is alive but stuck: it told the same progress ", repeats_ + 1,
+                                        " times in ", time));
     }
     if (result_.stopped == StopCause::kNone && now >= limits_.end) {
       Stop(StopCause::kTimeout, SIGKILL, absl::ZeroDuration(), "");
@@ -149,6 +158,12 @@ class Supervisor {
       child_.Signal(SIGKILL);
       kill_at_ = now + absl::Seconds(1);  // again, should the child have forked in that very moment
     }
+  }
+
+  absl::Duration HangTimeout() const {
+    if (limits_.phase_timeouts.empty()) return limits_.hang_timeout;
+    const auto it = limits_.phase_timeouts.find(lease_.state().phase);
+    return it == limits_.phase_timeouts.end() ? limits_.hang_timeout : it->second;
   }
 
   void Stop(StopCause cause, int signal, absl::Duration grace, std::string detail) {
@@ -165,8 +180,10 @@ class Supervisor {
 
   ChildResult result_;
   LeaseOrder obeyed_ = LeaseOrder::kContinue;
-  SteadyTime last_frame_;
-  SteadyTime next_usage_;  // zero: at once
+  SteadyTime last_change_;
+  std::string last_payload_;  // at most FrameSplitter::kMaxFrameBytes
+  int64_t repeats_ = 0;       // of it
+  SteadyTime next_usage_;     // zero: at once
   SteadyTime kill_at_ = absl::InfiniteDuration();
   bool output_open_ = true;
   bool progress_open_ = true;

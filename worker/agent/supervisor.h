@@ -6,6 +6,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <map>
 #include <string>
 #include <string_view>
 
@@ -26,7 +27,7 @@ enum class StopCause {
   kLost,      // LeaseOrder::kLost
   kMemory,    // above ChildLimits::memory_bytes
   kThreads,   // above ChildLimits::threads
-  kHang,      // no progress for ChildLimits::hang_timeout
+  kHang,      // no progress for ChildLimits::hang_timeout, or that of the phase
   kTimeout,   // past ChildLimits::end
   kProtocol,  // malformed progress
 };
@@ -34,13 +35,16 @@ enum class StopCause {
 const char* StopCauseName(StopCause cause);
 
 struct ChildLimits {
-  int64_t memory_bytes = 0;                             // 0: no limit
-  int64_t threads = 0;                                  // 0: no limit
-  absl::Duration hang_timeout = absl::Minutes(10);      // longest silence on the progress pipe
-  SteadyTime end = absl::InfiniteDuration();            // when the attempt must be over
-  absl::Duration cancel_grace = absl::Seconds(5);       // SIGTERM to SIGKILL
-  absl::Duration release_grace = absl::Seconds(2);      // the same when the worker is going away
-  absl::Duration usage_poll = absl::Milliseconds(200);  // memory and threads
+  int64_t memory_bytes = 0;  // 0: no limit
+  int64_t threads = 0;       // 0: no limit
+  // How long a job's progress may stand still, in which phase: from the newest frame that differs from the one before.
+  // Neither the queue nor the fetch counts: the clock begins with the process.
+  absl::Duration hang_timeout = absl::Minutes(10);
+  std::map<std::string, absl::Duration> phase_timeouts;  // in place of hang_timeout, by the phase the lease is in
+  SteadyTime end = absl::InfiniteDuration();             // when the attempt must be over
+  absl::Duration cancel_grace = absl::Seconds(5);        // SIGTERM to SIGKILL
+  absl::Duration release_grace = absl::Seconds(2);       // the same when the worker is going away
+  absl::Duration usage_poll = absl::Milliseconds(200);   // memory and threads
 };
 
 struct ChildResult {

@@ -164,9 +164,27 @@ TEST_F(SupervisorTest, SilenceIsAHang) {
 TEST_F(SupervisorTest, ProgressKeepsTheHangGuardAway) {
   limits_.hang_timeout = absl::Milliseconds(400);
   std::string script;
-  for (int i = 0; i < 12; ++i) script += "sleep 50\nprogress calibrate 0 x\n";
+  for (int i = 0; i < 12; ++i) absl::StrAppend(&script, "sleep 50\nprogress calibrate 0 sample ", i, "\n");
   Run(script + "succeed\n");
   EXPECT_TRUE(done_.has_success());
+}
+
+TEST_F(SupervisorTest, TellingTheSameAgainAndAgainIsAHangToo) {
+  limits_.hang_timeout = absl::Milliseconds(300);
+  std::string script;
+  for (int i = 0; i < 100; ++i) script += "sleep 20\nprogress calibrate 0.5 x\n";
+  Run(script + "succeed\n");
+  EXPECT_EQ(done_.failure().reason(), "CHILD_HUNG");
+  EXPECT_THAT(done_.failure().message(),
+              AllOf(HasSubstr("alive but stuck"), HasSubstr("300ms"), HasSubstr("calibrate")));
+}
+
+TEST_F(SupervisorTest, APhaseHasItsOwnHangTimeout) {
+  limits_.hang_timeout = absl::Milliseconds(150);
+  limits_.phase_timeouts = {{"export", absl::Minutes(1)}, {"verify", absl::Milliseconds(50)}};
+  Run("progress export 0 x\nsleep 400\nprogress verify 0 x\nhang\n");
+  EXPECT_EQ(done_.failure().reason(), "CHILD_HUNG");
+  EXPECT_THAT(done_.failure().message(), AllOf(HasSubstr("no sign of life for 50ms"), HasSubstr("verify")));
 }
 
 TEST_F(SupervisorTest, TheEndOfTheAttemptIsATimeout) {

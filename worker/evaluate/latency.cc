@@ -94,7 +94,7 @@ absl::StatusOr<LatencyPairResult> MeasureLatency(std::shared_ptr<const Graph> or
     const size_t from = a.size();
     for (size_t i = 0; i < kWindow; ++i) {
       if (absl::Status s = once(); !s.ok()) return s;
-      if (absl::Status s = Tell(progress, 0, "warm-up"); !s.ok()) return s;
+      if (absl::Status s = Tell(progress, 0, absl::StrCat("warm-up run ", a.size())); !s.ok()) return s;
     }
     const auto tail = static_cast<std::ptrdiff_t>(from);
     const double now_a = Median({a.begin() + tail, a.end()});

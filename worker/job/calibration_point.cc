@@ -125,14 +125,14 @@ absl::Status CalibrationPoint::Save(const Statistics& so_far) {
   std::error_code error;
   fs::create_directories(folder_, error);
   if (error) return absl::ErrnoToStatus(error.value(), absl::StrCat("making ", folder_.string()));
-  std::map<std::string, std::string> metadata = {{"fingerprint", fingerprint_},
-                                                 {"samples", absl::StrCat(so_far.samples)},
-                                                 {"digest", DigestOf(so_far)}};
+  std::map<std::string, std::string> metadata = {
+      {"fingerprint", fingerprint_}, {"samples", absl::StrCat(so_far.samples)}, {"digest", DigestOf(so_far)}};
   size_t i = 0;
   for (const auto& [name, statistics] : so_far.tensors) metadata[Part(i++, "name")] = name;
-  ASSIGN_OR_RETURN(const auto writer, SafetensorsWriter::Create(folder_, {.max_file_bytes = INT64_MAX,
-                                                                         .expected_tensors = static_cast<int64_t>(3 * i),
-                                                                         .metadata = std::move(metadata)}));
+  ASSIGN_OR_RETURN(const auto writer,
+                   SafetensorsWriter::Create(folder_, {.max_file_bytes = INT64_MAX,
+                                                       .expected_tensors = static_cast<int64_t>(3 * i),
+                                                       .metadata = std::move(metadata)}));
   i = 0;
   for (const auto& [name, s] : so_far.tensors) {
     const std::span<const int64_t> bins = s.histogram.bins();

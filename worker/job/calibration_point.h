@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // CalibrationPoint: how far the calibration of an ONNX model has come, on disk, so that the next attempt goes on from
-// there. FOLDER/calibration/model.safetensors holds the statistics of every value and, in its metadata, the fingerprint of
-// the run (resume.h): what is of another run is not used.
+// there. FOLDER/calibration/model.safetensors holds the statistics of every value and, in its metadata, the fingerprint
+// of the run (resume.h): what is of another run is not used.
 //
 // Thread-compatible. One process at a time uses a folder (the job's lease sees to it).
 #ifndef QUANT_WORKER_JOB_CALIBRATION_POINT_H_

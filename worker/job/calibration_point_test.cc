@@ -86,7 +86,8 @@ TEST_F(CalibrationPointTest, TheNextAttemptGoesOnAndEndsWithTheSameBits) {
   EXPECT_EQ(batches, 2);
   EXPECT_EQ(resumed->samples, whole->samples);
   ASSERT_EQ(resumed->tensors.size(), 2u);
-  for (const auto& [name, statistics] : whole->tensors) EXPECT_TRUE(Same(statistics, resumed->tensors.at(name))) << name;
+  for (const auto& [name, statistics] : whole->tensors)
+    EXPECT_TRUE(Same(statistics, resumed->tensors.at(name))) << name;
 }
 
 TEST_F(CalibrationPointTest, AnotherRunsPointIsNotUsed) {
@@ -101,7 +102,9 @@ TEST_F(CalibrationPointTest, ADamagedPointIsNotUsed) {
   fs::resize_file(file, fs::file_size(file) - 8);
   EXPECT_FALSE(Load().has_value());
   RunAndStop();
-  std::fstream(file, std::ios::in | std::ios::out | std::ios::binary).seekp(-8, std::ios::end).write("\1\1\1\1\1\1\1\1", 8);
+  std::fstream(file, std::ios::in | std::ios::out | std::ios::binary)
+      .seekp(-8, std::ios::end)
+      .write("\1\1\1\1\1\1\1\1", 8);
   EXPECT_FALSE(Load().has_value());
 }
 

@@ -58,9 +58,10 @@ absl::Status CorrectBiases(const Graph& original, const std::vector<BiasTarget>&
   std::vector<std::string> values;
   for (const BiasTarget& t : targets) values.push_back(t.value);
   size_t done = 0;
+  int64_t batches = 0;
   const auto tick = [&] {
     return Tell(progress, static_cast<double>(done) / static_cast<double>(targets.size()),
-                absl::StrCat("bias correction (", done + 1, " of ", targets.size(), ")"));
+                absl::StrCat("bias correction (", done + 1, " of ", targets.size(), "), batch ", ++batches));
   };
   absl::StatusOr<Means> want = ChannelMeans(std::make_shared<const Graph>(original), values, data, threads, tick);
   if (!want.ok()) return want.status();

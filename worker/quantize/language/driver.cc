@@ -147,7 +147,7 @@ class BlockWork {
     ASSIGN_OR_RETURN(BlockRunner runner, block_.Runner(values, options_.threads));
     int64_t all = 0;
     for (size_t s = 0; s < windows_.size(); ++s) {
-      RETURN_IF_ERROR(Say("tokens of the experts"));
+      RETURN_IF_ERROR(Say(absl::StrCat("tokens of the experts in window ", s)));
       ASSIGN_OR_RETURN(const std::span<const Tensor> out, runner.Run(hidden_, s, windows_[s]));
       for (size_t i = 0; i < values.size(); ++i) {
         const std::span<const float> share = Floats(out[i]);
