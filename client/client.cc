@@ -11,6 +11,7 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
+#include "common/error_detail.h"
 #include "common/grpc_status.h"
 #include "common/net.h"
 #include "common/status_macros.h"
@@ -52,7 +53,7 @@ struct Client::Rep {
       absl::Status status = FromGrpc((stub.*method)(&context, request, &response));
       if (failures != nullptr) *failures = backoff.failures();
       if (status.ok()) return response;
-      if (!absl::IsUnavailable(status)) return status;
+      if (!IsWorthRepeating(status)) return status;
       RETURN_IF_ERROR(backoff.Wait(status));
     }
   }
@@ -65,7 +66,8 @@ struct Client::Rep {
     request.set_id(id);
     int failures = 0;
     const absl::Status status = Call(stub, method, request, &failures).status();
-    return absl::IsNotFound(status) && failures > 0 ? absl::OkStatus() : status;
+    const bool gone = absl::IsNotFound(status) || ReasonOf(status) == "NOT_VISIBLE";
+    return gone && failures > 0 ? absl::OkStatus() : status;
   }
 
   // All pages of a listing, up to `limit` items. `items` picks them from a response.

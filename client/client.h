@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Client: every call of the service as a function that returns a StatusOr. Sets deadlines and the authorization header,
-// repeats what UNAVAILABLE cut short, follows page tokens. Errors keep the server's message and reason
+// repeats what UNAVAILABLE cut short and what a limit refused with a time to wait, follows page tokens. Errors keep the server's message and reason
 // (common/error_detail.h).
 //
 //   ASSIGN_OR_RETURN(Client client, Client::Create({.server = "127.0.0.1:9000"}));

@@ -80,7 +80,7 @@ absl::StatusOr<std::string> StoreId(const std::filesystem::path& folder) {
 
 int Millis(absl::Duration d) { return static_cast<int>(absl::ToInt64Milliseconds(d)); }
 
-void SetLimits(grpc::ServerBuilder* builder) {
+void SetLimits(const ServerOptions& options, grpc::ServerBuilder* builder) {
   // Messages: uploads send 1 to 2 MiB, manifests are capped at 3 MiB: gRPC's own 4 MiB is enough both ways.
   builder->SetMaxReceiveMessageSize(4 << 20);
   builder->SetMaxSendMessageSize(4 << 20);
@@ -101,6 +101,11 @@ void SetLimits(grpc::ServerBuilder* builder) {
   builder->AddChannelArgument(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, Millis(absl::Seconds(20)));
   builder->AddChannelArgument(GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 1);
   builder->AddChannelArgument(GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS, Millis(absl::Seconds(10)));
+  // A connection that says nothing is closed: before HTTP/2 began, and later when it has had no call for long.
+  builder->AddChannelArgument(GRPC_ARG_SERVER_HANDSHAKE_TIMEOUT_MS, Millis(options.handshake_timeout));
+  builder->AddChannelArgument(GRPC_ARG_MAX_CONNECTION_IDLE_MS, Millis(absl::Minutes(15)));
+  // Headers of a call: gRPC's default is 8 KiB; ours have a token and little more.
+  builder->AddChannelArgument(GRPC_ARG_MAX_METADATA_SIZE, 8 << 10);
   // Connections are renewed, so that load spreads over servers that were added.
   builder->AddChannelArgument(GRPC_ARG_MAX_CONNECTION_AGE_MS, Millis(absl::Hours(2)));
   builder->AddChannelArgument(GRPC_ARG_MAX_CONNECTION_AGE_GRACE_MS, Millis(absl::Minutes(10)));
@@ -237,7 +242,7 @@ class Server::Impl {
     grpc::EnableDefaultHealthCheckService(true);
     if (options_.reflection) grpc::reflection::InitProtoReflectionServerBuilderPlugin();
     grpc::ServerBuilder builder;
-    SetLimits(&builder);
+    SetLimits(options_, &builder);
     int port = 0;
     const std::string address =
         options_.listen.host.empty() ? absl::StrCat("[::]:", options_.listen.port) : options_.listen.ToString();

@@ -36,6 +36,7 @@ struct ServerOptions {
   int64_t max_blob_bytes = int64_t{256} << 30;
   bool reflection = true;
   absl::Duration drain_timeout = absl::Seconds(10);  // what open calls get to end at Shutdown
+  absl::Duration handshake_timeout = absl::Seconds(10);  // what a new connection gets to say HTTP/2 (and TLS)
   absl::Duration heartbeat_interval = absl::Seconds(1);
   int64_t max_unfinished_jobs = 10'000;
   absl::Duration job_retention = absl::Hours(24 * 90);  // how long ended jobs and their reports are kept

@@ -20,7 +20,13 @@ constexpr absl::Duration kLongestServerWait = absl::Seconds(30);
 
 }  // namespace
 
+bool IsWorthRepeating(const absl::Status& status) {
+  if (absl::IsUnavailable(status)) return true;
+  return absl::IsResourceExhausted(status) && RetryAfterOf(status) > absl::ZeroDuration();
+}
+
 bool IsBrokenStream(const absl::Status& status) {
+  if (IsWorthRepeating(status)) return true;
   switch (status.code()) {
     case absl::StatusCode::kUnavailable:
     case absl::StatusCode::kDeadlineExceeded:

@@ -24,8 +24,10 @@ struct RetryOptions {
   std::function<bool()> cancelled;
 };
 
-// A unary call is repeated for absl::IsUnavailable() only: the server is starting, stopping, or not reachable.
-//
+// A unary call is repeated for UNAVAILABLE (the server is starting, stopping, or not reachable) and for a
+// RESOURCE_EXHAUSTED that says when to come again (a rate limit, a full queue); nothing was done in either case.
+bool IsWorthRepeating(const absl::Status& status);
+
 // True when a stream broke and asking how far it got may mend it: UNAVAILABLE, the stream's own deadline, a
 // cancellation we did not ask for (the server is stopping), or a transport reset that gRPC reports as INTERNAL or
 // UNKNOWN.

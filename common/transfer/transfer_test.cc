@@ -338,6 +338,13 @@ TEST(RetryTest, OnlyWhatAnotherAttemptMayCureIsRetried) {
   EXPECT_FALSE(IsBrokenStream(WithReason(absl::InternalError("Received RST_STREAM"), "OURS")));
   EXPECT_FALSE(IsBrokenStream(absl::InternalError("a bug")));
   EXPECT_FALSE(IsBrokenStream(absl::ResourceExhaustedError("")));
+  const absl::Status limited = WithReason(absl::ResourceExhaustedError(""), "RATE_LIMITED", {}, absl::Seconds(1));
+  EXPECT_TRUE(IsBrokenStream(limited));
+  EXPECT_TRUE(IsWorthRepeating(limited));
+  EXPECT_TRUE(IsWorthRepeating(absl::UnavailableError("")));
+  EXPECT_FALSE(IsWorthRepeating(WithReason(absl::ResourceExhaustedError(""), "DISK_FULL")));
+  EXPECT_FALSE(IsWorthRepeating(absl::UnauthenticatedError("")));
+  EXPECT_FALSE(IsWorthRepeating(absl::DeadlineExceededError("")));  // it may have been done
 }
 
 TEST(RetryTest, WaitsGrowToTheLongestAndStartAgainAfterProgress) {

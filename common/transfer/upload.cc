@@ -199,7 +199,7 @@ absl::StatusOr<std::vector<FileDigest>> BlobUploader::FindMissing(const std::vec
       response.Clear();
       absl::Status status = FromGrpc(rep_->stub->FindMissingBlobs(&context, request, &response));
       if (status.ok()) break;
-      if (!absl::IsUnavailable(status)) return status;
+      if (!IsWorthRepeating(status)) return status;
       if (absl::Status wait = backoff.Wait(status); !wait.ok()) return wait;
     }
     for (const v1::Digest& digest : response.missing()) missing.push_back({digest.sha256(), digest.size_bytes()});
