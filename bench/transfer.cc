@@ -111,6 +111,7 @@ int main(int argc, char** argv) {
     std::fputs("usage: transfer_bench SERVER FOLDER MEBIBYTES FILES ROUNDS\n", stderr);
     return 2;
   }
+  quant::KeepMemoryForMessages();  // as quantctl and quantd
   quant::Run(argv[1], argv[2], std::strtoul(argv[3], nullptr, 10), std::strtoul(argv[4], nullptr, 10),
              std::atoi(argv[5]));
   return 0;

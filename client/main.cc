@@ -9,8 +9,10 @@
 #include "absl/log/initialize.h"
 #include "client/cli.h"
 #include "common/build_info.h"
+#include "common/transfer/transfer.h"
 
 int main(int argc, char** argv) {
+  quant::KeepMemoryForMessages();
   absl::SetStderrThreshold(absl::LogSeverityAtLeast::kError);  // stderr is for people
   absl::InitializeLog();
   quant::CliEnvironment environment;

@@ -19,6 +19,7 @@
 #include "common/net.h"
 #include "common/shutdown.h"
 #include "common/status_macros.h"
+#include "common/transfer/transfer.h"
 #include "server/server.h"
 #include "server/token_command.h"
 
@@ -146,6 +147,7 @@ absl::Status Check(Flags* flags) {
 
 int Main(const std::vector<std::string>& args) {
   if (!args.empty() && args.front() == "token") return RunTokenCommand({args.begin() + 1, args.end()});
+  KeepMemoryForMessages();
   ShutdownSignal shutdown(ShutdownSignal::Hangup::kCallback);  // before any thread
   std::signal(SIGPIPE, SIG_IGN);
   ::umask(077);  // the data folder holds other people's models

@@ -6,6 +6,7 @@
 #include <string_view>
 #include <utility>
 
+#include "absl/cleanup/cleanup.h"
 #include "absl/log/check.h"
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
@@ -76,16 +77,25 @@ grpc::Status FakeArtifactService::WriteBlob(grpc::ServerContext* context,
   v1::Digest digest;
   std::string id;
   bool first = true;
+  const absl::Cleanup leave = [&] {
+    std::lock_guard<std::mutex> lock(mu_);
+    if (!first) --writes_now_;
+  };
   while (reader->Read(&request)) {
     std::unique_lock<std::mutex> lock(mu_);
     if (std::exchange(first, false)) {
       Note(context);
       ++write_calls;
+      most_writes_at_once = std::max(most_writes_at_once.load(), ++writes_now_);
       digest = request.digest();
       id = request.upload_id();
       if (faults.busy_writes > 0) {
         --faults.busy_writes;
         return ToGrpc(WithReason(absl::AbortedError("another stream writes this upload"), "UPLOAD_BUSY"));
+      }
+      if (faults.full_writes > 0) {
+        --faults.full_writes;
+        return ToGrpc(WithReason(absl::ResourceExhaustedError("no room"), "DISK_FULL"));
       }
       if (!faults.refuse_writes.ok()) return ToGrpc(faults.refuse_writes);
     }

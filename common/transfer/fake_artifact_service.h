@@ -3,6 +3,7 @@
 #ifndef QUANT_COMMON_TRANSFER_FAKE_ARTIFACT_SERVICE_H_
 #define QUANT_COMMON_TRANSFER_FAKE_ARTIFACT_SERVICE_H_
 
+#include <atomic>
 #include <cstdint>
 #include <functional>
 #include <map>
@@ -25,6 +26,7 @@ class FakeArtifactService final : public v1::ArtifactService::Service {
     std::vector<int64_t> cut_reads_at;    // the same for reads, after this many bytes of the blob were sent
     int unavailable_queries = 0;          // so many QueryWriteStatus and FindMissingBlobs calls answer UNAVAILABLE
     int busy_writes = 0;                  // so many WriteBlob calls answer ABORTED, UPLOAD_BUSY
+    int full_writes = 0;                  // so many WriteBlob calls answer RESOURCE_EXHAUSTED, DISK_FULL
     bool damage_reads = false;            // flip a bit of the first byte sent by every read
     absl::Status refuse_writes;           // every WriteBlob answers this
     std::function<void()> before_finish;  // called when the last message of an upload has come
@@ -34,6 +36,7 @@ class FakeArtifactService final : public v1::ArtifactService::Service {
   std::map<std::string, std::string> blobs;    // by sha256
   std::map<std::string, std::string> uploads;  // what arrived, by upload_id
   int write_calls = 0;
+  std::atomic<int> most_writes_at_once{0};
   int read_calls = 0;
   int64_t bytes_received = 0;
   int64_t bytes_sent = 0;
@@ -63,7 +66,8 @@ class FakeArtifactService final : public v1::ArtifactService::Service {
  private:
   grpc::Status Missing(const std::string& sha256);
   void Note(grpc::ServerContext* context);
-  std::mutex mu_;  // guards everything above while the server runs; tests read it between calls
+  int writes_now_ = 0;  // WriteBlob streams past their first message
+  std::mutex mu_;       // guards everything above while the server runs; tests read it between calls
 };
 
 // A server on 127.0.0.1 for services that outlive it. Stopped and started again it keeps its port.

@@ -44,6 +44,8 @@ struct TransferOptions {
   // only how long a server may hang before it is noticed.
   absl::Duration stream_deadline = absl::Minutes(10);
   RetryOptions retry;
+  // Treat the server's full disk (reason DISK_FULL) as something that passes, like a lost connection.
+  bool wait_for_room = false;
   // Called on each new call's context, e.g. to add an authorization header.
   std::function<void(grpc::ClientContext&)> prepare;
 };
@@ -62,6 +64,10 @@ using TransferProgressFn = std::function<void(const TransferProgress&)>;
 
 // Sets the channel's windows and frames for messages of a megabyte; gRPC's defaults make each wait for the one before.
 void TuneChannelForBlobs(grpc::ChannelArguments& args);
+
+// Keeps freed memory of a message's size for the next message, up to 64 MiB; the allocator's default gives it back to
+// the kernel and gets it again page by page. For main(), before threads.
+void KeepMemoryForMessages();
 
 // A file and what it must hash to.
 struct LocalFile {

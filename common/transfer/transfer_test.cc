@@ -11,6 +11,8 @@
 #include <thread>
 
 #include "absl/status/status_matchers.h"
+#include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
 #include "common/error_detail.h"
 #include "common/transfer/fake_artifact_service.h"
 
@@ -163,6 +165,56 @@ TEST_F(TransferTest, ARefusalIsNotRetried) {
   EXPECT_THAT(Uploader().Upload(Write("f", Random(100))),
               StatusIs(absl::StatusCode::kResourceExhausted, "no room for 100 bytes"));
   EXPECT_EQ(fake_.write_calls, 1);
+}
+
+TEST_F(TransferTest, AFullDiskOfTheServerIsWaitedForOnRequest) {
+  fake_.faults.full_writes = 3;
+  const LocalFile file = Write("f", Random(1500));
+  EXPECT_THAT(Uploader().Upload(file), StatusIs(absl::StatusCode::kResourceExhausted, "no room"));
+  options_.wait_for_room = true;
+  EXPECT_THAT(Uploader().Upload(file), IsOk());
+  EXPECT_EQ(fake_.faults.full_writes, 0);
+  EXPECT_EQ(fake_.blobs.size(), 1u);
+}
+
+TEST_F(TransferTest, ManyFilesAreMovedSeveralAtATimeAndTheirProgressAddsUp) {
+  std::vector<LocalFile> files;
+  int64_t total = 0;
+  for (int i = 0; i < 40; ++i) {
+    files.push_back(Write(absl::StrCat("f", i), Random(static_cast<size_t>(500 + 100 * i))));
+    total += files.back().digest.size_bytes;
+  }
+  // The first one does not end before another has begun.
+  fake_.faults.before_finish = [&] {
+    for (int i = 0; i < 5000 && fake_.most_writes_at_once < 2; ++i) absl::SleepFor(absl::Milliseconds(1));
+  };
+  int64_t before = 0;
+  ASSERT_THAT(Uploader().UploadMissing(files,
+                                       [&](const TransferProgress& p) {
+                                         EXPECT_GE(p.done_bytes, before);
+                                         before = p.done_bytes;
+                                         last_ = p;
+                                       }),
+              IsOk());
+  EXPECT_EQ(last_.done_bytes, total);
+  EXPECT_EQ(last_.total_bytes, total);
+  EXPECT_EQ(fake_.blobs.size(), 40u);
+  EXPECT_GT(fake_.most_writes_at_once, 1);
+  EXPECT_LE(fake_.most_writes_at_once, 4);
+  std::vector<LocalFile> copies;
+  for (const LocalFile& file : files) copies.push_back({file.path.string() + ".copy", file.digest});
+  ASSERT_THAT(Downloader().DownloadAll(copies, Notes()), IsOk());
+  EXPECT_EQ(last_.done_bytes, total);
+  for (size_t i = 0; i < files.size(); ++i) EXPECT_EQ(Read(copies[i].path), Read(files[i].path)) << i;
+}
+
+TEST_F(TransferTest, TheFirstErrorStopsTheOtherFilesAndIsTheOneTold) {
+  std::vector<LocalFile> files;
+  for (int i = 0; i < 40; ++i) files.push_back(Write(absl::StrCat("f", i), Random(static_cast<size_t>(100 + i))));
+  std::ofstream(files[5].path, std::ios::app) << "more";
+  EXPECT_THAT(Uploader().UploadMissing(files),
+              StatusIs(absl::StatusCode::kFailedPrecondition, HasSubstr("changed since")));
+  EXPECT_LT(fake_.blobs.size(), 39u);
 }
 
 TEST_F(TransferTest, WaitsWhileAnotherStreamWritesTheUpload) {

@@ -162,7 +162,9 @@ absl::Status BlobUploader::Rep::Upload(const LocalFile& file, const StopFn& stop
                                                      ". Did the file change? Run again when nothing writes to it")),
           reason);
     }
-    if (!IsBrokenStream(status) && reason != "UPLOAD_BUSY" && reason != "UPLOAD_OFFSET_MISMATCH") return status;
+    const bool passes = reason == "UPLOAD_BUSY" || reason == "UPLOAD_OFFSET_MISMATCH" ||
+                        (reason == "DISK_FULL" && options.wait_for_room);
+    if (!IsBrokenStream(status) && !passes) return status;
     tell(committed_before, skipped,
          backoff.failures() > 0   ? ""
          : IsBrokenStream(status) ? absl::StrCat("lost the server (", status.message(), "); trying again")

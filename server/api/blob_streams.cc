@@ -97,8 +97,11 @@ class WriteBlobReactor : public grpc::ServerReadReactor<v1::WriteBlobRequest> {
     }
     absl::StatusOr<bool> complete = Take();
     if (!complete.ok()) {
+      const std::string reason = ReasonOf(complete.status());
+      if (streams_->metrics != nullptr && reason == "DISK_FULL") streams_->metrics->QuotaRejected(caller_->tenant, "disk");
+      if (streams_->metrics != nullptr && reason == "BLOB_TOO_LARGE") streams_->metrics->QuotaRejected(caller_->tenant, "blob_size");
       // What the disk took before the error stays, unless the bytes themselves were wrong.
-      if (writer_ != nullptr && ReasonOf(complete.status()) != "BLOB_DIGEST_MISMATCH") {
+      if (writer_ != nullptr && reason != "BLOB_DIGEST_MISMATCH") {
         if (const auto committed = writer_->Commit(); !committed.ok()) {
           LOG(WARNING) << "upload ended by an error, and so did its commit: " << committed.status();
         }
@@ -149,17 +152,8 @@ class WriteBlobReactor : public grpc::ServerReadReactor<v1::WriteBlobRequest> {
       ASSIGN_OR_RETURN(const bool stored, IsThereFor(*caller_, *streams_, blob_));
       if (stored) return true;
       ASSIGN_OR_RETURN(reserved_, streams_->artifacts->Reserve(*caller_, blob_));
-      auto writer =
-          streams_->blobs->OpenWriter(StoredUploadId(*caller_, request_.upload_id()), blob_, request_.write_offset());
-      if (!writer.ok()) {
-        const std::string reason = ReasonOf(writer.status());
-        if (streams_->metrics != nullptr && reason == "DISK_FULL")
-          streams_->metrics->QuotaRejected(caller_->tenant, "disk");
-        if (streams_->metrics != nullptr && reason == "BLOB_TOO_LARGE")
-          streams_->metrics->QuotaRejected(caller_->tenant, "blob_size");
-        return writer.status();
-      }
-      writer_ = *std::move(writer);
+      ASSIGN_OR_RETURN(writer_, streams_->blobs->OpenWriter(StoredUploadId(*caller_, request_.upload_id()), blob_,
+                                                            request_.write_offset()));
       if (streams_->metrics != nullptr && writer_->offset() > 0) streams_->metrics->UploadResumed();
       next_look_ = writer_->offset() + kLookInterval;
     } else if (!request_.upload_id().empty() || request_.has_digest()) {

@@ -165,7 +165,8 @@ absl::Status FileBlobStore::Admit(int64_t more) {
           "no room for ", more, " bytes: ", free, " bytes are free, of which ", promised,
           " are promised to other uploads and ", options_.reserve_bytes,
           " are kept in reserve; delete models or datasets, or make room on the disk that holds the data folder")),
-      "DISK_FULL", {{"wanted", absl::StrCat(more)}, {"available", absl::StrCat(std::max<int64_t>(0, available))}});
+      "DISK_FULL", {{"wanted", absl::StrCat(more)}, {"available", absl::StrCat(std::max<int64_t>(0, available))}},
+      absl::Seconds(5));
 }
 
 absl::StatusOr<std::unique_ptr<BlobWriter>> FileBlobStore::OpenWriter(std::string_view upload_id, const BlobId& blob,

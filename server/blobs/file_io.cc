@@ -22,7 +22,8 @@ absl::Status FileError(int error, std::string_view doing, const std::filesystem:
   switch (error) {
     case ENOSPC:
     case EDQUOT:
-      return WithReason(absl::ResourceExhaustedError(absl::StrCat(message, "; make room on that disk")), "DISK_FULL");
+      return WithReason(absl::ResourceExhaustedError(absl::StrCat(message, "; make room on that disk")), "DISK_FULL",
+                        {}, absl::Seconds(5));
     case ENOENT:
       return absl::NotFoundError(message);
     case EACCES:

@@ -3,12 +3,15 @@
 
 #include <sqlite3.h>
 
+#include <cerrno>
 #include <limits>
+#include <utility>
 
 #include "absl/log/check.h"
 #include "absl/log/log.h"
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
+#include "common/error_detail.h"
 #include "common/status_macros.h"
 #include "common/strings.h"
 
@@ -16,6 +19,7 @@ namespace quant {
 namespace {
 
 constexpr int kBusyTimeoutMs = 5000;
+constexpr absl::Duration kDiskFullRetry = absl::Seconds(5);  // what a caller is told to wait
 
 absl::StatusCode CodeOf(int extended) {
   switch (extended) {
@@ -143,8 +147,13 @@ absl::Status Database::Error(int code, std::string_view doing) const {
   const int extended = db_ == nullptr ? code : sqlite3_extended_errcode(db_);
   const int best = (extended & 0xff) == (code & 0xff) ? extended : code;
   const char* const detail = db_ == nullptr ? sqlite3_errstr(best) : sqlite3_errmsg(db_);
-  return absl::Status(CodeOf(best), absl::StrCat("database: ", detail, " (SQLite ", best, ") at ", Quoted(doing),
-                                                 AbslView(Remedy(best))));
+  // Some system calls that find the disk full come back as I/O errors.
+  const bool full = (best & 0xff) == SQLITE_FULL ||
+                    ((best & 0xff) == SQLITE_IOERR && db_ != nullptr && sqlite3_system_errno(db_) == ENOSPC);
+  const int code_for_people = full ? SQLITE_FULL : best;
+  absl::Status status(CodeOf(code_for_people), absl::StrCat("database: ", detail, " (SQLite ", best, ") at ",
+                                                            Quoted(doing), AbslView(Remedy(code_for_people))));
+  return full ? WithReason(std::move(status), "DISK_FULL", {}, kDiskFullRetry) : status;
 }
 
 absl::StatusOr<std::unique_ptr<Database>> Database::Open(const std::filesystem::path& path) {

@@ -43,6 +43,7 @@ TransferOptions Patient(const std::shared_ptr<ClientAuth>& auth, const ServerLin
   options.retry.give_up_after = absl::InfiniteDuration();  // the lease ends it
   options.retry.cancelled = stop;
   options.prepare = [auth](grpc::ClientContext& context) { auth->Prepare(context); };
+  options.wait_for_room = true;  // a result of hours is not thrown away for it
   return options;
 }
 
