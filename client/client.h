@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Client: every call of the service as a function that returns a StatusOr. Sets deadlines and the authorization header,
-// repeats what UNAVAILABLE cut short and what a limit refused with a time to wait, follows page tokens. Errors keep the server's message and reason
-// (common/error_detail.h).
+// repeats what UNAVAILABLE cut short and what a limit refused with a time to wait, follows page tokens. Errors keep the
+// server's message and reason (common/error_detail.h).
 //
 //   ASSIGN_OR_RETURN(Client client, Client::Create({.server = "127.0.0.1:9000"}));
 //   ASSIGN_OR_RETURN(v1::Job job, client.GetJob("j-…"));

@@ -28,8 +28,9 @@ absl::Status CheckToken(const std::string& token, const std::string& where) {
 }  // namespace
 
 void ClientAuthOptions::AddFlags(FlagSet* flags) {
-  flags->Add("tls-ca", &tls.ca, "FILE", "Use TLS; the server's certificate must come from these authorities (PEM). "
-                                        "Default: $QUANT_TLS_CA.");
+  flags->Add("tls-ca", &tls.ca, "FILE",
+             "Use TLS; the server's certificate must come from these authorities (PEM). "
+             "Default: $QUANT_TLS_CA.");
   flags->Add("tls-cert", &tls.cert, "FILE", "Certificate to show to the server (PEM). Default: $QUANT_TLS_CERT.");
   flags->Add("tls-key", &tls.key, "FILE", "Its private key (PEM). Default: $QUANT_TLS_KEY.");
   flags->Add("token-file", &token_file, "FILE",
@@ -64,9 +65,9 @@ absl::StatusOr<std::shared_ptr<ClientAuth>> ClientAuth::Create(const ClientAuthO
   }
   const bool here = host.empty() || IsLoopback(host);
   if (!made->token_.empty() && options.tls.empty() && !here && !options.insecure_tokens) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("the token would be sent to ", host,
-                     " in the clear, where others can read it: give --tls-ca (QUANT_TLS_CA), or say --insecure-tokens"));
+    return absl::InvalidArgumentError(absl::StrCat(
+        "the token would be sent to ", host,
+        " in the clear, where others can read it: give --tls-ca (QUANT_TLS_CA), or say --insecure-tokens"));
   }
   return made;
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Attacks on a whole server over the wire: every rpc without credentials and with the wrong ones, other tenants' things,
-// certificates that change, connections that say nothing.
+// Attacks on a whole server over the wire: every rpc without credentials and with the wrong ones, other tenants'
+// things, certificates that change, connections that say nothing.
 #include <arpa/inet.h>
 #include <gmock/gmock.h>
 #include <grpcpp/generic/generic_stub.h>
@@ -54,8 +54,8 @@ class SecurityTest : public ::testing::Test {
     bob_ = Add("bob", "zoo", Role::kUser);
     worker_ = Add("w", "default", Role::kWorker);
     operator_ = Add("op", "default", Role::kOperator);
-    options_ = {.listen = {"127.0.0.1", 0}, .data = dir_ / "data", .reserve_bytes = 0,
-                .drain_timeout = absl::Seconds(3)};
+    options_ = {
+        .listen = {"127.0.0.1", 0}, .data = dir_ / "data", .reserve_bytes = 0, .drain_timeout = absl::Seconds(3)};
     options_.tokens = dir_ / "tokens";
     options_.audit = dir_ / "audit";
   }
@@ -232,8 +232,14 @@ TEST_F(SecurityTest, NoRpcIsOpenToACallerWithoutAGoodToken) {
   ASSERT_THAT(RevokeCredential(dir_ / "tokens", "gone"), IsOk());
   Start();
   const std::vector<Headers> bad = {
-      {}, Bearer("x"), Bearer(expired), Bearer(revoked), Bearer(operator_.substr(0, 40)), {{"authorization", operator_}},
-      {{"x-authorization", "Bearer " + operator_}}, {{"authorization", "Basic " + operator_}},
+      {},
+      Bearer("x"),
+      Bearer(expired),
+      Bearer(revoked),
+      Bearer(operator_.substr(0, 40)),
+      {{"authorization", operator_}},
+      {{"x-authorization", "Bearer " + operator_}},
+      {{"authorization", "Basic " + operator_}},
       {{"authorization", "Bearer " + operator_}, {"authorization", "Bearer " + operator_}}};
   for (const MethodRule& rule : MethodTable()) {
     if (rule.anyone) {
@@ -252,7 +258,8 @@ TEST_F(SecurityTest, EveryRpcAsksForTheRoleThatTheTableSays) {
   Start();
   for (const MethodRule& rule : MethodTable()) {
     if (rule.anyone) continue;
-    for (const auto& [token, role] : {std::pair{ann_, Role::kUser}, {worker_, Role::kWorker}, {operator_, Role::kOperator}}) {
+    for (const auto& [token, role] :
+         {std::pair{ann_, Role::kUser}, {worker_, Role::kWorker}, {operator_, Role::kOperator}}) {
       const absl::Status status = Raw(std::string(rule.method), Bearer(token));
       EXPECT_EQ(ReasonOf(status) == "ROLE_FORBIDS", !Allows(rule, role)) << rule.method << RoleName(role) << status;
       EXPECT_NE(status.code(), absl::StatusCode::kUnauthenticated) << rule.method << RoleName(role);
@@ -266,8 +273,8 @@ TEST_F(SecurityTest, EveryRpcAsksForTheRoleThatTheTableSays) {
 TEST_F(SecurityTest, HeadersCannotBeInjected) {
   Start();
   const std::string list = "/quant.v1.ArtifactService/ListModels";
-  for (const std::string& value : {std::string("Bearer x\r\nauthorization: Bearer ") + ann_, std::string("Bearer \0", 8),
-                                   std::string(20'000, 'A')}) {
+  for (const std::string& value : {std::string("Bearer x\r\nauthorization: Bearer ") + ann_,
+                                   std::string("Bearer \0", 8), std::string(20'000, 'A')}) {
     EXPECT_FALSE(Raw(list, {{"authorization", value}}).ok());
   }
   // What looks like ours from inside is not believed.
@@ -378,7 +385,8 @@ TEST_F(SecurityTest, QuotasAreRefusalsWithReasonsAndUploadsAreSlowed) {
   const std::string three(3 << 20, '3');
   const absl::Time begun = absl::Now();
   ASSERT_THAT(Upload(ann_, DigestOf(three), three), IsOk());
-  EXPECT_GT(absl::Now() - begun, absl::Milliseconds(900));  // two more seconds' worth, one of them after the last message
+  EXPECT_GT(absl::Now() - begun,
+            absl::Milliseconds(900));  // two more seconds' worth, one of them after the last message
   absl::Status status = Upload(ann_, DigestOf(std::string(4'000'001, '4')), std::string(4'000'001, '4'));
   EXPECT_EQ(ReasonOf(status), "QUOTA_EXCEEDED");
   EXPECT_EQ(MetadataOf(status, "resource"), "model_bytes");
@@ -423,8 +431,8 @@ TEST_F(SecurityTest, AWatchGoesOnOverARestartOfTheServer) {
   std::atomic<int> states{0};
   absl::StatusOr<v1::Job> end;
   std::thread watcher([&] {
-    end = client->WatchJob(job->id(), {.job = [&](const v1::Job&) { ++states; },
-                                       .note = [&](const std::string&) { ++notes; }});
+    end = client->WatchJob(job->id(),
+                           {.job = [&](const v1::Job&) { ++states; }, .note = [&](const std::string&) { ++notes; }});
   });
   while (states == 0) absl::SleepFor(absl::Milliseconds(5));
   absl::SleepFor(absl::Milliseconds(200));  // the stream is open

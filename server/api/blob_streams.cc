@@ -98,8 +98,10 @@ class WriteBlobReactor : public grpc::ServerReadReactor<v1::WriteBlobRequest> {
     absl::StatusOr<bool> complete = Take();
     if (!complete.ok()) {
       const std::string reason = ReasonOf(complete.status());
-      if (streams_->metrics != nullptr && reason == "DISK_FULL") streams_->metrics->QuotaRejected(caller_->tenant, "disk");
-      if (streams_->metrics != nullptr && reason == "BLOB_TOO_LARGE") streams_->metrics->QuotaRejected(caller_->tenant, "blob_size");
+      if (streams_->metrics != nullptr && reason == "DISK_FULL")
+        streams_->metrics->QuotaRejected(caller_->tenant, "disk");
+      if (streams_->metrics != nullptr && reason == "BLOB_TOO_LARGE")
+        streams_->metrics->QuotaRejected(caller_->tenant, "blob_size");
       // What the disk took before the error stays, unless the bytes themselves were wrong.
       if (writer_ != nullptr && reason != "BLOB_DIGEST_MISMATCH") {
         if (const auto committed = writer_->Commit(); !committed.ok()) {

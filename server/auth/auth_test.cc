@@ -139,10 +139,12 @@ TEST_F(AuthTest, TheFileComesBackAsItWasWritten) {
 }
 
 TEST_F(AuthTest, ALineThatIsNotUnderstoodIsAnErrorThatDoesNotRepeatIt) {
-  for (const char* line : {"{", "[]", R"({"id":"t-0123456789abcdef"})", R"({"id":"x","name":"a","tenant":"a","role":"user"})",
-                           R"({"id":"t-0123456789abcdef","name":"a","tenant":"A B","role":"user","created":"2026-01-01T00:00:00Z","sha256":"secret"})",
-                           R"({"id":"t-0123456789abcdef","name":"a","tenant":"a","role":"root","created":"2026-01-01T00:00:00Z","certificate":"c"})",
-                           R"({"id":"t-0123456789abcdef","name":"a","tenant":"a","role":"user","created":"2026-01-01T00:00:00Z","certificate":"c","expirs":"x"})"}) {
+  for (
+      const char* line :
+      {"{", "[]", R"({"id":"t-0123456789abcdef"})", R"({"id":"x","name":"a","tenant":"a","role":"user"})",
+       R"({"id":"t-0123456789abcdef","name":"a","tenant":"A B","role":"user","created":"2026-01-01T00:00:00Z","sha256":"secret"})",
+       R"({"id":"t-0123456789abcdef","name":"a","tenant":"a","role":"root","created":"2026-01-01T00:00:00Z","certificate":"c"})",
+       R"({"id":"t-0123456789abcdef","name":"a","tenant":"a","role":"user","created":"2026-01-01T00:00:00Z","certificate":"c","expirs":"x"})"}) {
     std::ofstream(file_) << "\n" << line << "\n";
     ::chmod(file_.c_str(), 0600);
     const auto read = ReadCredentials(file_);
@@ -160,11 +162,11 @@ TEST_F(AuthTest, TokensAreTakenOnlyWhole) {
   EXPECT_EQ(Outcome(a, {"Bearer " + token}), "ann");
   EXPECT_EQ(Outcome(a, {"bearer " + token}), "ann");  // RFC 7235: schemes have no case
   EXPECT_EQ(Outcome(a, {}), "TOKEN_MISSING");
-  for (const std::string& bad : std::vector<std::string>
-       {"", token, "Basic " + token, "Bearer", "Bearer ", "Bearer  " + token, "Bearer " + token + " ",
-        "Bearer " + token.substr(0, 18), "Bearer " + token.substr(0, 19), "Bearer " + token.substr(0, 82),
-        "Bearer " + token + "0", "Bearer ." + token.substr(19), "Bearer " + token.substr(0, 19) + other.substr(19),
-        "Bearer " + other.substr(0, 19) + token.substr(19), "Bearer " + std::string(100'000, 'a')}) {
+  for (const std::string& bad : std::vector<std::string>{
+           "", token, "Basic " + token, "Bearer", "Bearer ", "Bearer  " + token, "Bearer " + token + " ",
+           "Bearer " + token.substr(0, 18), "Bearer " + token.substr(0, 19), "Bearer " + token.substr(0, 82),
+           "Bearer " + token + "0", "Bearer ." + token.substr(19), "Bearer " + token.substr(0, 19) + other.substr(19),
+           "Bearer " + other.substr(0, 19) + token.substr(19), "Bearer " + std::string(100'000, 'a')}) {
     EXPECT_EQ(Outcome(a, {bad}), "TOKEN_INVALID") << bad.substr(0, 100);
   }
   EXPECT_EQ(Outcome(a, {"Bearer " + token, "Bearer " + token}), "TOKEN_INVALID");  // two headers
