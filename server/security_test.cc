@@ -270,11 +270,13 @@ TEST_F(SecurityTest, EveryRpcAsksForTheRoleThatTheTableSays) {
   }
 }
 
-TEST_F(SecurityTest, HeadersCannotBeInjected) {
+TEST_F(SecurityTest, HeadersThatOnlyLookGoodAreNot) {
   Start();
   const std::string list = "/quant.v1.ArtifactService/ListModels";
-  for (const std::string& value : {std::string("Bearer x\r\nauthorization: Bearer ") + ann_,
-                                   std::string("Bearer \0", 8), std::string(20'000, 'A')}) {
+  // gRPC's own client refuses to send a line break; what it does send must not be taken for a token, however long.
+  for (const std::string& value :
+       {std::string("Bearer x, Bearer ") + ann_, std::string("Bearer x authorization: Bearer ") + ann_,
+        std::string(20'000, 'A'), std::string("Bearer ") + ann_ + std::string(9'000, ' ')}) {
     EXPECT_FALSE(Raw(list, {{"authorization", value}}).ok());
   }
   // What looks like ours from inside is not believed.
