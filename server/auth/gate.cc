@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "server/auth/gate.h"
 
+#include <grpc/grpc_security_constants.h>
 #include <grpcpp/generic/async_generic_service.h>
 #include <grpcpp/security/auth_context.h>
 #include <grpcpp/server_context.h>
@@ -134,13 +135,12 @@ class GateInterceptor : public Interceptor {
     }
     const std::shared_ptr<const grpc::AuthContext> tls = context_->auth_context();
     if (tls != nullptr && tls->IsPeerAuthenticated()) {
-      for (const char* property : {"x509_uri", "x509_common_name"}) {
-        for (const grpc::string_ref& name : tls->FindPropertyValues(property)) {
-          // A common name that looks like a URI is not taken for one.
-          const bool uri = property[5] == 'u';
-          if (absl::StrContains(AbslView(View(name)), "://") == uri)
-            evidence.certificate_names.emplace_back(View(name));
-        }
+      // URIs are told from names of hosts, and from common names that pretend, by their "://".
+      for (const grpc::string_ref& name : tls->FindPropertyValues(GRPC_X509_SAN_PROPERTY_NAME)) {
+        if (absl::StrContains(AbslView(View(name)), "://")) evidence.certificate_names.emplace_back(View(name));
+      }
+      for (const grpc::string_ref& name : tls->FindPropertyValues(GRPC_X509_CN_PROPERTY_NAME)) {
+        if (!absl::StrContains(AbslView(View(name)), "://")) evidence.certificate_names.emplace_back(View(name));
       }
     }
     return options_.authenticator->Authenticate(evidence);
