@@ -21,8 +21,8 @@ absl::Status NotVisible(const Principal& caller, std::string_view kind, std::str
   if (caller.role == Role::kOperator) {
     return absl::NotFoundError(absl::StrCat("there is no ", AbslView(kind), " ", Quoted(id)));
   }
-  return WithReason(absl::PermissionDeniedError(absl::StrCat("tenant ", Quoted(caller.tenant), " has no ",
-                                                             AbslView(kind), " ", Quoted(id))),
+  return WithReason(absl::PermissionDeniedError(
+                        absl::StrCat("tenant ", Quoted(caller.tenant), " has no ", AbslView(kind), " ", Quoted(id))),
                     "NOT_VISIBLE");
 }
 
