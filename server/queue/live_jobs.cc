@@ -104,7 +104,19 @@ void LiveJobs::Erase(std::string_view id) {
   jobs_.erase(it);
 }
 
-LiveJob* LiveJobs::FirstReady() { return ready_.empty() ? nullptr : Find(std::get<2>(*ready_.begin())); }
+LiveJob* LiveJobs::FirstReady(const std::set<std::string>& except) {
+  for (const auto& [priority, ordinal, id] : ready_) {
+    if (!except.contains(id)) return Find(id);
+  }
+  return nullptr;
+}
+
+std::vector<std::string> LiveJobs::Ids() const {
+  std::vector<std::string> ids;
+  ids.reserve(jobs_.size());
+  for (const auto& [id, live] : jobs_) ids.push_back(id);
+  return ids;
+}
 
 std::vector<std::string> LiveJobs::Leased() const { return {leased_.begin(), leased_.end()}; }
 

@@ -46,8 +46,9 @@ class LiveJobs {
   void Put(JobRow row, absl::Time now);
   void Erase(std::string_view id);
 
-  // The next job to lease: least priority number, then oldest. Null when none is queued.
-  LiveJob* FirstReady();
+  // The next job to lease, of those not in `except`: least priority number, then oldest. Null when there is none.
+  LiveJob* FirstReady(const std::set<std::string>& except);
+  std::vector<std::string> Ids() const;
   std::vector<std::string> Leased() const;
   int64_t LeasesOf(std::string_view worker_id) const;
   std::vector<std::string> JobsOf(std::string_view worker_id) const;

@@ -136,34 +136,42 @@ absl::StatusOr<v1::Job> JobQueue::Submit(const Principal& caller, const v1::Subm
   RETURN_IF_ERROR(CheckInputs(caller, spec, catalog_));
 
   JobRow row;
-  Deferred deferred;
+  row.tenant = caller.tenant;
+  row.job.set_id(RandomId("j-"));
+  *row.job.mutable_spec() = std::move(spec);
+  row.job.set_state(v1::JOB_STATE_QUEUED);
+  row.job.set_sequence(1);
+  SetProto(clock_->Now(), row.job.mutable_create_time());
   {
     MutexLock lock(&mu_);
-    if (live_.size() >= options_.max_unfinished) {
+    const int64_t unfinished = live_.size() + std::ssize(inserting_);
+    if (unfinished >= options_.max_unfinished) {
       if (metrics_ != nullptr) metrics_->QuotaRejected("queued_jobs");
-      return WithReason(absl::ResourceExhaustedError(absl::StrCat(live_.size(), " jobs are unfinished, the limit is ",
+      return WithReason(absl::ResourceExhaustedError(absl::StrCat(unfinished, " jobs are unfinished, the limit is ",
                                                                   options_.max_unfinished, ": try again later")),
                         "QUEUE_FULL", {}, kQueueFullRetry);
     }
-    const absl::Time now = clock_->Now();
-    row.tenant = caller.tenant;
-    row.job.set_id(RandomId("j-"));
-    *row.job.mutable_spec() = std::move(spec);
-    row.job.set_state(v1::JOB_STATE_QUEUED);
-    row.job.set_sequence(1);
-    SetProto(now, row.job.mutable_create_time());
-    const absl::Status inserted = store_->Insert(&row, key);
-    if (absl::IsAlreadyExists(inserted) && !key.request_id.empty()) {  // another call was quicker
-      ASSIGN_OR_RETURN(const std::optional<StoredRequest> stored, store_->FindRequest(caller.tenant, key.request_id));
-      if (stored) return AnswerRepeat(key, *stored);
+    inserting_.insert(row.job.id());
+  }
+  const absl::Status inserted = store_->Insert(&row, key);
+  Deferred deferred;
+  {
+    MutexLock lock(&mu_);
+    inserting_.erase(row.job.id());
+    if (inserted.ok()) {
+      // With peers another server may already have told us more of it.
+      if (live_.Find(row.job.id()) == nullptr) live_.Put(row, clock_->Now());
+      ++counts_[row.job.state()];
+      if (metrics_ != nullptr) CountSubmitted(row.job.spec(), metrics_);
+      Dispatch(&deferred);
     }
-    RETURN_IF_ERROR(inserted);
-    live_.Put(row, now);
-    ++counts_[row.job.state()];
-    if (metrics_ != nullptr) CountSubmitted(row.job.spec(), metrics_);
-    Dispatch(&deferred);
   }
   RunAll(&deferred);
+  if (absl::IsAlreadyExists(inserted) && !key.request_id.empty()) {  // another call was quicker
+    ASSIGN_OR_RETURN(const std::optional<StoredRequest> stored, store_->FindRequest(caller.tenant, key.request_id));
+    if (stored) return AnswerRepeat(key, *stored);
+  }
+  RETURN_IF_ERROR(inserted);
   return std::move(row.job);
 }
 
@@ -207,10 +215,13 @@ absl::StatusOr<v1::ListJobsResponse> JobQueue::List(const Principal& caller, con
 absl::StatusOr<v1::Job> JobQueue::Cancel(const Principal& caller, std::string_view id) {
   Deferred deferred;
   absl::StatusOr<v1::Job> job;
+  int tries = 0;
   {
     MutexLock lock(&mu_);
-    ASSIGN_OR_RETURN(JobRow row, FindFor(caller, id));
-    job = Apply(JobEvent::kCancel, std::move(row), &deferred);
+    do {
+      ASSIGN_OR_RETURN(JobRow row, FindFor(caller, id));
+      job = Apply(JobEvent::kCancel, std::move(row), &deferred);
+    } while (ChangedMeanwhile(job.status(), &tries));
   }
   RunAll(&deferred);
   return job;
@@ -219,10 +230,13 @@ absl::StatusOr<v1::Job> JobQueue::Cancel(const Principal& caller, std::string_vi
 absl::StatusOr<v1::Job> JobQueue::Retry(const Principal& caller, std::string_view id) {
   Deferred deferred;
   absl::StatusOr<v1::Job> job;
+  int tries = 0;
   {
     MutexLock lock(&mu_);
-    ASSIGN_OR_RETURN(JobRow row, FindFor(caller, id));
-    job = Apply(JobEvent::kRetry, std::move(row), &deferred);
+    do {
+      ASSIGN_OR_RETURN(JobRow row, FindFor(caller, id));
+      job = Apply(JobEvent::kRetry, std::move(row), &deferred);
+    } while (ChangedMeanwhile(job.status(), &tries));
     Dispatch(&deferred);
   }
   RunAll(&deferred);
@@ -236,7 +250,10 @@ absl::Status JobQueue::Delete(const Principal& caller, std::string_view id) {
     ASSIGN_OR_RETURN(const JobRow row, FindFor(caller, id));
     if (!IsDeletable(StateOf(row))) return StateForbids(row.job, "cancel it before deleting it");
     const absl::Status deleted = store_->Delete(id, VersionOf(row));
-    if (absl::IsAborted(deleted)) Resync(row.job.id());
+    if (absl::IsAborted(deleted)) {
+      Resync(row.job.id());
+      return StateForbids(row.job, "it is changing at this moment: repeat the call");
+    }
     RETURN_IF_ERROR(deleted);
     live_.Erase(id);
     --counts_[row.job.state()];

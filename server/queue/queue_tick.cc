@@ -16,6 +16,8 @@ constexpr absl::Duration kGaugeInterval = absl::Seconds(1);
 constexpr absl::Duration kPurgeInterval = absl::Hours(1);
 // The ticker never sleeps less: what cannot be done (disk full) does not make it spin.
 constexpr absl::Duration kShortestSleep = absl::Milliseconds(2);
+// How long leases and backoffs rest after an error of the store.
+constexpr absl::Duration kScanPause = absl::Milliseconds(500);
 
 v1::JobError LossError(const char* reason, std::string message, const v1::Job& job) {
   v1::JobError error;
@@ -50,7 +52,8 @@ void JobQueue::TickLease(const std::string& id, absl::Time now, Deferred* deferr
   const absl::StatusOr<JobStore::Result> stored = store_->GetResult(id);
   if (!stored.ok() && !absl::IsNotFound(stored.status())) {
     LOG(ERROR) << "queue: job " << id << ": " << stored.status();
-    return;  // the store is in trouble: nothing could be changed anyway
+    BlockScan(now);  // the store is in trouble: nothing could be changed anyway
+    return;
   }
   if (stored.ok() && stored->token == token) {  // the worker won, and died before it was told so
     live->publishing = true;
@@ -99,11 +102,34 @@ void JobQueue::PublishStored(const std::string& id, int64_t token, const std::st
     ApplyLoss(
         live->row,
         LossError("INTERNAL", absl::StrCat("the result could not be published: ", status.ToString()), live->row.job),
-        &deferred)
+        &deferred, Delivered::kMayLose)
         .IgnoreError();
     Dispatch(&deferred);
   }
   RunAll(&deferred);
+}
+
+void JobQueue::BlockScan(absl::Time now) { scan_blocked_until_ = now + kScanPause; }
+
+void JobQueue::Scan(absl::Time now, Deferred* deferred) {
+  const std::vector<std::string> leased = live_.Leased();
+  const bool due = std::any_of(leased.begin(), leased.end(),
+                               [&](const std::string& id) { return now >= LeaseDue(*live_.Find(id)); });
+  if (due && peers_ != nullptr) {
+    if (const absl::Status heard = HearOfOthers(now); !heard.ok()) {
+      LOG(WARNING) << "queue: no lease is ended while the store cannot be asked: " << heard;
+      BlockScan(now);
+      return;
+    }
+  }
+  for (const std::string& id : leased) TickLease(id, now, deferred);
+  for (const std::string& id : live_.RetriesDue(now)) {
+    const absl::Status back = Apply(JobEvent::kRetryDue, live_.Find(id)->row, deferred).status();
+    if (!back.ok() && !absl::IsAborted(back) && !absl::IsNotFound(back)) {  // logged there; tried again
+      BlockScan(now);
+      return;
+    }
+  }
 }
 
 void JobQueue::Tick() { TickPlannedFor(absl::InfiniteFuture()); }
@@ -111,6 +137,7 @@ void JobQueue::Tick() { TickPlannedFor(absl::InfiniteFuture()); }
 void JobQueue::TickPlannedFor(absl::Time planned) {
   Deferred deferred;
   const absl::Time begun = absl::Now();
+  Recount();
   {
     MutexLock lock(&mu_);
     const absl::Time now = clock_->Now();
@@ -125,10 +152,7 @@ void JobQueue::TickPlannedFor(absl::Time planned) {
       LiveJob& live = *live_.Find(id);
       live.last_heard = std::min(now, live.last_heard + slept);
     }
-    for (const std::string& id : live_.Leased()) TickLease(id, now, &deferred);
-    for (const std::string& id : live_.RetriesDue(now)) {
-      Apply(JobEvent::kRetryDue, live_.Find(id)->row, &deferred).IgnoreError();  // logged there; tried again
-    }
+    if (now >= scan_blocked_until_) Scan(now, &deferred);
     Dispatch(&deferred);
     for (auto it = waiters_.begin(); it != waiters_.end();) {
       if (it->second.until > now) {
@@ -163,10 +187,11 @@ absl::Time JobQueue::NextDue() {
 }
 
 absl::Time JobQueue::NextDueLocked(absl::Time now) {
+  absl::Time scan = live_.NextRetry();
+  for (const std::string& id : live_.Leased()) scan = std::min(scan, LeaseDue(*live_.Find(id)));
   absl::Time due = std::min(next_gauges_, now + kGaugeInterval);
-  due = std::min({due, live_.NextRetry(), watches_.NextDue()});
+  due = std::min({due, std::max(scan, scan_blocked_until_), watches_.NextDue()});
   for (const auto& [handle, waiter] : waiters_) due = std::min(due, waiter.until);
-  for (const std::string& id : live_.Leased()) due = std::min(due, LeaseDue(*live_.Find(id)));
   if (dispatch_blocked_until_ > now) due = std::min(due, dispatch_blocked_until_);
   return std::max(due, now);
 }

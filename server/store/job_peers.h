@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-// JobPeers: what several servers on one JobStore tell each other through it. MemoryJobStore (two queues in one test) and
-// PostgresJobStore have it; job_store_test.cc holds both to it.
+// JobPeers: what several servers on one JobStore tell each other through it. MemoryJobStore (two queues in one test)
+// and PostgresJobStore have it; job_store_test.cc holds both to it.
 //
-// A feed says which jobs others have changed, so that each server's memory follows. Signs of life of workers are shared,
-// so that a heartbeat counts wherever it arrives. Ages are measured by the store's clock: servers need not agree on the
-// time to agree on who is alive.
+// A feed says which jobs others have changed, so that each server's memory follows. Signs of life of workers are
+// shared, so that a heartbeat counts wherever it arrives. Ages are measured by the store's clock: servers need not
+// agree on the time to agree on who is alive.
 #ifndef QUANT_SERVER_STORE_JOB_PEERS_H_
 #define QUANT_SERVER_STORE_JOB_PEERS_H_
 
@@ -51,7 +51,8 @@ class JobPeers {
   };
   // A sign of life of a worker that holds these leases. Returns whether it is to drain: because it says so, or because
   // it was told to, at any server.
-  virtual absl::StatusOr<bool> Hear(const v1::WorkerInfo& worker, bool draining, const std::vector<LeaseId>& leases) = 0;
+  virtual absl::StatusOr<bool> Hear(const v1::WorkerInfo& worker, bool draining,
+                                    const std::vector<LeaseId>& leases) = 0;
 
   // What is known of a lease.
   struct Heard {

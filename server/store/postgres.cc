@@ -34,11 +34,11 @@ constexpr absl::Duration kTimeoutGrace = absl::Seconds(1);
 
 // Classes and codes of https://www.postgresql.org/docs/17/errcodes-appendix.html
 absl::StatusCode CodeOf(std::string_view state) {
-  if (state == "23505") return absl::StatusCode::kAlreadyExists;                         // unique_violation
-  if (state == "57014") return absl::StatusCode::kUnavailable;                           // query_canceled: the timeout
-  if (state == "25006") return absl::StatusCode::kPermissionDenied;                      // read-only: a standby
-  if (state == "42501") return absl::StatusCode::kPermissionDenied;                      // insufficient_privilege
-  if (state == "XX001" || state == "XX002") return absl::StatusCode::kDataLoss;          // corrupted
+  if (state == "23505") return absl::StatusCode::kAlreadyExists;                 // unique_violation
+  if (state == "57014") return absl::StatusCode::kUnavailable;                   // query_canceled: the timeout
+  if (state == "25006") return absl::StatusCode::kPermissionDenied;              // read-only: a standby
+  if (state == "42501") return absl::StatusCode::kPermissionDenied;              // insufficient_privilege
+  if (state == "XX001" || state == "XX002") return absl::StatusCode::kDataLoss;  // corrupted
   const std::string_view group = state.substr(0, 2);
   if (group == "08" || group == "40" || group == "55" || group == "57" || group == "58") {
     return absl::StatusCode::kUnavailable;  // connection, rollback, lock not available, operator, system error
@@ -332,16 +332,17 @@ absl::Status Postgres::Migrate(std::string_view component, const std::vector<std
                      session->Run("SELECT version FROM schema_version WHERE component = $1", {component}));
     size_t version = rows.empty() ? 0 : static_cast<size_t>(rows.Int(0, 0));
     if (version > migrations.size()) {
-      return absl::FailedPreconditionError(absl::StrCat(
-          "the database's schema of ", AbslView(component), " has version ", version, ", this program knows ",
-          migrations.size(), "; run the newer quantd that wrote it"));
+      return absl::FailedPreconditionError(absl::StrCat("the database's schema of ", AbslView(component),
+                                                        " has version ", version, ", this program knows ",
+                                                        migrations.size(), "; run the newer quantd that wrote it"));
     }
     if (version == migrations.size()) return absl::OkStatus();
     for (; version < migrations.size(); ++version) RETURN_IF_ERROR(session->Execute(migrations[version]));
     return session
-        ->Run("INSERT INTO schema_version (component, version) VALUES ($1, $2) "
-              "ON CONFLICT (component) DO UPDATE SET version = excluded.version",
-              {component, static_cast<int64_t>(version)})
+        ->Run(
+            "INSERT INTO schema_version (component, version) VALUES ($1, $2) "
+            "ON CONFLICT (component) DO UPDATE SET version = excluded.version",
+            {component, static_cast<int64_t>(version)})
         .status();
   });
 }

@@ -42,13 +42,13 @@ namespace quant {
 // A parameter: bigint, text or bytea. Times are nanoseconds since 1970 as bigint; infinite times are kept.
 class PgValue {
  public:
-  PgValue(int64_t value);                                               // NOLINT(google-explicit-constructor)
-  PgValue(int value) : PgValue(static_cast<int64_t>(value)) {}          // NOLINT(google-explicit-constructor)
+  PgValue(int64_t value);                                       // NOLINT(google-explicit-constructor)
+  PgValue(int value) : PgValue(static_cast<int64_t>(value)) {}  // NOLINT(google-explicit-constructor)
   PgValue(bool value) = delete;
-  PgValue(absl::Time time);                                             // NOLINT(google-explicit-constructor)
-  PgValue(std::string_view text);                                       // NOLINT(google-explicit-constructor)
+  PgValue(absl::Time time);                                              // NOLINT(google-explicit-constructor)
+  PgValue(std::string_view text);                                        // NOLINT(google-explicit-constructor)
   PgValue(const std::string& text) : PgValue(std::string_view(text)) {}  // NOLINT(google-explicit-constructor)
-  PgValue(const char* text) : PgValue(std::string_view(text)) {}        // NOLINT(google-explicit-constructor)
+  PgValue(const char* text) : PgValue(std::string_view(text)) {}         // NOLINT(google-explicit-constructor)
   static PgValue Bytes(std::string_view bytes);
 
   unsigned type() const { return type_; }

@@ -198,9 +198,10 @@ absl::Status PostgresJobStore::Insert(JobRow* row, const SubmitRequest& request)
       }
       if (request.request_id.empty()) return absl::OkStatus();
       return session
-          ->Run("INSERT INTO job_request (tenant, request_id, body_digest, create_time, first_answer) "
-                "VALUES ($1, $2, $3, $4, $5)",
-                {row->tenant, request.request_id, request.body_digest, created, PgValue::Bytes(body)})
+          ->Run(
+              "INSERT INTO job_request (tenant, request_id, body_digest, create_time, first_answer) "
+              "VALUES ($1, $2, $3, $4, $5)",
+              {row->tenant, request.request_id, request.body_digest, created, PgValue::Bytes(body)})
           .status();
     });
     RETURN_IF_ERROR(stored);
@@ -249,16 +250,17 @@ absl::Status PostgresJobStore::Update(const JobRow& row, const JobVersion& expec
   const v1::Job& job = row.job;
   static const std::string* const sql = new std::string(absl::StrCat(
       "WITH done AS (UPDATE job SET state = $1, retry_time = $2, worker_id = $3, token = $4, completed_token = $5, "
-      "deadline = $6, cancel_time = $7, body = $8, ", kThisChange,
+      "deadline = $6, cancel_time = $7, body = $8, ",
+      kThisChange,
       " WHERE id = $9 AND state = $10 AND token = $11 AND ($12 = 0::bigint OR result_token <> token) "
       "RETURNING id, state), "
       "ended AS (DELETE FROM lease_heard USING done WHERE job_id = done.id AND done.state NOT IN (2, 4)) "
       "SELECT 1::bigint FROM done"));
-  ASSIGN_OR_RETURN(const PgRows rows,
-                   db_->Run(*sql, {static_cast<int>(job.state()), RetryTime(job), job.worker_id(), row.token,
-                                   row.completed_token, row.deadline, row.cancel_time,
-                                   PgValue::Bytes(job.SerializeAsString()), job.id(), static_cast<int>(expected.state),
-                                   expected.token, expected.undelivered ? 1 : 0}));
+  ASSIGN_OR_RETURN(
+      const PgRows rows,
+      db_->Run(*sql, {static_cast<int>(job.state()), RetryTime(job), job.worker_id(), row.token, row.completed_token,
+                      row.deadline, row.cancel_time, PgValue::Bytes(job.SerializeAsString()), job.id(),
+                      static_cast<int>(expected.state), expected.token, expected.undelivered ? 1 : 0}));
   if (rows.empty()) return WhyNot(job.id(), expected);
   Announce();
   return absl::OkStatus();
@@ -266,20 +268,21 @@ absl::Status PostgresJobStore::Update(const JobRow& row, const JobVersion& expec
 
 absl::Status PostgresJobStore::Claim(JobRow* row, const JobVersion& expected) {
   const v1::Job& job = row->job;
-  static const std::string* const sql = new std::string(absl::StrCat(
-      "WITH free AS (SELECT ordinal AS o FROM job WHERE id = $8 AND state = $9 AND token = $10 FOR UPDATE SKIP LOCKED), "
-      "done AS (UPDATE job SET state = $1, retry_time = $2, worker_id = $3, token = nextval('job_token'), "
-      "completed_token = $4, deadline = $5, cancel_time = $6, body = $7, ", kThisChange,
-      " FROM free WHERE ordinal = free.o RETURNING id, token), "
-      "heard AS (INSERT INTO lease_heard (job_id, token, heard, confirmed) "
-      "SELECT id, token, clock_timestamp(), 0 FROM done "
-      "ON CONFLICT (job_id) DO UPDATE SET token = excluded.token, heard = excluded.heard, confirmed = 0) "
-      "SELECT token FROM done"));
-  ASSIGN_OR_RETURN(
-      const PgRows rows,
-      db_->Run(*sql, {static_cast<int>(job.state()), RetryTime(job), job.worker_id(), row->completed_token,
-                      row->deadline, row->cancel_time, PgValue::Bytes(job.SerializeAsString()), job.id(),
-                      static_cast<int>(expected.state), expected.token}));
+  static const std::string* const sql = new std::string(
+      absl::StrCat("WITH free AS (SELECT ordinal AS o FROM job WHERE id = $8 AND state = $9 AND token = $10 FOR UPDATE "
+                   "SKIP LOCKED), "
+                   "done AS (UPDATE job SET state = $1, retry_time = $2, worker_id = $3, token = nextval('job_token'), "
+                   "completed_token = $4, deadline = $5, cancel_time = $6, body = $7, ",
+                   kThisChange,
+                   " FROM free WHERE ordinal = free.o RETURNING id, token), "
+                   "heard AS (INSERT INTO lease_heard (job_id, token, heard, confirmed) "
+                   "SELECT id, token, clock_timestamp(), 0 FROM done "
+                   "ON CONFLICT (job_id) DO UPDATE SET token = excluded.token, heard = excluded.heard, confirmed = 0) "
+                   "SELECT token FROM done"));
+  ASSIGN_OR_RETURN(const PgRows rows,
+                   db_->Run(*sql, {static_cast<int>(job.state()), RetryTime(job), job.worker_id(), row->completed_token,
+                                   row->deadline, row->cancel_time, PgValue::Bytes(job.SerializeAsString()), job.id(),
+                                   static_cast<int>(expected.state), expected.token}));
   if (rows.empty()) return WhyNot(job.id(), expected);
   row->token = rows.Int(0, 0);
   Announce();
@@ -303,17 +306,17 @@ absl::Status PostgresJobStore::PutResult(std::string_view id, const JobVersion& 
       " WHERE id = $1 AND state = $2 AND token = $3 RETURNING ordinal, token) "
       "INSERT INTO job_result (ordinal, token, body) SELECT ordinal, token, $4 FROM done "
       "ON CONFLICT (ordinal) DO UPDATE SET token = excluded.token, body = excluded.body RETURNING ordinal"));
-  ASSIGN_OR_RETURN(const PgRows rows, db_->Run(*sql, {id, static_cast<int>(expected.state), expected.token,
-                                                      PgValue::Bytes(result)}));
+  ASSIGN_OR_RETURN(const PgRows rows,
+                   db_->Run(*sql, {id, static_cast<int>(expected.state), expected.token, PgValue::Bytes(result)}));
   if (rows.empty()) return WhyNot(id, expected);
   Announce();
   return absl::OkStatus();
 }
 
 absl::StatusOr<JobStore::Result> PostgresJobStore::GetResult(std::string_view id) {
-  ASSIGN_OR_RETURN(const PgRows rows,
-                   db_->Run("SELECT r.token, r.body FROM job_result AS r JOIN job USING (ordinal) WHERE job.id = $1",
-                            {id}));
+  ASSIGN_OR_RETURN(
+      const PgRows rows,
+      db_->Run("SELECT r.token, r.body FROM job_result AS r JOIN job USING (ordinal) WHERE job.id = $1", {id}));
   if (rows.empty()) return absl::NotFoundError(absl::StrCat("no result of job ", Quoted(id), " is stored"));
   return Result{.token = rows.Int(0, 0), .bytes = rows.Bytes(0, 1)};
 }
@@ -358,7 +361,9 @@ absl::StatusOr<std::map<v1::JobState, int64_t>> PostgresJobStore::CountByState()
 absl::StatusOr<JobPeers::Changes> PostgresJobStore::ChangesSince(int64_t cursor) {
   static const std::string* const sql = new std::string(absl::StrCat(
       "WITH now AS (SELECT pg_snapshot_xmin(pg_current_snapshot())::text::bigint AS xmin) "
-      "SELECT xmin, NULL::text, ", kColumns, " FROM now LEFT JOIN job ON job.changed >= $1 "
+      "SELECT xmin, NULL::text, ",
+      kColumns,
+      " FROM now LEFT JOIN job ON job.changed >= $1 "
       "UNION ALL SELECT xmin, id, NULL, NULL, NULL, NULL, NULL, NULL, NULL FROM now JOIN job_gone ON changed >= $1"));
   ASSIGN_OR_RETURN(const PgRows rows, db_->Run(*sql, {cursor}));
   Changes changes;
@@ -495,10 +500,11 @@ absl::StatusOr<std::map<std::string, JobPeers::Heard>> PostgresJobStore::HeardOf
 
 absl::Status PostgresJobStore::Remember(const LeaseId& lease) {
   return db_
-      ->Run("INSERT INTO lease_heard (job_id, token, heard, confirmed) VALUES ($1, $2, clock_timestamp(), 1) "
-            "ON CONFLICT (job_id) DO UPDATE SET token = excluded.token, heard = excluded.heard, confirmed = 1 "
-            "WHERE lease_heard.token < excluded.token",
-            {lease.job_id, lease.token})
+      ->Run(
+          "INSERT INTO lease_heard (job_id, token, heard, confirmed) VALUES ($1, $2, clock_timestamp(), 1) "
+          "ON CONFLICT (job_id) DO UPDATE SET token = excluded.token, heard = excluded.heard, confirmed = 1 "
+          "WHERE lease_heard.token < excluded.token",
+          {lease.job_id, lease.token})
       .status();
 }
 

@@ -75,10 +75,9 @@ absl::StatusOr<std::unique_ptr<PostgresServer>> PostgresServer::Start() {
   if (::geteuid() == 0 && ::chown(server->folder_.c_str(), user->pw_uid, user->pw_gid) != 0) {
     return absl::InternalError(absl::StrCat("chown of ", server->folder_.string(), " failed"));
   }
-  const pid_t init =
-      Spawn({server->programs_ / "initdb", "--no-sync", "--auth=trust", "--username=postgres", "--encoding=UTF8",
-             "--locale=C", "--pgdata", server->folder_ / "data"},
-            server->folder_ / "initdb.log");
+  const pid_t init = Spawn({server->programs_ / "initdb", "--no-sync", "--auth=trust", "--username=postgres",
+                            "--encoding=UTF8", "--locale=C", "--pgdata", server->folder_ / "data"},
+                           server->folder_ / "initdb.log");
   int status = 0;
   ::waitpid(init, &status, 0);
   if (status != 0) return absl::InternalError(absl::StrCat("initdb failed with status ", status));
