@@ -125,8 +125,8 @@ bool JobQueue::ShareHeartbeat(const v1::WorkerInfo& worker, bool draining,
                               const std::vector<JobPeers::LeaseId>& leases) {
   if (peers_ == nullptr) return false;
   const absl::StatusOr<bool> drain = peers_->Hear(worker, draining, leases);
-  LOG_IF(WARNING, !drain.ok()) << "queue: a heartbeat of worker " << worker.id() << " is not shared: "
-                               << drain.status();
+  LOG_IF(WARNING, !drain.ok()) << "queue: a heartbeat of worker " << worker.id()
+                               << " is not shared: " << drain.status();
   return drain.value_or(false);
 }
 

@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <bit>
 #include <cerrno>
 #include <cstring>
 #include <limits>
@@ -26,6 +27,7 @@ namespace {
 constexpr unsigned kBytea = 17;
 constexpr unsigned kInt8 = 20;
 constexpr unsigned kText = 25;
+constexpr unsigned kFloat8 = 701;
 
 constexpr absl::Duration kFirstBackoff = absl::Milliseconds(50);
 constexpr absl::Duration kLongestBackoff = absl::Seconds(1);
@@ -80,6 +82,7 @@ PgValue::PgValue(absl::Time time)
     : PgValue(time == absl::InfiniteFuture() ? std::numeric_limits<int64_t>::max()
               : time == absl::InfinitePast() ? std::numeric_limits<int64_t>::min()
                                              : absl::ToUnixNanos(time)) {}
+PgValue::PgValue(double value) : PgValue(std::bit_cast<int64_t>(value)) { type_ = kFloat8; }
 PgValue::PgValue(std::string_view text) : type_(kText), data_(text) {}
 PgValue PgValue::Bytes(std::string_view bytes) { return {kBytea, std::string(bytes)}; }
 
@@ -93,6 +96,7 @@ bool PgRows::IsNull(int row, int column) const { return PQgetisnull(result_, row
 int64_t PgRows::Int(int row, int column) const {
   return PQgetlength(result_, row, column) == 8 ? FromBigEndian(PQgetvalue(result_, row, column)) : 0;
 }
+double PgRows::Double(int row, int column) const { return std::bit_cast<double>(Int(row, column)); }
 std::string PgRows::Bytes(int row, int column) const {
   return {PQgetvalue(result_, row, column), static_cast<size_t>(PQgetlength(result_, row, column))};
 }
@@ -199,7 +203,7 @@ absl::StatusOr<PgRows> PgSession::Run(std::string_view sql, const std::vector<Pg
   std::vector<const char*> data;
   std::vector<int> lengths;
   for (const PgValue& value : values) {
-    data.push_back(value.data().data());
+    data.push_back(value.type() == 0 ? nullptr : value.data().data());
     lengths.push_back(static_cast<int>(value.data().size()));
   }
   const std::vector<int> binary(values.size(), 1);

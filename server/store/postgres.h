@@ -49,9 +49,11 @@ class PgValue {
   PgValue(std::string_view text);                                        // NOLINT(google-explicit-constructor)
   PgValue(const std::string& text) : PgValue(std::string_view(text)) {}  // NOLINT(google-explicit-constructor)
   PgValue(const char* text) : PgValue(std::string_view(text)) {}         // NOLINT(google-explicit-constructor)
+  explicit PgValue(double value);
   static PgValue Bytes(std::string_view bytes);
+  static PgValue Null() { return {0, ""}; }
 
-  unsigned type() const { return type_; }
+  unsigned type() const { return type_; }  // 0: null
   const std::string& data() const { return data_; }
 
  private:
@@ -77,6 +79,7 @@ class PgRows {
   int64_t affected() const;
   bool IsNull(int row, int column) const;
   int64_t Int(int row, int column) const;
+  double Double(int row, int column) const;
   std::string Bytes(int row, int column) const;  // text or bytea
   absl::Time Time(int row, int column) const;
 
