@@ -48,7 +48,9 @@ struct Flags {
             "Folder of the databases and blobs; made when missing. One quantd at a time uses it. Required.");
     set.Add("metrics", &metrics, "ADDR:PORT",
             "Serve /metrics (Prometheus), /healthz and /readyz over HTTP here. Off by default.");
-    set.Add("store", &store, "sqlite|postgres://…", "Where jobs are kept. This build has sqlite, in the data folder.");
+    set.Add("store", &store, "sqlite|postgres://…",
+            "Where jobs and the lists of models and datasets are kept: in the data folder, or in PostgreSQL. Several "
+            "quantd may use one database, with a --data each and the same --blobs.");
     set.Add("blobs", &blobs, "DIR|s3://…",
             "Where the bytes of models and datasets are kept. Default: the data folder. This build has folders.");
     set.AddBytes("reserve", &options.reserve_bytes, "BYTES", "Disk space that uploads leave free, e.g. 2GiB.");
@@ -72,6 +74,8 @@ struct Flags {
       For other machines as well. There is no TLS in this build: keep it inside a network you trust.
   curl -s 127.0.0.1:9001/metrics
       What Prometheus will see.
+  quantd --listen :9000 --data /var/lib/quantd --store postgres://quantd@db/quant --blobs /srv/shared/quantd
+      One of several quantd on a database. The password: in ~/.pgpass or PGPASSWORD, not here, where ps shows it.
   quantd --listen 127.0.0.1:0 --data /tmp/q
       Any free port: read it from the line on stdout, "quantd listening on 127.0.0.1:PORT".
 
@@ -88,9 +92,11 @@ absl::Status Check(Flags* flags) {
   }
   if (flags->store != "sqlite") {
     if (absl::StartsWith(flags->store, "postgres://") || absl::StartsWith(flags->store, "postgresql://")) {
-      return NotBuilt("--store postgres://… (this build has --store sqlite)");
+      flags->options.postgres = flags->store;
+    } else {
+      return absl::InvalidArgumentError(
+          absl::StrCat("--store must be sqlite or postgres://…, not \"", flags->store, "\""));
     }
-    return absl::InvalidArgumentError(absl::StrCat("--store must be sqlite, not \"", flags->store, "\""));
   }
   if (absl::StartsWith(flags->blobs, "s3://")) return NotBuilt("--blobs s3://… (this build has --blobs DIR)");
   if (absl::StrContains(flags->blobs, "://")) {

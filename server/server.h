@@ -6,8 +6,11 @@
 //   shutdown.Wait();
 //   server->Shutdown();
 //
-// The data folder holds LOCK (held while a server runs), artifacts.db, jobs.db, and unless `blobs` says otherwise
-// blobs/ and uploads/.
+// The data folder holds LOCK (held while a server runs), artifacts.db and jobs.db unless `postgres` says otherwise, and
+// blobs/ and uploads/ unless `blobs` says otherwise.
+//
+// Several servers may share one PostgreSQL database. Each has a data folder of its own, and all use the same `blobs`: a
+// folder on a file system that all of them see (each locks it shared), since one must read what another stored.
 #ifndef QUANT_SERVER_SERVER_H_
 #define QUANT_SERVER_SERVER_H_
 
@@ -15,6 +18,7 @@
 #include <filesystem>
 #include <memory>
 #include <optional>
+#include <string>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
@@ -28,6 +32,7 @@ struct ServerOptions {
   std::optional<HostPort> metrics;             // HTTP: /metrics, /healthz, /readyz
   std::filesystem::path data;                  // made when missing
   std::filesystem::path blobs;                 // empty: in `data`
+  std::string postgres;                        // "postgres://…", as libpq takes it; empty: SQLite in `data`
   int64_t reserve_bytes = int64_t{512} << 20;  // disk space that uploads leave free
   int64_t max_blob_bytes = int64_t{256} << 30;
   bool reflection = true;
@@ -42,7 +47,7 @@ struct ServerOptions {
 class Server {
  public:
   // Locks the folder, opens the stores, rebuilds the queue, and serves.
-  //   FAILED_PRECONDITION: another quantd uses the folder; its data is from a newer version.
+  //   FAILED_PRECONDITION: another quantd uses the folder; the data is from a newer version.
   //   UNAVAILABLE: an address is in use.  Errors of the stores.
   static absl::StatusOr<std::unique_ptr<Server>> Start(const ServerOptions& options);
   // As Shutdown.
