@@ -149,7 +149,8 @@ TEST_F(QueuePostgresTest, AWorkerParkedAtTheOtherServerGetsTheJobAtOnce) {
   const absl::Time start = absl::Now();
   ASSERT_THAT(a_.queue->Submit(OpenPrincipal(), Request()), IsOk());
   ASSERT_TRUE(WaitUntil([&] { return parked->answered.load(); }));
-  EXPECT_LT(absl::Now() - start, absl::Milliseconds(900)) << "found by the poll of each second, not by the notification";
+  EXPECT_LT(absl::Now() - start, absl::Milliseconds(900))
+      << "found by the poll of each second, not by the notification";
   EXPECT_THAT(parked->answer, IsOk());
 }
 
@@ -209,7 +210,8 @@ TEST_F(QueuePostgresTest, EachJobIsPublishedOnceHoweverWorkersRoam) {
   EXPECT_TRUE(WaitUntil(
       [&] {
         return std::all_of(ids.begin(), ids.end(), [&](const std::string& id) {
-          return State(a_.queue.get(), id) == v1::JOB_STATE_SUCCEEDED || State(a_.queue.get(), id) == v1::JOB_STATE_DEAD;
+          return State(a_.queue.get(), id) == v1::JOB_STATE_SUCCEEDED ||
+                 State(a_.queue.get(), id) == v1::JOB_STATE_DEAD;
         });
       },
       absl::Seconds(60)));

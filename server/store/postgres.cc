@@ -265,7 +265,10 @@ absl::StatusOr<std::unique_ptr<PgSession>> Postgres::Borrow() {
     while (!idle_.empty()) {
       std::unique_ptr<PgSession> session = std::move(idle_.back());
       idle_.pop_back();
-      if (!session->alive()) continue;
+      if (!session->alive()) {
+        connected_since_ = absl::Now();
+        continue;
+      }
       ++lent_;
       return session;
     }
@@ -275,6 +278,7 @@ absl::StatusOr<std::unique_ptr<PgSession>> Postgres::Borrow() {
   auto session = Connect();
   if (session.ok()) {
     MutexLock lock(&mu_);
+    if (backoff_ > absl::ZeroDuration()) connected_since_ = absl::Now();
     backoff_ = absl::ZeroDuration();
     return session;
   }
@@ -290,8 +294,17 @@ absl::StatusOr<std::unique_ptr<PgSession>> Postgres::Borrow() {
 void Postgres::Return(std::unique_ptr<PgSession> session) {
   MutexLock lock(&mu_);
   --lent_;
-  if (session->alive()) idle_.push_back(std::move(session));
+  if (session->alive()) {
+    idle_.push_back(std::move(session));
+  } else {
+    connected_since_ = absl::Now();
+  }
   returned_.Signal();
+}
+
+absl::Time Postgres::connected_since() {
+  MutexLock lock(&mu_);
+  return connected_since_;
 }
 
 absl::StatusOr<PgRows> Postgres::Run(std::string_view sql, const std::vector<PgValue>& values) {

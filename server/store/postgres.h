@@ -153,6 +153,9 @@ class Postgres {
   //   FAILED_PRECONDITION: the database was written by a newer program.
   absl::Status Migrate(std::string_view component, const std::vector<std::string>& migrations);
 
+  // Since when nothing was seen amiss with the connections: at Open, or after the newest one that broke or failed.
+  absl::Time connected_since();
+
   // A connection apart from the pool.
   absl::StatusOr<std::unique_ptr<PgSession>> Connect();
 
@@ -173,6 +176,7 @@ class Postgres {
   absl::Time retry_at_ ABSL_GUARDED_BY(mu_) = absl::InfinitePast();
   absl::Duration backoff_ ABSL_GUARDED_BY(mu_) = absl::ZeroDuration();
   absl::Status last_error_ ABSL_GUARDED_BY(mu_);
+  absl::Time connected_since_ ABSL_GUARDED_BY(mu_) = absl::InfinitePast();
 };
 
 }  // namespace quant

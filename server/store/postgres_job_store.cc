@@ -489,10 +489,12 @@ absl::StatusOr<std::map<std::string, JobPeers::Heard>> PostgresJobStore::HeardOf
   static const std::string* const sql =
       new std::string(absl::StrCat("SELECT job_id, token, ", Age("heard"), ", confirmed FROM lease_heard"));
   ASSIGN_OR_RETURN(const PgRows rows, db_->Run(*sql));
+  // While the database was away nobody could say anything: that time is given to the leases.
+  const absl::Duration longest = absl::Now() - db_->connected_since();
   std::map<std::string, Heard> heard;
   for (int i = 0; i < rows.size(); ++i) {
     heard[rows.Bytes(i, 0)] = {.token = rows.Int(i, 1),
-                               .ago = absl::Microseconds(std::max<int64_t>(0, rows.Int(i, 2))),
+                               .ago = std::min(longest, absl::Microseconds(std::max<int64_t>(0, rows.Int(i, 2)))),
                                .confirmed = rows.Int(i, 3) != 0};
   }
   return heard;
