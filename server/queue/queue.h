@@ -133,6 +133,8 @@ class JobQueue {
   void Tick();
   // Takes over what other servers have changed; everything anew with `reload`. Called by the store's listener.
   void Follow(bool reload);
+  // What memory holds of a job, ages in whole seconds up to 4, for a search to tell situations apart.
+  std::string MemoryForTest(std::string_view id);
   // When Tick has something to do next, at most one second from now.
   absl::Time NextDue();
 

@@ -130,6 +130,17 @@ bool JobQueue::ShareHeartbeat(const v1::WorkerInfo& worker, bool draining,
   return drain.value_or(false);
 }
 
+std::string JobQueue::MemoryForTest(std::string_view id) {
+  MutexLock lock(&mu_);
+  const LiveJob* const live = live_.Find(id);
+  if (live == nullptr) return "gone";
+  const bool leased = IsLeased(StateOf(live->row));
+  const int64_t age =
+      leased ? absl::ToInt64Seconds(absl::Ceil(clock_->Now() - live->last_heard, absl::Seconds(1))) : 0;
+  return absl::StrCat(live->row.job.state(), ".", live->row.token, ".", live->row.job.attempt(), ".",
+                      std::min<int64_t>(age, 4), ".", live->confirmed, live->publishing, live->won);
+}
+
 absl::StatusOr<v1::Job> JobQueue::EndedElsewhere(const std::string& id, int64_t token) {
   const absl::StatusOr<JobRow> row = Find(id);
   if (row.ok() && row->completed_token == token) return row->job;
