@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// JobStore: where jobs live when every process is dead. A seam: SqliteJobStore (embedded default) and MemoryJobStore
-// (a fake for tests) pass one contract test, job_store_test.cc; PostgreSQL joins them later.
+// JobStore: where jobs live when every process is dead. A seam: SqliteJobStore (embedded default), PostgresJobStore
+// (several servers) and MemoryJobStore (a fake for tests) pass one contract test, job_store_test.cc.
 //
 // A function that changes something returns OK only after the change is durable. Each change of a job is a
 // compare-and-set on (id, state, newest lease token): it happens wholly, or not at all with ABORTED when the stored job
@@ -40,6 +40,7 @@ struct JobRow {
 struct JobVersion {
   v1::JobState state = v1::JOB_STATE_UNSPECIFIED;
   int64_t token = 0;
+  bool undelivered = false;  // and no result was put under the token
 };
 inline JobVersion VersionOf(const JobRow& row) { return {row.job.state(), row.token}; }
 
@@ -61,6 +62,8 @@ struct JobFilter {
   std::vector<std::pair<std::string, std::string>> labels;  // all of them
   std::string cache_key;
 };
+
+class JobPeers;
 
 // Thread-safe. Beside the errors named, everything may answer UNAVAILABLE (disk full, database locked) and DATA_LOSS (a
 // stored row cannot be read).
@@ -106,6 +109,9 @@ class JobStore {
   virtual absl::StatusOr<std::vector<JobRow>> Expired(absl::Time time, int limit) = 0;
   // Number of jobs in each state that occurs.
   virtual absl::StatusOr<std::map<v1::JobState, int64_t>> CountByState() = 0;
+
+  // What other servers on the store do; null when a store has one server.
+  virtual JobPeers* peers() { return nullptr; }
 };
 
 // "quantize", "calibrate", "benchmark", "analyze", "tune"; "" when no kind is set.
