@@ -3,6 +3,8 @@
 // 10,000 queued jobs and 200 watchers cost. bench/queue.py runs it for each store.
 //
 //   queue_bench sqlite DIR | postgres     (postgres: a server of its own, as in the tests, and two front ends on it)
+#include "server/queue/queue.h"
+
 #include <grpcpp/grpcpp.h>
 
 #include <algorithm>
@@ -26,7 +28,6 @@
 #include "server/api/job_service.h"
 #include "server/api/worker_service.h"
 #include "server/queue/fake_artifact_catalog.h"
-#include "server/queue/queue.h"
 #include "server/store/postgres_job_store.h"
 #include "server/store/sqlite_job_store.h"
 #include "server/store/testing/postgres_server.h"

@@ -7,8 +7,8 @@
 //   server->Shutdown();
 //
 // The data folder holds LOCK (held while a server runs), artifacts.db and jobs.db unless `postgres` says otherwise, and
-// unless `blobs` or `s3_blobs` say otherwise blobs/ and uploads/. With S3 and without `postgres` it also holds STORE_ID,
-// by which a bucket's prefix knows whose blobs it keeps.
+// unless `blobs` or `s3_blobs` say otherwise blobs/ and uploads/. With S3 and without `postgres` it also holds
+// STORE_ID, by which a bucket's prefix knows whose blobs it keeps.
 //
 // Several servers may share one PostgreSQL database, which then has that name. Each has a data folder of its own, and
 // all use the same blobs, since one must read what another stored: S3, or a folder on a file system that all of them

@@ -302,8 +302,8 @@ class JobQueue {
   std::map<uint64_t, Waiter> waiters_ ABSL_GUARDED_BY(mu_);  // by handle, so oldest first
   // Jobs on their way into the store: Insert runs without the lock, so that concurrent submits share a disk write.
   std::map<std::string, std::string, std::less<>> inserting_ ABSL_GUARDED_BY(mu_);  // to their tenants
-  int64_t cursor_ ABSL_GUARDED_BY(mu_) = 0;   // of JobPeers::ChangesSince
-  bool reload_ ABSL_GUARDED_BY(mu_) = false;  // owed, since it failed
+  int64_t cursor_ ABSL_GUARDED_BY(mu_) = 0;                                         // of JobPeers::ChangesSince
+  bool reload_ ABSL_GUARDED_BY(mu_) = false;                                        // owed, since it failed
   uint64_t next_handle_ ABSL_GUARDED_BY(mu_) = 1;
   std::map<v1::JobState, int64_t> counts_ ABSL_GUARDED_BY(mu_);  // stored jobs
   std::mt19937_64 jitter_ ABSL_GUARDED_BY(mu_);

@@ -64,14 +64,15 @@ std::string JobQueue::FindAnswer(const std::string& cache_key) {
 
 absl::Status JobQueue::SetHold(JobRow row, const std::string& cached_from, const std::string& attached_to,
                                Deferred* deferred) {
+  JobVersion expected = VersionOf(row);
+  if (peers_ != nullptr) expected.sequence = row.job.sequence();
   row.job.set_cached_from(cached_from);
   row.job.set_attached_to(attached_to);
   row.job.set_sequence(NextSequence(row.job));
-  const absl::Status stored = store_->Update(row, VersionOf(row));
+  const absl::Status stored = store_->Update(row, expected);
   if (!stored.ok()) {
     const bool changed = absl::IsAborted(stored) || absl::IsNotFound(stored);
-    LOG_IF(ERROR, peers_ == nullptr || !changed)
-        << "queue: job " << row.job.id() << ", holding it back: " << stored;
+    LOG_IF(ERROR, peers_ == nullptr || !changed) << "queue: job " << row.job.id() << ", holding it back: " << stored;
     if (changed) Resync(row.job.id());
     return stored;  // TickCache tries again
   }

@@ -264,6 +264,7 @@ TEST_F(QueueCachePeersTest, AJobAttachedAtOneServerIsAnsweredWhenItsLeaderEndsAt
   queue_->Follow(false);
   const v1::Job second = Submit();
   EXPECT_EQ(second.attached_to(), first.id());
+  queue_->Follow(false);
   const auto watcher = Watch(second.id());
   At(0);
   ASSERT_THAT(queue_->Complete(Done(lease)), IsOk());

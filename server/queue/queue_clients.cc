@@ -119,10 +119,10 @@ absl::Status JobQueue::CheckQuota(const Principal& caller) {
                                        [&](const auto& entry) { return entry.second == caller.tenant; });
   if (limit <= 0 || queued < limit) return absl::OkStatus();
   if (metrics_ != nullptr) metrics_->QuotaRejected(caller.tenant, "queued_jobs");
-  return WithReason(absl::ResourceExhaustedError(
-                        absl::StrCat("tenant ", Quoted(caller.tenant), " has ", queued,
-                                     " jobs queued, its limit is ", limit, ": try again later")),
-                    "QUOTA_EXCEEDED", {{"resource", "queued_jobs"}, {"limit", absl::StrCat(limit)}}, kQueueFullRetry);
+  return WithReason(
+      absl::ResourceExhaustedError(absl::StrCat("tenant ", Quoted(caller.tenant), " has ", queued,
+                                                " jobs queued, its limit is ", limit, ": try again later")),
+      "QUOTA_EXCEEDED", {{"resource", "queued_jobs"}, {"limit", absl::StrCat(limit)}}, kQueueFullRetry);
 }
 
 absl::StatusOr<v1::Job> JobQueue::Submit(const Principal& caller, const v1::SubmitJobRequest& request) {

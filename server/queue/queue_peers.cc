@@ -135,8 +135,7 @@ std::string JobQueue::MemoryForTest(std::string_view id) {
   const LiveJob* const live = live_.Find(id);
   if (live == nullptr) return "gone";
   const bool leased = IsLeased(StateOf(live->row));
-  const int64_t age =
-      leased ? absl::ToInt64Seconds(absl::Ceil(clock_->Now() - live->last_heard, absl::Seconds(1))) : 0;
+  const int64_t age = leased ? absl::ToInt64Seconds(absl::Ceil(clock_->Now() - live->last_heard, absl::Seconds(1))) : 0;
   return absl::StrCat(live->row.job.state(), ".", live->row.token, ".", live->row.job.attempt(), ".",
                       std::min<int64_t>(age, 4), ".", live->confirmed, live->publishing, live->won);
 }

@@ -250,8 +250,8 @@ std::vector<Action> AllActions() {
   return actions;
 }
 
-// Two servers: worker A asks at server 0 and B at server 1, but either may beat or complete at the other; a server knows
-// of the other's changes only after "follow" or by asking the store; one scanner may sleep while the other runs.
+// Two servers: worker A asks at server 0 and B at server 1, but either may beat or complete at the other; a server
+// knows of the other's changes only after "follow" or by asking the store; one scanner may sleep while the other runs.
 std::vector<Action> TwoServerActions() {
   std::vector<Action> actions;
   const auto succeed = [](int w) {

@@ -41,8 +41,11 @@ struct JobVersion {
   v1::JobState state = v1::JOB_STATE_UNSPECIFIED;
   int64_t token = 0;
   bool undelivered = false;  // and no result was put under the token
+  // And the job has this sequence; 0: whichever. For states without a lease, which a job may leave and come back to
+  // under the same token. Asked by Update and Claim.
+  int64_t sequence = 0;
 };
-inline JobVersion VersionOf(const JobRow& row) { return {row.job.state(), row.token}; }
+inline JobVersion VersionOf(const JobRow& row) { return {.state = row.job.state(), .token = row.token}; }
 
 // A submission that came with a request_id. Each tenant has request ids of its own.
 struct SubmitRequest {

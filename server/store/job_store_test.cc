@@ -379,6 +379,20 @@ TEST_P(JobStoreTest, AJobExpectedUndeliveredIsNotChangedOnceItsResultIsStored) {
   EXPECT_THAT(store_->Update(lost, undelivered), IsOk());
 }
 
+TEST_P(JobStoreTest, AnExpectedSequenceTellsAJobThatCameBackToItsState) {
+  JobRow row = Inserted("j-1");
+  row.job.set_sequence(5);
+  ASSERT_THAT(store_->Update(row, VersionOf(row)), IsOk());
+  JobVersion old = VersionOf(row);
+  old.sequence = 4;
+  JobVersion now = VersionOf(row);
+  now.sequence = 5;
+  EXPECT_THAT(store_->Update(row, old), StatusIs(absl::StatusCode::kAborted));
+  row.job.set_state(v1::JOB_STATE_RUNNING);
+  EXPECT_THAT(store_->Claim(&row, old), StatusIs(absl::StatusCode::kAborted));
+  EXPECT_THAT(store_->Claim(&row, now), IsOk());
+}
+
 // ---------------------------------------------------------------- what several servers tell each other
 
 class JobPeersTest : public JobStoreTest {};

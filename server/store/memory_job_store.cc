@@ -42,6 +42,9 @@ absl::StatusOr<JobRow*> MemoryJobStore::Expect(std::string_view id, const JobVer
   if (it->second.job.state() != expected.state || it->second.token != expected.token) {
     return absl::AbortedError(absl::StrCat("the stored job ", Quoted(id), " is not as expected"));
   }
+  if (expected.sequence != 0 && it->second.job.sequence() != expected.sequence) {
+    return absl::AbortedError(absl::StrCat("the stored job ", Quoted(id), " has another sequence"));
+  }
   const auto result = results_.find(id);
   if (expected.undelivered && result != results_.end() && result->second.token == expected.token) {
     return absl::AbortedError(absl::StrCat("the stored job ", Quoted(id), " has a result"));

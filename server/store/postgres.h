@@ -14,9 +14,10 @@
 //
 // Errors of every function: UNAVAILABLE (no connection, it broke, the server is starting or stopping, a statement took
 // too long, a deadlock: repeating may help; when a connection broke during a change, whether the change was made is not
-// known), RESOURCE_EXHAUSTED (disk full: reason DISK_FULL; out of memory, too many connections), ALREADY_EXISTS (a unique key is taken),
-// FAILED_PRECONDITION (another constraint), INVALID_ARGUMENT (a value that PostgreSQL cannot hold, such as text with a
-// NUL), PERMISSION_DENIED (password, role, read-only server), DATA_LOSS (corrupt), INTERNAL (an error in our SQL).
+// known), RESOURCE_EXHAUSTED (disk full: reason DISK_FULL; out of memory, too many connections), ALREADY_EXISTS (a
+// unique key is taken), FAILED_PRECONDITION (another constraint), INVALID_ARGUMENT (a value that PostgreSQL cannot
+// hold, such as text with a NUL), PERMISSION_DENIED (password, role, read-only server), DATA_LOSS (corrupt), INTERNAL
+// (an error in our SQL).
 #ifndef QUANT_SERVER_STORE_POSTGRES_H_
 #define QUANT_SERVER_STORE_POSTGRES_H_
 

@@ -105,6 +105,7 @@ const char* const kMigrations[] = {
     CREATE INDEX job_by_cache_key ON job (cache_key, ordinal) WHERE cache_key <> '';
     ALTER TABLE job ADD COLUMN expire_time bigint NOT NULL DEFAULT 9223372036854775807;
     CREATE INDEX job_by_expire_time ON job (expire_time, ordinal);
+    ALTER TABLE job ADD COLUMN sequence bigint NOT NULL DEFAULT 0;  -- 0: only the body tells
     )sql",
 };
 
@@ -180,8 +181,8 @@ absl::Status PostgresJobStore::Insert(JobRow* row, const SubmitRequest& request)
   const absl::Time created = FromProto(job.create_time());
   constexpr char kInsert[] =
       "INSERT INTO job (id, state, kind, priority, create_time, retry_time, worker_id, token, completed_token, "
-      "deadline, cancel_time, body, tenant, cache_key, expire_time) "
-      "VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15) "
+      "deadline, cancel_time, body, tenant, cache_key, expire_time, sequence) "
+      "VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16) "
       "RETURNING ordinal";
   const std::vector<PgValue> values = {job.id(),
                                        static_cast<int>(job.state()),
@@ -197,7 +198,8 @@ absl::Status PostgresJobStore::Insert(JobRow* row, const SubmitRequest& request)
                                        PgValue::Bytes(body),
                                        row->tenant,
                                        row->cache_key,
-                                       ExpireTime(job)};
+                                       ExpireTime(job),
+                                       job.sequence()};
   int64_t ordinal = 0;
   if (job.spec().labels().empty() && request.request_id.empty()) {
     ASSIGN_OR_RETURN(const PgRows rows, db_->Run(kInsert, values));
@@ -265,9 +267,10 @@ absl::Status PostgresJobStore::Update(const JobRow& row, const JobVersion& expec
   const v1::Job& job = row.job;
   static const std::string* const sql = new std::string(absl::StrCat(
       "WITH done AS (UPDATE job SET state = $1, retry_time = $2, worker_id = $3, token = $4, completed_token = $5, "
-      "deadline = $6, cancel_time = $7, body = $8, expire_time = $13, ",
+      "deadline = $6, cancel_time = $7, body = $8, expire_time = $13, sequence = $14, ",
       kThisChange,
       " WHERE id = $9 AND state = $10 AND token = $11 AND ($12 = 0::bigint OR result_token <> token) "
+      "AND ($15 = 0::bigint OR sequence IN (0, $15)) "
       "RETURNING id, state), "
       "ended AS (DELETE FROM lease_heard USING done WHERE job_id = done.id AND done.state NOT IN (2, 4)) "
       "SELECT 1::bigint FROM done"));
@@ -275,7 +278,8 @@ absl::Status PostgresJobStore::Update(const JobRow& row, const JobVersion& expec
       const PgRows rows,
       db_->Run(*sql, {static_cast<int>(job.state()), RetryTime(job), job.worker_id(), row.token, row.completed_token,
                       row.deadline, row.cancel_time, PgValue::Bytes(job.SerializeAsString()), job.id(),
-                      static_cast<int>(expected.state), expected.token, expected.undelivered ? 1 : 0, ExpireTime(job)}));
+                      static_cast<int>(expected.state), expected.token, expected.undelivered ? 1 : 0, ExpireTime(job),
+                      job.sequence(), expected.sequence}));
   if (rows.empty()) return WhyNot(job.id(), expected);
   Announce();
   return absl::OkStatus();
@@ -283,21 +287,23 @@ absl::Status PostgresJobStore::Update(const JobRow& row, const JobVersion& expec
 
 absl::Status PostgresJobStore::Claim(JobRow* row, const JobVersion& expected) {
   const v1::Job& job = row->job;
-  static const std::string* const sql = new std::string(
-      absl::StrCat("WITH free AS (SELECT ordinal AS o FROM job WHERE id = $8 AND state = $9 AND token = $10 FOR UPDATE "
-                   "SKIP LOCKED), "
-                   "done AS (UPDATE job SET state = $1, retry_time = $2, worker_id = $3, token = nextval('job_token'), "
-                   "completed_token = $4, deadline = $5, cancel_time = $6, body = $7, expire_time = $11, ",
-                   kThisChange,
-                   " FROM free WHERE ordinal = free.o RETURNING id, token), "
-                   "heard AS (INSERT INTO lease_heard (job_id, token, heard, confirmed) "
-                   "SELECT id, token, clock_timestamp(), 0 FROM done "
-                   "ON CONFLICT (job_id) DO UPDATE SET token = excluded.token, heard = excluded.heard, confirmed = 0) "
-                   "SELECT token FROM done"));
+  static const std::string* const sql = new std::string(absl::StrCat(
+      "WITH free AS (SELECT ordinal AS o FROM job WHERE id = $8 AND state = $9 AND token = $10 "
+      "AND ($13 = 0::bigint OR sequence IN (0, $13)) FOR UPDATE "
+      "SKIP LOCKED), "
+      "done AS (UPDATE job SET state = $1, retry_time = $2, worker_id = $3, token = nextval('job_token'), "
+      "completed_token = $4, deadline = $5, cancel_time = $6, body = $7, expire_time = $11, sequence = $12, ",
+      kThisChange,
+      " FROM free WHERE ordinal = free.o RETURNING id, token), "
+      "heard AS (INSERT INTO lease_heard (job_id, token, heard, confirmed) "
+      "SELECT id, token, clock_timestamp(), 0 FROM done "
+      "ON CONFLICT (job_id) DO UPDATE SET token = excluded.token, heard = excluded.heard, confirmed = 0) "
+      "SELECT token FROM done"));
   ASSIGN_OR_RETURN(const PgRows rows,
                    db_->Run(*sql, {static_cast<int>(job.state()), RetryTime(job), job.worker_id(), row->completed_token,
                                    row->deadline, row->cancel_time, PgValue::Bytes(job.SerializeAsString()), job.id(),
-                                   static_cast<int>(expected.state), expected.token, ExpireTime(job)}));
+                                   static_cast<int>(expected.state), expected.token, ExpireTime(job), job.sequence(),
+                                   expected.sequence}));
   if (rows.empty()) return WhyNot(job.id(), expected);
   row->token = rows.Int(0, 0);
   Announce();
@@ -366,10 +372,10 @@ absl::StatusOr<std::vector<JobRow>> PostgresJobStore::LoadUnfinished() {
 }
 
 absl::StatusOr<std::vector<JobRow>> PostgresJobStore::Expired(absl::Time time, int limit) {
-  ASSIGN_OR_RETURN(
-      const PgRows rows,
-      db_->Run(absl::StrCat("SELECT ", kColumns, " FROM job WHERE expire_time < $1 ORDER BY expire_time, ordinal LIMIT $2"),
-               {time, limit}));
+  ASSIGN_OR_RETURN(const PgRows rows,
+                   db_->Run(absl::StrCat("SELECT ", kColumns,
+                                         " FROM job WHERE expire_time < $1 ORDER BY expire_time, ordinal LIMIT $2"),
+                            {time, limit}));
   return ReadRows(rows);
 }
 
@@ -383,12 +389,13 @@ absl::StatusOr<std::map<v1::JobState, int64_t>> PostgresJobStore::CountByState()
 // ---------------------------------------------------------------- JobPeers: the feed
 
 absl::StatusOr<JobPeers::Changes> PostgresJobStore::ChangesSince(int64_t cursor) {
-  static const std::string* const sql = new std::string(absl::StrCat(
-      "WITH now AS (SELECT pg_snapshot_xmin(pg_current_snapshot())::text::bigint AS xmin) "
-      "SELECT xmin, NULL::text, ",
-      kColumns,
-      " FROM now LEFT JOIN job ON job.changed >= $1 "
-      "UNION ALL SELECT xmin, id, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL FROM now JOIN job_gone ON changed >= $1"));
+  static const std::string* const sql =
+      new std::string(absl::StrCat("WITH now AS (SELECT pg_snapshot_xmin(pg_current_snapshot())::text::bigint AS xmin) "
+                                   "SELECT xmin, NULL::text, ",
+                                   kColumns,
+                                   " FROM now LEFT JOIN job ON job.changed >= $1 "
+                                   "UNION ALL SELECT xmin, id, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL FROM now "
+                                   "JOIN job_gone ON changed >= $1"));
   ASSIGN_OR_RETURN(const PgRows rows, db_->Run(*sql, {cursor}));
   Changes changes;
   for (int i = 0; i < rows.size(); ++i) {

@@ -232,6 +232,17 @@ absl::Status SqliteJobStore::WhyNot(std::string_view id, const JobVersion& expec
 
 absl::Status SqliteJobStore::UpdateRow(const JobRow& row, const JobVersion& expected) {
   const v1::Job& job = row.job;
+  if (expected.sequence != 0) {
+    ASSIGN_OR_RETURN(Statement select, db_->Prepare(absl::StrCat("SELECT ", kColumns, " FROM job WHERE id = ?")));
+    select.Bind(1, job.id());
+    ASSIGN_OR_RETURN(const bool found, select.Step());
+    if (found) {
+      ASSIGN_OR_RETURN(const JobRow stored, ReadRow(select));
+      if (stored.job.sequence() != expected.sequence) {
+        return absl::AbortedError(absl::StrCat("the stored job ", Quoted(job.id()), " has another sequence"));
+      }
+    }
+  }
   {
     ASSIGN_OR_RETURN(Statement update,
                      db_->Prepare("UPDATE job SET state = ?, retry_time = ?, worker_id = ?, token = ?, "
