@@ -35,6 +35,11 @@ add_library(quant_seccomp INTERFACE)
 target_include_directories(quant_seccomp SYSTEM INTERFACE ${SECCOMP_INCLUDE_DIRS})
 target_link_libraries(quant_seccomp INTERFACE ${SECCOMP_LINK_LIBRARIES})
 
+pkg_check_modules(LIBPQ REQUIRED libpq)
+add_library(quant_libpq_upstream INTERFACE)
+target_include_directories(quant_libpq_upstream SYSTEM INTERFACE ${LIBPQ_INCLUDE_DIRS})
+target_link_libraries(quant_libpq_upstream INTERFACE ${LIBPQ_LINK_LIBRARIES})
+
 find_library(CIVETWEB_LIBRARY civetweb REQUIRED)
 add_library(quant_civetweb_upstream INTERFACE)
 target_link_libraries(quant_civetweb_upstream INTERFACE ${CIVETWEB_LIBRARY})

@@ -50,7 +50,9 @@ struct Flags {
             "Folder of the databases and blobs; made when missing. One quantd at a time uses it. Required.");
     set.Add("metrics", &metrics, "ADDR:PORT",
             "Serve /metrics (Prometheus), /healthz and /readyz over HTTP here. Off by default.");
-    set.Add("store", &store, "sqlite|postgres://…", "Where jobs are kept. This build has sqlite, in the data folder.");
+    set.Add("store", &store, "sqlite|postgres://…",
+            "Where jobs and the lists of models and datasets are kept: in the data folder, or in PostgreSQL. Several "
+            "quantd may use one database, with a --data each and the same --blobs.");
     set.Add(
         "blobs", &blobs, "DIR|s3://…",
         "Where the bytes of models and datasets are kept: a folder, or s3://BUCKET/PREFIX?endpoint=URL&region=NAME. "
@@ -98,6 +100,8 @@ struct Flags {
       What Prometheus will see.
   quantd --listen :9000 --data /var/lib/quantd --blobs 's3://models/quantd?endpoint=https://s3.example.com&region=eu-1'
       Blobs in S3, with the credentials of AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or of &credentials=FILE.
+  quantd --listen :9000 --data /var/lib/quantd --store postgres://quantd@db/quant --blobs /srv/shared/quantd
+      One of several quantd on a database. The password: in ~/.pgpass or PGPASSWORD, not here, where ps shows it.
   quantd --listen 127.0.0.1:0 --data /tmp/q
       Any free port: read it from the line on stdout, "quantd listening on 127.0.0.1:PORT".
 
@@ -106,17 +110,17 @@ Exit status: 0 stopped as asked, 1 could not start, 2 wrong usage.)");
   }
 };
 
-absl::Status NotBuilt(const char* what) { return absl::UnimplementedError(absl::StrCat("not built yet: ", what)); }
-
 absl::Status Check(Flags* flags) {
   if (flags->data.empty()) {
     return absl::InvalidArgumentError("--data is missing: name the folder that holds everything, e.g. --data ~/quantd");
   }
   if (flags->store != "sqlite") {
     if (absl::StartsWith(flags->store, "postgres://") || absl::StartsWith(flags->store, "postgresql://")) {
-      return NotBuilt("--store postgres://… (this build has --store sqlite)");
+      flags->options.postgres = flags->store;
+    } else {
+      return absl::InvalidArgumentError(
+          absl::StrCat("--store must be sqlite or postgres://…, not \"", flags->store, "\""));
     }
-    return absl::InvalidArgumentError(absl::StrCat("--store must be sqlite, not \"", flags->store, "\""));
   }
   if (absl::StartsWith(flags->blobs, "s3://")) {
     ASSIGN_OR_RETURN(flags->options.s3_blobs, ParseS3Url(flags->blobs));

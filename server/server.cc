@@ -11,6 +11,7 @@
 #include <atomic>
 #include <cerrno>
 #include <chrono>
+#include <functional>
 #include <string>
 #include <system_error>
 #include <thread>
@@ -41,20 +42,26 @@
 #include "server/metrics/server_metrics.h"
 #include "server/queue/queue.h"
 #include "server/store/artifact_store.h"
+#include "server/store/postgres.h"
+#include "server/store/postgres_connection.h"
+#include "server/store/postgres_job_store.h"
 #include "server/store/sqlite.h"
 #include "server/store/sqlite_job_store.h"
 
 namespace quant {
 namespace {
 
+// The advisory lock of those who make and sweep artifacts, in all servers of a database.
+constexpr int64_t kArtifactsLock = 7163824519078;
+
 constexpr const char* kServices[] = {"quant.v1.ArtifactService", "quant.v1.JobService", "quant.v1.WorkerService"};
 
-// The lock goes with the process however it ends, and is not inherited by name or by pid.
-absl::StatusOr<UniqueFd> LockFolder(const std::filesystem::path& folder) {
+// The lock goes with the process however it ends, and is not inherited by name or by pid. `how` is LOCK_EX or LOCK_SH.
+absl::StatusOr<UniqueFd> LockFolder(const std::filesystem::path& folder, int how) {
   RETURN_IF_ERROR(MakeFolder(folder));
   const std::filesystem::path path = folder / "LOCK";
   ASSIGN_OR_RETURN(UniqueFd fd, OpenFile(path, O_RDWR | O_CREAT));
-  if (::flock(fd.get(), LOCK_EX | LOCK_NB) == 0) return fd;
+  if (::flock(fd.get(), how | LOCK_NB) == 0) return fd;
   if (errno != EWOULDBLOCK) return FileError(errno, "lock", path);
   return absl::FailedPreconditionError(absl::StrCat("another quantd uses the folder ", Quoted(folder.native()),
                                                     "; stop it or choose another --data (and --blobs)"));
@@ -76,6 +83,17 @@ absl::StatusOr<std::string> StoreId(const std::filesystem::path& folder) {
   RETURN_IF_ERROR(SyncFile(fd.get(), path));
   RETURN_IF_ERROR(SyncFolder(folder));
   return id;
+}
+
+// The same for the models and datasets of a database.
+absl::StatusOr<std::string> StoreId(Postgres* db) {
+  RETURN_IF_ERROR(
+      db->Migrate("server", {"CREATE TABLE store_id (one bigint PRIMARY KEY CHECK (one = 1), id text NOT NULL)"}));
+  RETURN_IF_ERROR(
+      db->Run("INSERT INTO store_id (one, id) VALUES (1, $1) ON CONFLICT DO NOTHING", {RandomId("store-")}).status());
+  ASSIGN_OR_RETURN(const PgRows rows, db->Run("SELECT id FROM store_id"));
+  if (rows.empty()) return absl::DataLossError("the table store_id is empty");
+  return rows.Bytes(0, 0);
 }
 
 int Millis(absl::Duration d) { return static_cast<int>(absl::ToInt64Milliseconds(d)); }
@@ -122,10 +140,10 @@ class Server::Impl {
   absl::Status Start() {
     if (options_.data.empty()) return absl::InvalidArgumentError("the data folder is not named");
     const std::filesystem::path blobs = options_.blobs.empty() ? options_.data : options_.blobs;
-    ASSIGN_OR_RETURN(data_lock_, LockFolder(options_.data));
+    ASSIGN_OR_RETURN(data_lock_, LockFolder(options_.data, LOCK_EX));
     std::error_code ignored;
     if (!options_.s3_blobs.has_value() && !std::filesystem::equivalent(blobs, options_.data, ignored)) {
-      ASSIGN_OR_RETURN(blobs_lock_, LockFolder(blobs));
+      ASSIGN_OR_RETURN(blobs_lock_, LockFolder(blobs, options_.postgres.empty() ? LOCK_EX : LOCK_SH));
     }
     metrics_.SetBuildInfo(BuildVersion(), DetectIsa());
     RETURN_IF_ERROR(OpenAuth());
@@ -199,25 +217,22 @@ class Server::Impl {
   }
 
   absl::Status OpenStores(const std::filesystem::path& blobs) {
+    RETURN_IF_ERROR(options_.postgres.empty() ? OpenSqlite() : OpenPostgres());
     if (options_.s3_blobs.has_value()) {
-      ASSIGN_OR_RETURN(std::string owner, StoreId(options_.data));
+      ASSIGN_OR_RETURN(std::string owner,
+                       options_.postgres.empty() ? StoreId(options_.data) : StoreId(artifacts_postgres_.get()));
       ASSIGN_OR_RETURN(blobs_, S3BlobStore::Open({.s3 = *options_.s3_blobs,
                                                   .owner = std::move(owner),
                                                   .max_blob_bytes = options_.max_blob_bytes}));
     } else {
       ASSIGN_OR_RETURN(blobs_, FileBlobStore::Open(blobs, {.reserve_bytes = options_.reserve_bytes,
-                                                           .max_blob_bytes = options_.max_blob_bytes}));
+                                                           .max_blob_bytes = options_.max_blob_bytes,
+                                                           .shared = !options_.postgres.empty()}));
     }
     metrics_.SetCas(blobs_->stats().blobs, blobs_->stats().bytes);
-    // Two files, so that a commit of the one kind does not wait for the other.
-    ASSIGN_OR_RETURN(artifacts_db_, Database::Open(options_.data / "artifacts.db"));
-    ASSIGN_OR_RETURN(jobs_db_, Database::Open(options_.data / "jobs.db"));
-    for (Database* const db : {artifacts_db_.get(), jobs_db_.get()}) {
-      db->SetCommitObserver([this](absl::Duration time, bool ok) { metrics_.StoreOperation("write", time, ok); });
-    }
+    artifacts_db_->SetCommitObserver(CommitObserver());
     ASSIGN_OR_RETURN(artifacts_, ArtifactStore::Create(artifacts_db_.get(), blobs_.get(), &metrics_, &SystemClock()));
     artifacts_->SetLimits(limits_.get());
-    ASSIGN_OR_RETURN(jobs_, SqliteJobStore::Create(jobs_db_.get()));
     QueueOptions queue_options;
     queue_options.heartbeat_interval = options_.heartbeat_interval;
     queue_options.max_unfinished = options_.max_unfinished_jobs;
@@ -229,6 +244,31 @@ class Server::Impl {
       return queue_->UnfinishedJobUsing(id).value_or("");
     });
     queue_->Start();
+    return absl::OkStatus();
+  }
+
+  std::function<void(absl::Duration, bool)> CommitObserver() {
+    return [this](absl::Duration time, bool ok) { metrics_.StoreOperation("write", time, ok); };
+  }
+
+  // Two files, so that a commit of the one kind does not wait for the other.
+  absl::Status OpenSqlite() {
+    ASSIGN_OR_RETURN(artifacts_db_, Database::Open(options_.data / "artifacts.db"));
+    ASSIGN_OR_RETURN(jobs_db_, Database::Open(options_.data / "jobs.db"));
+    jobs_db_->SetCommitObserver(CommitObserver());
+    ASSIGN_OR_RETURN(jobs_, SqliteJobStore::Create(jobs_db_.get()));
+    return absl::OkStatus();
+  }
+
+  // Connections of its own for each kind, for the same reason. Manifests are made while their blobs are looked for,
+  // which may take longer than a statement of the queue.
+  absl::Status OpenPostgres() {
+    ASSIGN_OR_RETURN(artifacts_postgres_,
+                     Postgres::Open({.url = options_.postgres, .statement_timeout = absl::Seconds(30)}));
+    artifacts_db_ = std::make_unique<PostgresConnection>(artifacts_postgres_.get(), kArtifactsLock);
+    ASSIGN_OR_RETURN(jobs_postgres_, Postgres::Open({.url = options_.postgres}));
+    jobs_postgres_->SetObserver(CommitObserver());
+    ASSIGN_OR_RETURN(jobs_, PostgresJobStore::Create(jobs_postgres_.get()));
     return absl::OkStatus();
   }
 
@@ -295,10 +335,12 @@ class Server::Impl {
   std::unique_ptr<RateLimiter> limiter_;
   std::unique_ptr<AuditLog> audit_;
   std::unique_ptr<BlobStore> blobs_;
-  std::unique_ptr<Database> artifacts_db_;
+  std::unique_ptr<Postgres> artifacts_postgres_;
+  std::unique_ptr<Postgres> jobs_postgres_;
+  std::unique_ptr<SqlConnection> artifacts_db_;
   std::unique_ptr<Database> jobs_db_;
   std::unique_ptr<ArtifactStore> artifacts_;
-  std::unique_ptr<SqliteJobStore> jobs_;
+  std::unique_ptr<JobStore> jobs_;
   std::unique_ptr<JobQueue> queue_;
   std::unique_ptr<ArtifactService> artifact_service_;
   std::unique_ptr<JobService> job_service_;

@@ -6,8 +6,13 @@
 //   shutdown.Wait();
 //   server->Shutdown();
 //
-// The data folder holds LOCK (held while a server runs), artifacts.db, jobs.db, and unless `blobs` or `s3_blobs` say
-// otherwise blobs/ and uploads/. With S3 it also holds STORE_ID, by which a bucket's prefix knows whose blobs it keeps.
+// The data folder holds LOCK (held while a server runs), artifacts.db and jobs.db unless `postgres` says otherwise, and
+// unless `blobs` or `s3_blobs` say otherwise blobs/ and uploads/. With S3 and without `postgres` it also holds
+// STORE_ID, by which a bucket's prefix knows whose blobs it keeps.
+//
+// Several servers may share one PostgreSQL database, which then has that name. Each has a data folder of its own, and
+// all use the same blobs, since one must read what another stored: S3, or a folder on a file system that all of them
+// see (each locks it shared).
 #ifndef QUANT_SERVER_SERVER_H_
 #define QUANT_SERVER_SERVER_H_
 
@@ -32,6 +37,7 @@ struct ServerOptions {
   std::filesystem::path data;                  // made when missing
   std::filesystem::path blobs;                 // empty: in `data`
   std::optional<S3Options> s3_blobs;           // instead of a folder
+  std::string postgres;                        // "postgres://…", as libpq takes it; empty: SQLite in `data`
   int64_t reserve_bytes = int64_t{512} << 20;  // disk space that uploads leave free
   int64_t max_blob_bytes = int64_t{256} << 30;
   bool reflection = true;
@@ -55,7 +61,7 @@ struct ServerOptions {
 class Server {
  public:
   // Locks the folder, opens the stores, rebuilds the queue, and serves.
-  //   FAILED_PRECONDITION: another quantd uses the folder; its data is from a newer version; tokens would be sent in
+  //   FAILED_PRECONDITION: another quantd uses the folder; the data is from a newer version; tokens would be sent in
   //     the clear.
   //   INVALID_ARGUMENT, NOT_FOUND: a file of TLS, tokens or limits.
   //   UNAVAILABLE: an address is in use.  Errors of the stores.

@@ -24,6 +24,7 @@
 #include "quant/v1/artifacts.grpc.pb.h"
 #include "quant/v1/jobs.grpc.pb.h"
 #include "quant/v1/workers.grpc.pb.h"
+#include "server/store/testing/postgres_server.h"
 
 namespace quant {
 namespace {
@@ -294,6 +295,72 @@ TEST_F(ServerTest, ManyParkedCallsDoNotHoldThreads) {
     EXPECT_EQ(state.job().state(), v1::JOB_STATE_CANCELLED);
     EXPECT_TRUE(watch.reader->Finish().ok());
   }
+}
+
+TEST_F(ServerTest, TwoServersShareOneDatabaseAndOneFolderOfBlobs) {
+  const auto postgres = PostgresServer::Shared();
+  if (absl::IsNotFound(postgres.status())) GTEST_SKIP() << postgres.status();
+  ASSERT_TRUE(postgres.ok()) << postgres.status();
+  const std::string url = *(*postgres)->NewSchema();
+  std::unique_ptr<Server> servers[2];
+  std::shared_ptr<grpc::Channel> channels[2];
+  for (int i = 0; i < 2; ++i) {
+    ServerOptions options = Options();
+    options.data = dir_ / absl::StrCat("front", i);
+    options.blobs = dir_ / "shared";
+    options.postgres = url;
+    auto server = Server::Start(options);
+    ASSERT_TRUE(server.ok()) << server.status();
+    servers[i] = *std::move(server);
+    channels[i] = grpc::CreateChannel(servers[i]->address().ToString(), grpc::InsecureChannelCredentials());
+  }
+  ServerOptions alone = Options();  // a server with a database of its own must not sweep these blobs
+  alone.data = dir_ / "alone";
+  alone.blobs = dir_ / "shared";
+  EXPECT_EQ(Server::Start(alone).status().code(), absl::StatusCode::kFailedPrecondition);
+
+  channel_ = channels[0];
+  const v1::Model model = Upload("graph");
+  const auto job = Submit(model.id());
+  ASSERT_TRUE(job.ok()) << job.status();
+
+  // A worker at the other server gets it, with the manifest, and delivers there.
+  const auto workers = v1::WorkerService::NewStub(channels[1]);
+  v1::LeaseJobRequest ask;
+  ask.mutable_worker()->set_id("w-1");
+  ask.mutable_worker()->set_slots(1);
+  ask.mutable_wait()->set_seconds(10);
+  grpc::ClientContext ask_context;
+  v1::LeaseJobResponse leased;
+  ASSERT_TRUE(workers->LeaseJob(&ask_context, ask, &leased).ok());
+  ASSERT_EQ(leased.lease().job().id(), job->id());
+  EXPECT_EQ(leased.lease().model().files(0).digest().sha256(), model.files(0).digest().sha256());
+  channel_ = channels[1];
+  const v1::Model made = Upload("quantized graph");
+  v1::CompleteJobRequest end;
+  end.set_worker_id("w-1");
+  end.set_job_id(job->id());
+  end.set_token(leased.lease().token());
+  end.mutable_success()->mutable_report();
+  *end.mutable_success()->add_files() = made.files(0);
+  grpc::ClientContext end_context;
+  v1::CompleteJobResponse ended;
+  const grpc::Status completed = workers->CompleteJob(&end_context, end, &ended);
+  EXPECT_TRUE(completed.ok()) << completed.error_message();
+
+  servers[1].reset();  // and goes away
+  v1::GetJobRequest get;
+  get.set_id(job->id());
+  grpc::ClientContext get_context;
+  v1::GetJobResponse got;
+  ASSERT_TRUE(v1::JobService::NewStub(channels[0])->GetJob(&get_context, get, &got).ok());
+  EXPECT_EQ(got.job().state(), v1::JOB_STATE_SUCCEEDED);
+  v1::GetModelRequest get_model;
+  get_model.set_id(got.job().result_model_id());
+  grpc::ClientContext model_context;
+  v1::GetModelResponse result;
+  ASSERT_TRUE(v1::ArtifactService::NewStub(channels[0])->GetModel(&model_context, get_model, &result).ok());
+  EXPECT_EQ(result.model().source_job_id(), job->id());
 }
 
 }  // namespace

@@ -94,7 +94,7 @@ absl::StatusOr<std::unique_ptr<FileBlobStore>> FileBlobStore::Open(const fs::pat
   std::unique_ptr<FileBlobStore> store(new FileBlobStore(folder, std::move(options)));
   RETURN_IF_ERROR(MakeFolder(folder / "blobs" / "sha256"));
   RETURN_IF_ERROR(MakeFolder(folder / "uploads"));
-  RETURN_IF_ERROR(store->SweepOrphans());
+  if (!store->options_.shared) RETURN_IF_ERROR(store->SweepOrphans());
   RETURN_IF_ERROR(store->Scan());
   return store;
 }

@@ -35,6 +35,8 @@ struct FileBlobStoreOptions {
   int64_t max_blob_bytes = int64_t{256} << 30;  // larger ones are refused
   int64_t commit_bytes = int64_t{16} << 20;     // bytes between commits of an upload
   Clock* clock = &SystemClock();
+  // Other processes use the folder too: what looks half-done at Open may be theirs, and is left to DropUploads.
+  bool shared = false;
   // Bytes free for us on the file system of the folder; for tests. Default: statvfs.
   std::function<absl::StatusOr<int64_t>(const std::filesystem::path&)> free_bytes;
 };

@@ -163,8 +163,9 @@ void LiveJobs::Erase(std::string_view id, absl::Time now) {
   jobs_.erase(it);
 }
 
-LiveJob* LiveJobs::NextReady(LimitsTable* limits, absl::Time now) {
+LiveJob* LiveJobs::NextReady(LimitsTable* limits, absl::Time now, const std::set<std::string>& except) {
   Tenant* next = nullptr;
+  const std::string* first = nullptr;  // of `next`
   for (auto& [name, tenant] : tenants_) {
     if (tenant.ready.empty()) continue;
     Serve(&tenant, now);
@@ -173,9 +174,14 @@ LiveJob* LiveJobs::NextReady(LimitsTable* limits, absl::Time now) {
       if (of_tenant.max_running_jobs > 0 && tenant.count.leased >= of_tenant.max_running_jobs) continue;
       tenant.weight = of_tenant.weight;
     }
-    if (next == nullptr || tenant.served < next->served) next = &tenant;
+    if (next != nullptr && tenant.served >= next->served) continue;
+    const auto ready = std::find_if(tenant.ready.begin(), tenant.ready.end(),
+                                    [&](const ReadyKey& key) { return !except.contains(std::get<2>(key)); });
+    if (ready == tenant.ready.end()) continue;
+    next = &tenant;
+    first = &std::get<2>(*ready);
   }
-  return next == nullptr ? nullptr : Find(std::get<2>(*next->ready.begin()));
+  return first == nullptr ? nullptr : Find(*first);
 }
 
 LiveJobs::TenantCount LiveJobs::CountOf(std::string_view tenant) const {
@@ -188,6 +194,13 @@ std::vector<std::string> LiveJobs::Tenants() const {
   names.reserve(tenants_.size());
   for (const auto& [name, tenant] : tenants_) names.push_back(name);
   return names;
+}
+
+std::vector<std::string> LiveJobs::Ids() const {
+  std::vector<std::string> ids;
+  ids.reserve(jobs_.size());
+  for (const auto& [id, live] : jobs_) ids.push_back(id);
+  return ids;
 }
 
 std::vector<std::string> LiveJobs::Leased() const { return {leased_.begin(), leased_.end()}; }

@@ -64,8 +64,9 @@ class LiveJobs {
   void Erase(std::string_view id, absl::Time now);
 
   // Jobs that are QUEUED but wait for another's result, or are just given one, are not leased (IsHeld).
-  // The next job to lease; null when none is queued that its tenant's max_running_jobs allows. `limits` may be null.
-  LiveJob* NextReady(LimitsTable* limits, absl::Time now);
+  // The next job to lease, of those not in `except`; null when none is queued that its tenant's max_running_jobs
+  // allows. `limits` may be null.
+  LiveJob* NextReady(LimitsTable* limits, absl::Time now, const std::set<std::string>& except = {});
 
   struct TenantCount {
     int64_t unfinished = 0;
@@ -74,6 +75,7 @@ class LiveJobs {
   TenantCount CountOf(std::string_view tenant) const;
   // Tenants that have had unfinished jobs.
   std::vector<std::string> Tenants() const;
+  std::vector<std::string> Ids() const;
   std::vector<std::string> Leased() const;
   int64_t LeasesOf(std::string_view worker_id) const;
   std::vector<std::string> JobsOf(std::string_view worker_id) const;

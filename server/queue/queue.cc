@@ -4,6 +4,7 @@
 #include "server/queue/queue.h"
 
 #include <algorithm>
+#include <limits>
 #include <utility>
 
 #include "absl/log/log.h"
@@ -33,6 +34,8 @@ constexpr absl::Duration kRetryAfterLostWorker = absl::Milliseconds(200);
 constexpr int64_t kSequenceGap = 1 << 20;
 // How long the queue rests after an error of the store or the catalog.
 constexpr absl::Duration kPause = absl::Seconds(1);
+// How long after jobs were found taken by other servers they are looked at again.
+constexpr absl::Duration kClaimRetry = absl::Milliseconds(100);
 
 // Sets what follows from the state that `event` led to. What only the caller knows (error, retry_time, result, worker)
 // is already there.
@@ -76,6 +79,7 @@ absl::StatusOr<std::unique_ptr<JobQueue>> JobQueue::Create(JobStore* store, Arti
 JobQueue::JobQueue(JobStore* store, ArtifactCatalog* catalog, ServerMetrics* metrics, Clock* clock,
                    QueueOptions options)
     : store_(store),
+      peers_(store->peers()),
       catalog_(catalog),
       metrics_(metrics),
       clock_(clock),
@@ -91,17 +95,22 @@ absl::Status JobQueue::Load() {
   {
     MutexLock lock(&mu_);
     const absl::Time now = clock_->Now();
+    if (peers_ != nullptr) {  // before the rows are read: what changes meanwhile is read again
+      ASSIGN_OR_RETURN(const JobPeers::Changes changes, peers_->ChangesSince(std::numeric_limits<int64_t>::max()));
+      cursor_ = changes.cursor;
+    }
     ASSIGN_OR_RETURN(std::vector<JobRow> rows, store_->LoadUnfinished());
     ASSIGN_OR_RETURN(counts_, store_->CountByState());
     for (JobRow& row : rows) {
       const std::string id = row.job.id();
       const int64_t token = row.token;
       const absl::Time created = FromProto(row.job.create_time());
-      if (IsLeased(StateOf(row))) row.job.set_sequence(row.job.sequence() + kSequenceGap);
+      if (peers_ == nullptr && IsLeased(StateOf(row))) row.job.set_sequence(row.job.sequence() + kSequenceGap);
       live_.Load(std::move(row), std::min(created, now), now);  // leases are heard of "now": a fresh grace
       LiveJob& live = *live_.Find(id);
       if (!IsLeased(StateOf(live.row))) continue;
-      live.confirmed = true;  // a server that is gone may have heard of it
+      live.confirmed = true;            // a server that is gone may have heard of it
+      if (peers_ != nullptr) continue;  // another server may be publishing; Tick sees to it when the lease runs out
       live.sequence_saved = false;
       SaveSequence(&live);
       absl::StatusOr<JobStore::Result> result = store_->GetResult(id);
@@ -123,6 +132,7 @@ absl::Status JobQueue::Load() {
     // Not fatal: the worker may repeat its call, or Tick tries again when the lease runs out.
     LOG(INFO) << "queue: publishing the result that job " << id << " had delivered before the restart: " << status;
   }
+  if (peers_ != nullptr) peers_->Listen([this](bool reload) { Follow(reload); });
   return absl::OkStatus();
 }
 
@@ -142,6 +152,7 @@ void JobQueue::Start() {
 }
 
 void JobQueue::Shutdown() {
+  if (peers_ != nullptr) peers_->StopListening();
   EndWatches();
   EndLeases();
   {
@@ -158,9 +169,15 @@ void JobQueue::RunAll(Deferred* deferred) {
 }
 
 absl::StatusOr<JobRow> JobQueue::Find(std::string_view id) {
-  if (const LiveJob* live = live_.Find(id)) return live->row;
-  absl::StatusOr<JobRow> row = store_->Get(id);
-  if (absl::IsNotFound(row.status())) return absl::NotFoundError(absl::StrCat("there is no job ", Quoted(id)));
+  const LiveJob* const live = live_.Find(id);
+  if (live != nullptr && peers_ == nullptr) return live->row;
+  absl::StatusOr<JobRow> row = absl::NotFoundError("");
+  if (!inserting_.contains(id)) row = store_->Get(id);
+  if (absl::IsNotFound(row.status())) {
+    live_.Erase(id, clock_->Now());
+    return absl::NotFoundError(absl::StrCat("there is no job ", Quoted(id)));
+  }
+  if (peers_ != nullptr && row.ok()) return Take(*row);
   return row;
 }
 
@@ -170,7 +187,7 @@ absl::StatusOr<JobRow> JobQueue::FindFor(const Principal& caller, std::string_vi
   return row;
 }
 
-absl::StatusOr<v1::Job> JobQueue::Apply(JobEvent event, JobRow row, Deferred* deferred) {
+absl::StatusOr<v1::Job> JobQueue::Apply(JobEvent event, JobRow row, Deferred* deferred, Delivered delivered) {
   const JobState before = StateOf(row);
   const std::optional<JobState> after = NextState(before, event);
   if (!after) return StateForbids(row.job, absl::StrCat(std::string(JobEventName(event)), " is not possible"));
@@ -179,13 +196,20 @@ absl::StatusOr<v1::Job> JobQueue::Apply(JobEvent event, JobRow row, Deferred* de
   const absl::Time now = clock_->Now();
   const JobRow old = row;
   row.job.set_state(static_cast<v1::JobState>(*after));
-  row.job.set_sequence(row.job.sequence() + 1);
+  row.job.set_sequence(NextSequence(row.job));
   Settle(event, now, options_.job_retention, &row);
-  absl::Status stored =
-      event == JobEvent::kLease ? store_->Claim(&row, VersionOf(old)) : store_->Update(row, VersionOf(old));
+  JobVersion expected = VersionOf(old);
+  expected.undelivered = peers_ != nullptr && IsLeased(before) && !IsLeased(*after) && event != JobEvent::kSucceed &&
+                         delivered == Delivered::kWins;
+  // Retried elsewhere meanwhile, it would look the same.
+  if (peers_ != nullptr && !IsLeased(before)) expected.sequence = old.job.sequence();
+  const absl::Status stored = event == JobEvent::kLease ? store_->Claim(&row, expected) : store_->Update(row, expected);
   if (!stored.ok()) {
-    LOG(ERROR) << "queue: job " << row.job.id() << ", " << JobEventName(event) << ": " << stored;
-    if (absl::IsAborted(stored) || absl::IsNotFound(stored)) Resync(row.job.id());
+    const bool changed = absl::IsAborted(stored) || absl::IsNotFound(stored);
+    // Among several servers somebody is always second.
+    LOG_IF(ERROR, peers_ == nullptr || !changed)
+        << "queue: job " << row.job.id() << ", " << JobEventName(event) << ": " << stored;
+    if (changed) Resync(row.job.id());
     return stored;
   }
 
@@ -206,17 +230,17 @@ absl::StatusOr<v1::Job> JobQueue::Apply(JobEvent event, JobRow row, Deferred* de
 void JobQueue::Resync(const std::string& id) {
   absl::StatusOr<JobRow> row = store_->Get(id);
   if (row.ok()) {
-    live_.Put(*std::move(row), clock_->Now());
+    Take(*row);
   } else if (absl::IsNotFound(row.status())) {
     live_.Erase(id, clock_->Now());
   }
 }
 
-absl::StatusOr<v1::Job> JobQueue::ApplyLoss(JobRow row, v1::JobError error, Deferred* deferred) {
+absl::StatusOr<v1::Job> JobQueue::ApplyLoss(JobRow row, v1::JobError error, Deferred* deferred, Delivered delivered) {
   const JobEvent event = AttemptLostEvent(row.job.attempt(), row.job.spec().max_attempts());
   SetProto(clock_->Now() + Backoff(row, error), row.job.mutable_retry_time());
   *row.job.mutable_error() = std::move(error);
-  return Apply(event, std::move(row), deferred);
+  return Apply(event, std::move(row), deferred, delivered);
 }
 
 absl::Duration JobQueue::Backoff(const JobRow& row, const v1::JobError& error) {
@@ -238,9 +262,11 @@ std::map<uint64_t, JobQueue::Waiter>::iterator JobQueue::PickWaiter(absl::Time n
 void JobQueue::Dispatch(Deferred* deferred) {
   const absl::Time now = clock_->Now();
   if (now < paused_until_) return;
+  std::set<std::string> taken;  // other servers are at them
   while (!waiters_.empty()) {
-    const LiveJob* ready = live_.NextReady(options_.limits, now);
-    if (ready == nullptr) return;
+    const LiveJob* ready = live_.NextReady(options_.limits, now, taken);
+    if (ready == nullptr) break;
+    const std::string id = ready->row.job.id();
     const auto waiter = PickWaiter(now);
     JobRow row = ready->row;
     row.job.set_worker_id(waiter->second.worker_id);
@@ -248,6 +274,10 @@ void JobQueue::Dispatch(Deferred* deferred) {
     SetProto(now, row.job.mutable_start_time());
     row.deadline = now + FromProto(row.job.spec().attempt_timeout());
     absl::StatusOr<v1::Job> job = Apply(JobEvent::kLease, std::move(row), deferred);
+    if (peers_ != nullptr && (absl::IsAborted(job.status()) || absl::IsNotFound(job.status()))) {
+      taken.insert(id);
+      continue;
+    }
     if (!job.ok()) {
       Pause();
       return;
@@ -257,6 +287,8 @@ void JobQueue::Dispatch(Deferred* deferred) {
     waiters_.erase(waiter);
     deferred->push_back([this, grant = std::move(grant)] { Deliver(grant); });
   }
+  // A claim that another server did not bring to an end would not be told of.
+  if (!taken.empty()) NoteDue(now + kClaimRetry);
 }
 
 void JobQueue::Pause() {

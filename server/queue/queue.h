@@ -15,6 +15,10 @@
 // job moves to SUCCEEDED. After a crash in between, Create or Tick goes on from the stored result.
 //
 // The same work is done once: queue_cache.cc.
+//
+// Where the store has peers (JobStore::peers), several queues share it: queue_peers.cc. Each follows the changes of the
+// others in its memory, and asks the store before it says anything final of a job:
+// docs/adr/2026-11-26-several-servers.md.
 #ifndef QUANT_SERVER_QUEUE_QUEUE_H_
 #define QUANT_SERVER_QUEUE_QUEUE_H_
 
@@ -24,6 +28,7 @@
 #include <memory>
 #include <optional>
 #include <random>
+#include <set>
 #include <string>
 #include <string_view>
 #include <thread>
@@ -43,6 +48,7 @@
 #include "server/queue/live_jobs.h"
 #include "server/queue/watch_hub.h"
 #include "server/queue/worker_table.h"
+#include "server/store/job_peers.h"
 #include "server/store/job_store.h"
 
 namespace quant {
@@ -131,6 +137,10 @@ class JobQueue {
   // Does everything that is due: lost leases, attempts out of time, ignored cancellations, backoffs, ends of waits,
   // keepalives.
   void Tick();
+  // Takes over what other servers have changed; everything anew with `reload`. Called by the store's listener.
+  void Follow(bool reload);
+  // What memory holds of a job, ages in whole seconds up to 4, for a search to tell situations apart.
+  std::string MemoryForTest(std::string_view id);
   // When Tick has something to do next, at most one second from now.
   absl::Time NextDue();
 
@@ -155,7 +165,8 @@ class JobQueue {
   void Run();
   static void RunAll(Deferred* deferred);
 
-  // The row of a job, from memory when it is unfinished, else from the store.
+  // The row of a job, from memory when it is unfinished, else from the store. Where there are peers, the store is asked
+  // in any case, and memory follows it.
   absl::StatusOr<JobRow> Find(std::string_view id) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   // The same when `caller` sees it, else NotVisible.
   absl::StatusOr<JobRow> FindFor(const Principal& caller, std::string_view id) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
@@ -164,13 +175,35 @@ class JobQueue {
   // Applies `event` to `row`: the one way by which states change. Sets what follows from the new state (end time,
   // cleared fields), stores, and then updates memory, metrics and watches. On error nothing has changed.
   //   FAILED_PRECONDITION, reason JOB_STATE_FORBIDS.  Errors of JobStore::Update.
-  absl::StatusOr<v1::Job> Apply(JobEvent event, JobRow row, Deferred* deferred) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  // Where there are peers, a lease whose result is stored is ended by that result alone, unless `delivered` allows it.
+  enum class Delivered { kWins, kMayLose };
+  absl::StatusOr<v1::Job> Apply(JobEvent event, JobRow row, Deferred* deferred, Delivered delivered = Delivered::kWins)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   // Takes the store's word on a job after a compare-and-set that failed.
   void Resync(const std::string& id) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   // A retryable or poison end of an attempt: backoff or DEAD.
-  absl::StatusOr<v1::Job> ApplyLoss(JobRow row, v1::JobError error, Deferred* deferred)
-      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  absl::StatusOr<v1::Job> ApplyLoss(JobRow row, v1::JobError error, Deferred* deferred,
+                                    Delivered delivered = Delivered::kWins) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   absl::Duration Backoff(const JobRow& row, const v1::JobError& error) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+
+  // ---- with peers: queue_peers.cc
+  // The sequence of the next state: past all progress that any server may have told of the present one.
+  int64_t NextSequence(const v1::Job& job) const;
+  // The stored row in memory, with the newer progress of memory where it is of the same lease.
+  JobRow Take(const JobRow& row) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  absl::Status CatchUp(Deferred* deferred) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  absl::Status Reload(Deferred* deferred) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  // With peers: counts the stored jobs now and then, since others count theirs. Without the lock.
+  void Recount();
+  // Also tells watchers what they were not told.
+  void TakeAndTell(const JobRow& stored, Deferred* deferred) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  void TellDeleted(const std::string& id, Deferred* deferred) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  // Takes signs of life that other servers got into memory.
+  absl::Status HearOfOthers(absl::Time now) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  // Tells the store of a heartbeat; returns whether the worker was told to drain elsewhere.
+  bool ShareHeartbeat(const v1::WorkerInfo& worker, bool draining, const std::vector<JobPeers::LeaseId>& leases);
+  // The outcome of a job that another server ended meanwhile, if it was by this lease; else ABORTED.
+  absl::StatusOr<v1::Job> EndedElsewhere(const std::string& id, int64_t token) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
 
   // Hands ready jobs to parked calls until one of the two runs out.
   void Dispatch(Deferred* deferred) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
@@ -182,8 +215,8 @@ class JobQueue {
   void Deliver(const Grant& grant);
   absl::Status FillLease(const Grant& grant, v1::Lease* lease);
   // The checks of Lease; on OK the call is parked, or answered by way of `deferred`.
-  absl::Status Park(const v1::LeaseJobRequest& request, uint64_t handle, LeaseCallback callback, Deferred* deferred)
-      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  absl::Status Park(const v1::LeaseJobRequest& request, uint64_t handle, bool told_to_drain, LeaseCallback callback,
+                    Deferred* deferred) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   void Answer(std::map<uint64_t, Waiter>::iterator waiter, absl::StatusOr<v1::LeaseJobResponse> answer,
               Deferred* deferred) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   // Puts leases back that were sent but never named by their worker.
@@ -208,6 +241,9 @@ class JobQueue {
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   static absl::Status BeingPublished(const std::string& id);
 
+  // Failure, cancellation or release of a lease that is held.
+  absl::StatusOr<v1::Job> ApplyOutcome(const v1::CompleteJobRequest& request, JobRow row, Deferred* deferred)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   absl::StatusOr<v1::Job> CompleteSuccess(const v1::CompleteJobRequest& request);
   // Creates the model of a result and returns its id. Without the lock.
   absl::StatusOr<std::string> PublishModel(const std::string& tenant, const v1::Job& job, const v1::JobResult& result);
@@ -235,6 +271,9 @@ class JobQueue {
   void TickPlannedFor(absl::Time planned);
   // Plans made by a clock that was ahead by `back` are moved to the same distance from now.
   void MovePlans(absl::Duration back, absl::Time now) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  // Leases and backoffs that are due.
+  void Scan(absl::Time now, Deferred* deferred) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  void BlockScan(absl::Time now) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   void TickLease(const std::string& id, absl::Time now, Deferred* deferred) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   absl::Time LeaseDue(const LiveJob& live) const;
   // Makes the thread of Start wake at `time` at the latest.
@@ -247,19 +286,24 @@ class JobQueue {
   void UpdateGauges(absl::Time now) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
 
   JobStore* const store_;
+  JobPeers* const peers_;  // null: this server is alone
   ArtifactCatalog* const catalog_;
   ServerMetrics* const metrics_;
   Clock* const clock_;
   const QueueOptions options_;
 
-  // Held over calls to the store, so that memory and store never disagree. Never held over calls to the catalog or to
-  // callbacks.
+  // Held over calls to the store (Insert aside), so that memory and store never disagree. Never held over calls to the
+  // catalog or to callbacks.
   Mutex mu_;
   CondVar due_changed_;
   LiveJobs live_ ABSL_GUARDED_BY(mu_);
   WatchHub watches_ ABSL_GUARDED_BY(mu_);
   WorkerTable workers_ ABSL_GUARDED_BY(mu_);
   std::map<uint64_t, Waiter> waiters_ ABSL_GUARDED_BY(mu_);  // by handle, so oldest first
+  // Jobs on their way into the store: Insert runs without the lock, so that concurrent submits share a disk write.
+  std::map<std::string, std::string, std::less<>> inserting_ ABSL_GUARDED_BY(mu_);  // to their tenants
+  int64_t cursor_ ABSL_GUARDED_BY(mu_) = 0;                                         // of JobPeers::ChangesSince
+  bool reload_ ABSL_GUARDED_BY(mu_) = false;                                        // owed, since it failed
   uint64_t next_handle_ ABSL_GUARDED_BY(mu_) = 1;
   std::map<v1::JobState, int64_t> counts_ ABSL_GUARDED_BY(mu_);  // stored jobs
   std::mt19937_64 jitter_ ABSL_GUARDED_BY(mu_);
@@ -267,7 +311,10 @@ class JobQueue {
   absl::Time next_purge_ ABSL_GUARDED_BY(mu_) = absl::InfinitePast();
   absl::Time next_expiry_ ABSL_GUARDED_BY(mu_) = absl::InfinitePast();
   absl::Time next_gauges_ ABSL_GUARDED_BY(mu_) = absl::InfinitePast();
-  absl::Time paused_until_ ABSL_GUARDED_BY(mu_) = absl::InfinitePast();  // after an error of the store
+  absl::Time next_count_ ABSL_GUARDED_BY(mu_) = absl::InfinitePast();
+  // After an error of the store nothing is repeated in a tight loop.
+  absl::Time paused_until_ ABSL_GUARDED_BY(mu_) = absl::InfinitePast();
+  absl::Time scan_blocked_until_ ABSL_GUARDED_BY(mu_) = absl::InfinitePast();
   absl::Time last_tick_ ABSL_GUARDED_BY(mu_) = absl::InfinitePast();
   bool leases_ended_ ABSL_GUARDED_BY(mu_) = false;
   bool watches_ended_ ABSL_GUARDED_BY(mu_) = false;

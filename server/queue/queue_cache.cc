@@ -35,16 +35,27 @@ std::string JobQueue::FindAnswer(const std::string& cache_key) {
       store_->List({.states = {v1::JOB_STATE_SUCCEEDED}, .kind = "", .labels = {}, .cache_key = cache_key},
                    std::numeric_limits<int64_t>::max(), kCandidates);
   if (!rows.ok()) return "";  // the insert that follows will say so
-  const absl::Time now = clock_->Now();
-  const std::vector<const KnownWorker*> workers = workers_.All();
+  if (rows->empty()) return "";
+  std::vector<v1::WorkerInfo> connected;
+  if (peers_ != nullptr) {  // to whichever server
+    absl::StatusOr<std::vector<JobPeers::Worker>> workers = peers_->Workers(options_.worker_retention);
+    if (!workers.ok()) return "";
+    for (JobPeers::Worker& worker : *workers) {
+      if (worker.heard_ago < Silence()) connected.push_back(std::move(worker.info));
+    }
+  } else {
+    const absl::Time now = clock_->Now();
+    for (const KnownWorker* worker : workers_.All()) {
+      if (now - worker->heard < Silence()) connected.push_back(worker->info);
+    }
+  }
   for (const JobRow& row : *rows) {
     const absl::StatusOr<JobStore::Result> stored = store_->GetResult(row.job.id());
     v1::JobResult result;
     if (!stored.ok() || !result.ParseFromString(stored->bytes)) continue;
     const v1::Provenance& made = result.report().provenance();
-    const bool same_engine = std::any_of(workers.begin(), workers.end(), [&](const KnownWorker* worker) {
-      return now - worker->heard < Silence() && worker->info.build() == made.build() &&
-             worker->info.isa() == made.isa();
+    const bool same_engine = std::any_of(connected.begin(), connected.end(), [&](const v1::WorkerInfo& worker) {
+      return worker.build() == made.build() && worker.isa() == made.isa();
     });
     if (same_engine) return row.job.id();
   }
@@ -53,13 +64,16 @@ std::string JobQueue::FindAnswer(const std::string& cache_key) {
 
 absl::Status JobQueue::SetHold(JobRow row, const std::string& cached_from, const std::string& attached_to,
                                Deferred* deferred) {
+  JobVersion expected = VersionOf(row);
+  if (peers_ != nullptr) expected.sequence = row.job.sequence();
   row.job.set_cached_from(cached_from);
   row.job.set_attached_to(attached_to);
-  row.job.set_sequence(row.job.sequence() + 1);
-  const absl::Status stored = store_->Update(row, VersionOf(row));
+  row.job.set_sequence(NextSequence(row.job));
+  const absl::Status stored = store_->Update(row, expected);
   if (!stored.ok()) {
-    LOG(ERROR) << "queue: job " << row.job.id() << ", holding it back: " << stored;
-    if (absl::IsAborted(stored) || absl::IsNotFound(stored)) Resync(row.job.id());
+    const bool changed = absl::IsAborted(stored) || absl::IsNotFound(stored);
+    LOG_IF(ERROR, peers_ == nullptr || !changed) << "queue: job " << row.job.id() << ", holding it back: " << stored;
+    if (changed) Resync(row.job.id());
     return stored;  // TickCache tries again
   }
   const absl::Time now = clock_->Now();

@@ -14,6 +14,7 @@ using testing::HasSubstr;
 
 class QueueCacheTest : public QueueTest {
  protected:
+  explicit QueueCacheTest(bool shared = false) : QueueTest(/*with_metrics=*/true, shared) {}
   static v1::SubmitJobRequest Request() {
     v1::SubmitJobRequest request = QueueTest::Request();
     request.set_no_cache(false);
@@ -234,6 +235,60 @@ TEST_F(QueueCacheTest, AStoreInTroubleDelaysAndLosesNothing) {
   Advance(absl::Seconds(2));
   EXPECT_EQ(Get(second.id()).attached_to(), "");
   EXPECT_EQ(Lease("w-1").job().id(), second.id());
+}
+
+// ---------------------------------------------------------------- two servers on one store
+
+class QueueCachePeersTest : public QueueCacheTest {
+ protected:
+  QueueCachePeersTest() : QueueCacheTest(/*shared=*/true) {
+    At(1);
+    At(0);
+  }
+};
+
+TEST_F(QueueCachePeersTest, AnEarlierResultAnswersAtAServerThatHasNoWorker) {
+  const v1::Job first = Ran();
+  At(1);
+  const v1::Job second = Submit();
+  EXPECT_EQ(second.state(), v1::JOB_STATE_SUCCEEDED);
+  EXPECT_EQ(second.cached_from(), first.id());
+  At(0);
+  EXPECT_EQ(Get(second.id()).SerializeAsString(), second.SerializeAsString());
+}
+
+TEST_F(QueueCachePeersTest, AJobAttachedAtOneServerIsAnsweredWhenItsLeaderEndsAtAnother) {
+  const v1::Job first = Submit();
+  const v1::Lease lease = Lease("w-1");
+  At(1);
+  queue_->Follow(false);
+  const v1::Job second = Submit();
+  EXPECT_EQ(second.attached_to(), first.id());
+  queue_->Follow(false);
+  const auto watcher = Watch(second.id());
+  At(0);
+  ASSERT_THAT(queue_->Complete(Done(lease)), IsOk());
+  At(1);
+  queue_->Follow(false);
+  Advance(absl::Seconds(1));
+  EXPECT_EQ(State(second.id()), v1::JOB_STATE_SUCCEEDED);
+  EXPECT_EQ(watcher->Story(), "QUEUED QUEUED SUCCEEDED OK");
+  At(0);
+  EXPECT_EQ(Get(second.id()).cached_from(), first.id());
+}
+
+TEST_F(QueueCachePeersTest, AJobWhoseLeaderIsCancelledAtAnotherServerRuns) {
+  const v1::Job first = Submit();
+  At(1);
+  queue_->Follow(false);
+  const v1::Job second = Submit();
+  EXPECT_EQ(second.attached_to(), first.id());
+  At(0);
+  ASSERT_THAT(queue_->Cancel(OpenPrincipal(), first.id()), IsOk());
+  At(1);
+  queue_->Follow(false);
+  Advance(absl::Seconds(1));
+  EXPECT_EQ(Lease("w-2").job().id(), second.id());
 }
 
 }  // namespace

@@ -114,12 +114,15 @@ absl::Status JobQueue::CheckQuota(const Principal& caller) {
   if (options_.limits == nullptr || caller.role == Role::kOperator) return absl::OkStatus();
   const int64_t limit = options_.limits->For(caller.tenant).max_queued_jobs;
   const LiveJobs::TenantCount count = live_.CountOf(caller.tenant);
-  if (limit <= 0 || count.unfinished - count.leased < limit) return absl::OkStatus();
+  const int64_t queued = count.unfinished - count.leased +
+                         std::count_if(inserting_.begin(), inserting_.end(),
+                                       [&](const auto& entry) { return entry.second == caller.tenant; });
+  if (limit <= 0 || queued < limit) return absl::OkStatus();
   if (metrics_ != nullptr) metrics_->QuotaRejected(caller.tenant, "queued_jobs");
-  return WithReason(absl::ResourceExhaustedError(
-                        absl::StrCat("tenant ", Quoted(caller.tenant), " has ", count.unfinished - count.leased,
-                                     " jobs queued, its limit is ", limit, ": try again later")),
-                    "QUOTA_EXCEEDED", {{"resource", "queued_jobs"}, {"limit", absl::StrCat(limit)}}, kQueueFullRetry);
+  return WithReason(
+      absl::ResourceExhaustedError(absl::StrCat("tenant ", Quoted(caller.tenant), " has ", queued,
+                                                " jobs queued, its limit is ", limit, ": try again later")),
+      "QUOTA_EXCEEDED", {{"resource", "queued_jobs"}, {"limit", absl::StrCat(limit)}}, kQueueFullRetry);
 }
 
 absl::StatusOr<v1::Job> JobQueue::Submit(const Principal& caller, const v1::SubmitJobRequest& request) {
@@ -136,25 +139,23 @@ absl::StatusOr<v1::Job> JobQueue::Submit(const Principal& caller, const v1::Subm
   RETURN_IF_ERROR(CheckInputs(caller, spec, catalog_));
   JobRow row;
   ASSIGN_OR_RETURN(row.cache_key, CacheKey(caller.tenant, options_.cache_salt, spec, catalog_));
-
-  Deferred deferred;
+  row.tenant = caller.tenant;
+  row.job.set_id(RandomId("j-"));
+  *row.job.mutable_spec() = std::move(spec);
+  row.job.set_state(v1::JOB_STATE_QUEUED);
+  row.job.set_sequence(1);
+  SetProto(clock_->Now(), row.job.mutable_create_time());
+  const char* cache_outcome = "bypass";
   {
     MutexLock lock(&mu_);
-    if (live_.size() >= options_.max_unfinished) {
+    const int64_t unfinished = live_.size() + std::ssize(inserting_);
+    if (unfinished >= options_.max_unfinished) {
       if (metrics_ != nullptr) metrics_->QuotaRejected(caller.tenant, "queued_jobs");
-      return WithReason(absl::ResourceExhaustedError(absl::StrCat(live_.size(), " jobs are unfinished, the limit is ",
+      return WithReason(absl::ResourceExhaustedError(absl::StrCat(unfinished, " jobs are unfinished, the limit is ",
                                                                   options_.max_unfinished, ": try again later")),
                         "QUEUE_FULL", {}, kQueueFullRetry);
     }
     RETURN_IF_ERROR(CheckQuota(caller));
-    const absl::Time now = clock_->Now();
-    row.tenant = caller.tenant;
-    row.job.set_id(RandomId("j-"));
-    *row.job.mutable_spec() = std::move(spec);
-    row.job.set_state(v1::JOB_STATE_QUEUED);
-    row.job.set_sequence(1);
-    SetProto(now, row.job.mutable_create_time());
-    const char* cache_outcome = "bypass";
     if (!row.cache_key.empty() && !request.no_cache()) {
       row.job.set_cached_from(FindAnswer(row.cache_key));
       cache_outcome = "hit";
@@ -164,21 +165,36 @@ absl::StatusOr<v1::Job> JobQueue::Submit(const Principal& caller, const v1::Subm
         if (same != nullptr) row.job.set_attached_to(same->row.job.id());
       }
     }
-    const absl::Status inserted = store_->Insert(&row, key);
-    if (absl::IsAlreadyExists(inserted) && !key.request_id.empty()) {  // another call was quicker
-      ASSIGN_OR_RETURN(const std::optional<StoredRequest> stored, store_->FindRequest(caller.tenant, key.request_id));
-      if (stored) return AnswerRepeat(key, *stored);
+    inserting_.emplace(row.job.id(), row.tenant);
+  }
+  const absl::Status inserted = store_->Insert(&row, key);
+  Deferred deferred;
+  {
+    MutexLock lock(&mu_);
+    inserting_.erase(row.job.id());
+    if (inserted.ok()) {
+      // With peers another server may already have told us more of it.
+      if (live_.Find(row.job.id()) == nullptr) live_.Put(row, clock_->Now());
+      ++counts_[row.job.state()];
+      if (metrics_ != nullptr) {
+        CountSubmitted(row.job.spec(), metrics_);
+        metrics_->DedupRequest(cache_outcome);
+      }
+      if (const std::string& leader = row.job.attached_to(); !leader.empty()) {
+        const LiveJob* live = live_.Find(leader);  // it may have ended meanwhile
+        if (live == nullptr || StateOf(live->row) == JobState::kCancelling) {
+          deferred.push_back([this, leader] { SettleAttached(leader); });
+        }
+      }
+      Dispatch(&deferred);
     }
-    RETURN_IF_ERROR(inserted);
-    live_.Put(row, now);
-    ++counts_[row.job.state()];
-    if (metrics_ != nullptr) {
-      CountSubmitted(row.job.spec(), metrics_);
-      metrics_->DedupRequest(cache_outcome);
-    }
-    Dispatch(&deferred);
   }
   RunAll(&deferred);
+  if (absl::IsAlreadyExists(inserted) && !key.request_id.empty()) {  // another call was quicker
+    ASSIGN_OR_RETURN(const std::optional<StoredRequest> stored, store_->FindRequest(caller.tenant, key.request_id));
+    if (stored) return AnswerRepeat(key, *stored);
+  }
+  RETURN_IF_ERROR(inserted);
   if (row.job.cached_from().empty()) return std::move(row.job);
   AnswerFromCache(row.job.id());
   return Get(caller, row.job.id());
@@ -224,12 +240,15 @@ absl::StatusOr<v1::ListJobsResponse> JobQueue::List(const Principal& caller, con
 absl::StatusOr<v1::Job> JobQueue::Cancel(const Principal& caller, std::string_view id) {
   Deferred deferred;
   absl::StatusOr<v1::Job> job;
+  int tries = 0;
   {
     MutexLock lock(&mu_);
-    ASSIGN_OR_RETURN(JobRow row, FindFor(caller, id));
-    // Its model may exist already.
-    if (IsHeld(row.job) && !row.job.cached_from().empty()) return BeingPublished(row.job.id());
-    job = Apply(JobEvent::kCancel, std::move(row), &deferred);
+    do {
+      ASSIGN_OR_RETURN(JobRow row, FindFor(caller, id));
+      // Its model may exist already.
+      if (IsHeld(row.job) && !row.job.cached_from().empty()) return BeingPublished(row.job.id());
+      job = Apply(JobEvent::kCancel, std::move(row), &deferred);
+    } while (ChangedMeanwhile(job.status(), &tries));
   }
   RunAll(&deferred);
   return job;
@@ -238,10 +257,13 @@ absl::StatusOr<v1::Job> JobQueue::Cancel(const Principal& caller, std::string_vi
 absl::StatusOr<v1::Job> JobQueue::Retry(const Principal& caller, std::string_view id) {
   Deferred deferred;
   absl::StatusOr<v1::Job> job;
+  int tries = 0;
   {
     MutexLock lock(&mu_);
-    ASSIGN_OR_RETURN(JobRow row, FindFor(caller, id));
-    job = Apply(JobEvent::kRetry, std::move(row), &deferred);
+    do {
+      ASSIGN_OR_RETURN(JobRow row, FindFor(caller, id));
+      job = Apply(JobEvent::kRetry, std::move(row), &deferred);
+    } while (ChangedMeanwhile(job.status(), &tries));
     Dispatch(&deferred);
   }
   RunAll(&deferred);
@@ -255,7 +277,10 @@ absl::Status JobQueue::Delete(const Principal& caller, std::string_view id) {
     ASSIGN_OR_RETURN(const JobRow row, FindFor(caller, id));
     if (!IsDeletable(StateOf(row))) return StateForbids(row.job, "cancel it before deleting it");
     if (IsHeld(row.job) && !row.job.cached_from().empty()) return BeingPublished(row.job.id());
-    RETURN_IF_ERROR(Remove(row, absl::NotFoundError(absl::StrCat("job ", row.job.id(), " was deleted")), &deferred));
+    const absl::Status gone = absl::NotFoundError(absl::StrCat("job ", row.job.id(), " was deleted"));
+    const absl::Status removed = Remove(row, gone, &deferred);
+    if (absl::IsAborted(removed)) return StateForbids(row.job, "it is changing at this moment: repeat the call");
+    RETURN_IF_ERROR(removed);
   }
   RunAll(&deferred);
   return absl::OkStatus();
@@ -264,7 +289,7 @@ absl::Status JobQueue::Delete(const Principal& caller, std::string_view id) {
 absl::Status JobQueue::Remove(const JobRow& row, const absl::Status& why, Deferred* deferred) {
   const std::string& id = row.job.id();
   const absl::Status deleted = store_->Delete(id, VersionOf(row));
-  if (absl::IsAborted(deleted)) Resync(id);
+  if (absl::IsAborted(deleted) || absl::IsNotFound(deleted)) Resync(id);
   RETURN_IF_ERROR(deleted);
   live_.Erase(id, clock_->Now());
   if (!live_.AttachedTo(id).empty()) deferred->push_back([this, id] { SettleAttached(id); });

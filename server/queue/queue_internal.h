@@ -32,6 +32,9 @@ inline absl::Status StateForbids(const v1::Job& job, std::string_view what) {
                     "JOB_STATE_FORBIDS", {{"state", std::string(JobStateName(StateOf(job)))}});
 }
 
+// Whether to look at the job again: another server changed it between our look and our change.
+inline bool ChangedMeanwhile(const absl::Status& status, int* tries) { return absl::IsAborted(status) && ++*tries < 3; }
+
 inline absl::Status Stopping() {
   return WithReason(absl::UnavailableError("the server is stopping: reconnect and repeat the call"), "SERVER_STOPPING",
                     {}, absl::Seconds(1));

@@ -31,7 +31,9 @@ struct SimWorker {
 
 class World : public QueueTest {
  public:
-  World() : QueueTest(/*with_metrics=*/false) {  // making the metrics takes longer than a history
+  // Making the metrics takes longer than a history.
+  explicit World(int servers = 1) : QueueTest(/*with_metrics=*/false, /*shared=*/servers > 1), servers_(servers) {
+    for (int s = servers - 1; s >= 0; --s) At(s);
     v1::SubmitJobRequest request = Request();
     request.mutable_spec()->set_max_attempts(kMaxAttempts);
     job_id_ = Submit(request).id();
@@ -131,9 +133,15 @@ class World : public QueueTest {
       workers[w] = absl::StrCat(relation(workers_[w].lease), relation(workers_[w].earlier),
                                 leased && row.job.worker_id() == workers_[w].id);
     }
-    std::sort(std::begin(workers), std::end(workers));
+    // Where there are servers, each worker has its own, and they are not alike.
+    if (servers_ == 1) std::sort(std::begin(workers), std::end(workers));
     const auto result = store_.GetResult(job_id_);
-    return absl::StrCat(row.job.state(), "/", row.job.attempt(), "/", workers[0], "/", workers[1], "/",
+    std::string memories;
+    for (int s = 0; servers_ > 1 && s < servers_; ++s) {
+      At(s);
+      absl::StrAppend(&memories, "/", queue_->MemoryForTest(job_id_));
+    }
+    return absl::StrCat(memories, "/", row.job.state(), "/", row.job.attempt(), "/", workers[0], "/", workers[1], "/",
                         row.completed_token == row.token, "/", leased ? age(heard_, 4) : 0, "/",
                         row.job.state() == v1::JOB_STATE_CANCELLING ? age(row.cancel_time, 61) / 20 : 0, "/",
                         row.job.has_retry_time() ? FromProto(row.job.retry_time()) > clock_.Now() : 0, "/",
@@ -143,10 +151,24 @@ class World : public QueueTest {
   MemoryJobStore& store() { return store_; }
   FakeArtifactCatalog& catalog() { return catalog_; }
   const std::string& job_id() const { return job_id_; }
-  void Pass(absl::Duration time) { Advance(time); }
+  void Pass(absl::Duration time) {
+    clock_.Advance(time);
+    for (int s = servers_ - 1; s >= 0; --s) {
+      At(s);
+      queue_->Tick();
+    }
+  }
+  // The other server's scanner sleeps.
+  void PassAt(int server, absl::Duration time) {
+    clock_.Advance(time);
+    At(server);
+    queue_->Tick();
+  }
+  using QueueTest::At;
   JobQueue& queue() { return *queue_; }
 
  private:
+  const int servers_;
   std::string job_id_;
   SimWorker workers_[2];
   int attempts_ = 0;          // that job.attempt must equal
@@ -228,6 +250,75 @@ std::vector<Action> AllActions() {
   return actions;
 }
 
+// Two servers: worker A asks at server 0 and B at server 1, but either may beat or complete at the other; a server
+// knows of the other's changes only after "follow" or by asking the store; one scanner may sleep while the other runs.
+std::vector<Action> TwoServerActions() {
+  std::vector<Action> actions;
+  const auto succeed = [](int w) {
+    return [w](v1::CompleteJobRequest* request) {
+      request->mutable_success()->mutable_report();
+      v1::File* file = request->mutable_success()->add_files();
+      file->set_path("model.onnx");
+      file->mutable_digest()->set_sha256(absl::StrCat("blob of ", w));
+    };
+  };
+  const auto final_error = [](v1::CompleteJobRequest* request) {
+    request->mutable_failure()->set_error_class(v1::ERROR_CLASS_FINAL);
+    request->mutable_failure()->set_reason("CHILD_CRASHED");
+  };
+  const auto released = [](v1::CompleteJobRequest* request) { request->mutable_released(); };
+  for (int w = 0; w < 2; ++w) {
+    const std::string name = w == 0 ? "A." : "B.";
+    actions.push_back({name + "lease", [w](World* world) {
+                         world->At(w);
+                         world->DoLease(w);
+                       }});
+    for (int s = 0; s < 2; ++s) {
+      const std::string where = absl::StrCat(" at ", s);
+      const auto act = [&](const std::string& what, std::function<void(World*)> run) {
+        actions.push_back({name + what + where, [s, run = std::move(run)](World* world) {
+                             world->At(s);
+                             run(world);
+                           }});
+      };
+      act("beat", [w](World* world) { world->DoBeat(w); });
+      act("succeed", [=](World* world) { world->DoComplete(w, succeed(w)).IgnoreError(); });
+      act("succeed earlier", [=](World* world) { world->DoComplete(w, succeed(w), true).IgnoreError(); });
+      act("final", [=](World* world) { world->DoComplete(w, final_error).IgnoreError(); });
+      act("release", [=](World* world) { world->DoComplete(w, released).IgnoreError(); });
+      act("succeed, no model", [=](World* world) {
+        world->catalog().FailPublish(absl::UnavailableError("fault"));
+        world->DoComplete(w, succeed(w)).IgnoreError();
+        world->catalog().FailPublish(absl::OkStatus());
+      });
+      act("succeed, no state", [=](World* world) {
+        world->store().SetFaultForTest([](v1::JobState next) {
+          return next == v1::JOB_STATE_SUCCEEDED ? absl::UnavailableError("fault") : absl::OkStatus();
+        });
+        world->DoComplete(w, succeed(w)).IgnoreError();
+        world->store().SetFaultForTest(nullptr);
+      });
+    }
+  }
+  for (int s = 0; s < 2; ++s) {
+    const auto act = [&](const std::string& what, std::function<void(World*)> run) {
+      actions.push_back({absl::StrCat(what, " at ", s), [s, run = std::move(run)](World* world) {
+                           world->At(s);
+                           run(world);
+                         }});
+    };
+    act("cancel", [](World* world) { world->queue().Cancel(OpenPrincipal(), world->job_id()).IgnoreError(); });
+    act("retry", [](World* world) { world->DoRetry(); });
+    act("follow", [](World* world) { world->queue().Follow(false); });
+    act("reload", [](World* world) { world->queue().Follow(true); });
+    act("restart", [](World* world) { world->DoRestart(); });
+    act("4 s, one scanner", [s](World* world) { world->PassAt(s, absl::Seconds(4)); });
+  }
+  actions.push_back({"1 s", [](World* world) { world->Pass(absl::Seconds(1)); }});
+  actions.push_back({"the attempt's time", [](World* world) { world->Pass(absl::Hours(6)); }});
+  return actions;
+}
+
 // Whether `after` may follow `before`, however many edges one action took.
 bool MayFollow(v1::JobState before, v1::JobState after, const std::string& action) {
   const auto from = static_cast<JobState>(before);
@@ -235,26 +326,31 @@ bool MayFollow(v1::JobState before, v1::JobState after, const std::string& actio
   if (from == to) return true;
   if (from == JobState::kSucceeded) return false;
   if (IsFinal(from) || from == JobState::kDead) {
-    return (action == "retry" && to == JobState::kQueued) ||
-           (action == "cancel" && from == JobState::kDead && to == JobState::kCancelled);
+    return (action.starts_with("retry") && to == JobState::kQueued) ||
+           (action.starts_with("cancel") && from == JobState::kDead && to == JobState::kCancelled);
   }
   if (from == JobState::kCancelling) return IsFinal(to);
   return true;
 }
 
-TEST(QueueSearch, NoHistoryBreaksAnInvariant) {
+struct Found {
+  size_t situations = 0;
+  size_t histories = 0;
+  size_t deepest = 0;
+  std::set<v1::JobState> states;
+};
+
+// All histories of at most `depth` actions that lead to a new situation. Stops at the first that breaks an invariant.
+Found Search(const std::vector<Action>& actions, int servers, size_t depth) {
   absl::SetMinLogLevel(absl::LogSeverityAtLeast::kInfinity);
-  constexpr size_t kDepth = 30;  // the space is closed before: see the expectation at the end
-  const std::vector<Action> actions = AllActions();
   std::deque<std::vector<size_t>> frontier = {{}};
   std::set<std::string> seen;
-  std::set<v1::JobState> states;
-  size_t histories = 0, deepest = 0;
+  Found found;
   while (!frontier.empty()) {
     const std::vector<size_t> path = std::move(frontier.front());
     frontier.pop_front();
     for (size_t next = 0; next < actions.size(); ++next) {
-      World world;
+      World world(servers);
       for (const size_t step : path) actions[step].run(&world);
       const v1::Job before = world.Now();
       actions[next].run(&world);
@@ -266,25 +362,37 @@ TEST(QueueSearch, NoHistoryBreaksAnInvariant) {
         EXPECT_GT(after.sequence(), before.sequence());
       }
       EXPECT_GE(after.sequence(), before.sequence());
-      ++histories;
+      ++found.histories;
       std::vector<size_t> extended = path;
       extended.push_back(next);
       if (testing::Test::HasFailure()) {
         std::vector<std::string> names;
         names.reserve(extended.size());
         for (const size_t step : extended) names.push_back(actions[step].name);
-        FAIL() << "after: " << absl::StrJoin(names, " | ");
+        ADD_FAILURE() << "after: " << absl::StrJoin(names, " | ");
+        return found;
       }
-      states.insert(after.state());
-      deepest = std::max(deepest, extended.size());
-      if (seen.insert(world.Key()).second && extended.size() < kDepth) frontier.push_back(std::move(extended));
+      found.states.insert(after.state());
+      found.deepest = std::max(found.deepest, extended.size());
+      if (seen.insert(world.Key()).second && extended.size() < depth) frontier.push_back(std::move(extended));
     }
   }
-  EXPECT_EQ(states.size(), 8u) << "a state was never reached";
-  EXPECT_LT(deepest, kDepth) << "the search was cut, not complete";
-  RecordProperty("situations", static_cast<int>(seen.size()));
-  RecordProperty("histories", static_cast<int>(histories));
-  std::cout << seen.size() << " situations, " << histories << " histories, up to " << deepest << " actions\n";
+  found.situations = seen.size();
+  std::cout << found.situations << " situations, " << found.histories << " histories, up to " << found.deepest
+            << " actions\n";
+  return found;
+}
+
+TEST(QueueSearch, NoHistoryBreaksAnInvariant) {
+  constexpr size_t kDepth = 30;  // the space is closed before
+  const Found found = Search(AllActions(), 1, kDepth);
+  EXPECT_EQ(found.states.size(), 8u) << "a state was never reached";
+  EXPECT_LT(found.deepest, kDepth) << "the search was cut, not complete";
+}
+
+TEST(QueueSearch, NoHistoryOfTwoServersBreaksAnInvariant) {
+  const Found found = Search(TwoServerActions(), 2, 6);
+  EXPECT_GE(found.states.size(), 7u) << "too few states were reached";
 }
 
 }  // namespace

@@ -58,7 +58,9 @@ struct Watcher {
 
 class QueueTest : public testing::Test {
  protected:
-  explicit QueueTest(bool with_metrics = true) : metrics_(with_metrics ? std::make_unique<ServerMetrics>() : nullptr) {
+  // With `shared` the store may have several servers: see At.
+  explicit QueueTest(bool with_metrics = true, bool shared = false)
+      : store_(shared ? &clock_ : nullptr), metrics_(with_metrics ? std::make_unique<ServerMetrics>() : nullptr) {
     catalog_.AddModel("m-1");
     catalog_.AddDataset("d-1");
     options_.jitter_seed = 7;
@@ -71,6 +73,13 @@ class QueueTest : public testing::Test {
     auto queue = JobQueue::Create(&store_, &catalog_, metrics_.get(), &clock_, options_);
     ASSERT_THAT(queue, absl_testing::IsOk());
     queue_ = *std::move(queue);
+  }
+  // The helpers below talk to server 0 or 1 from now on.
+  void At(int server) {
+    if (server == server_) return;
+    std::swap(queue_, other_);
+    server_ = server;
+    if (queue_ == nullptr) Restart();
   }
   void Advance(absl::Duration by) {
     clock_.Advance(by);
@@ -179,6 +188,8 @@ class QueueTest : public testing::Test {
   std::unique_ptr<ServerMetrics> metrics_;
   QueueOptions options_;
   std::unique_ptr<JobQueue> queue_;
+  std::unique_ptr<JobQueue> other_;  // the server that the helpers do not talk to
+  int server_ = 0;
 };
 
 }  // namespace quant

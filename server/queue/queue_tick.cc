@@ -18,6 +18,8 @@ constexpr absl::Duration kExpiryInterval = absl::Minutes(1);
 constexpr int kExpiredAtOnce = 100;  // each is a transaction, under the lock
 // The ticker never sleeps less: what cannot be done (disk full) does not make it spin.
 constexpr absl::Duration kShortestSleep = absl::Milliseconds(2);
+// How long leases and backoffs rest after an error of the store.
+constexpr absl::Duration kScanPause = absl::Milliseconds(500);
 
 v1::JobError LossError(const char* reason, std::string message, const v1::Job& job) {
   v1::JobError error;
@@ -109,7 +111,7 @@ void JobQueue::PublishStored(const std::string& id, int64_t token, const std::st
     ApplyLoss(
         live->row,
         LossError("INTERNAL", absl::StrCat("the result could not be published: ", status.ToString()), live->row.job),
-        &deferred)
+        &deferred, Delivered::kMayLose)
         .IgnoreError();
     Dispatch(&deferred);
   }
@@ -120,8 +122,32 @@ void JobQueue::MovePlans(absl::Duration back, absl::Time now) {
   LOG(WARNING) << "queue: the clock was set back by " << back;
   for (auto& [handle, waiter] : waiters_) waiter.until -= back;
   watches_.MoveKeepalives(-back);
-  next_gauges_ = next_purge_ = now;
+  next_gauges_ = next_purge_ = next_count_ = now;
   paused_until_ = std::min(paused_until_, now);
+  scan_blocked_until_ = std::min(scan_blocked_until_, now);
+}
+
+void JobQueue::BlockScan(absl::Time now) { scan_blocked_until_ = now + kScanPause; }
+
+void JobQueue::Scan(absl::Time now, Deferred* deferred) {
+  const std::vector<std::string> leased = live_.Leased();
+  const bool due = std::any_of(leased.begin(), leased.end(),
+                               [&](const std::string& id) { return now >= LeaseDue(*live_.Find(id)); });
+  if (due && peers_ != nullptr) {
+    if (const absl::Status heard = HearOfOthers(now); !heard.ok()) {
+      LOG(WARNING) << "queue: no lease is ended while the store cannot be asked: " << heard;
+      BlockScan(now);
+      return;
+    }
+  }
+  for (const std::string& id : leased) {
+    if (now < paused_until_) return;
+    TickLease(id, now, deferred);
+  }
+  for (const std::string& id : live_.RetriesDue(now, kRetryCap)) {
+    if (now < paused_until_) return;
+    if (IsTrouble(Apply(JobEvent::kRetryDue, live_.Find(id)->row, deferred).status())) Pause();
+  }
 }
 
 void JobQueue::Tick() { TickPlannedFor(absl::InfiniteFuture()); }
@@ -129,6 +155,7 @@ void JobQueue::Tick() { TickPlannedFor(absl::InfiniteFuture()); }
 void JobQueue::TickPlannedFor(absl::Time planned) {
   Deferred deferred;
   const absl::Time begun = absl::Now();
+  Recount();
   {
     MutexLock lock(&mu_);
     const absl::Time now = clock_->Now();
@@ -145,14 +172,7 @@ void JobQueue::TickPlannedFor(absl::Time planned) {
       LiveJob& live = *live_.Find(id);
       live.last_heard = std::min(now, live.last_heard + slept);
     }
-    for (const std::string& id : live_.Leased()) {
-      if (now < paused_until_) break;
-      TickLease(id, now, &deferred);
-    }
-    for (const std::string& id : live_.RetriesDue(now, kRetryCap)) {
-      if (now < paused_until_) break;
-      if (IsTrouble(Apply(JobEvent::kRetryDue, live_.Find(id)->row, &deferred).status())) Pause();
-    }
+    if (now >= std::max(paused_until_, scan_blocked_until_)) Scan(now, &deferred);
     Dispatch(&deferred);
     for (auto it = waiters_.begin(); it != waiters_.end();) {
       if (it->second.until > now) {
@@ -193,8 +213,9 @@ void JobQueue::DeleteExpired(absl::Time now, Deferred* deferred) {
   for (const JobRow& row : *rows) {
     const absl::Status gone = absl::NotFoundError(absl::StrCat("job ", row.job.id(), " expired"));
     const absl::Status removed = Remove(row, gone, deferred);
-    LOG_IF(WARNING, !removed.ok()) << "queue: deleting expired job " << row.job.id() << ": " << removed;
-    if (!removed.ok()) return;
+    if (removed.ok() || (peers_ != nullptr && (absl::IsAborted(removed) || absl::IsNotFound(removed)))) continue;
+    LOG(WARNING) << "queue: deleting expired job " << row.job.id() << ": " << removed;
+    return;
   }
   if (!rows->empty()) LOG(INFO) << "queue: " << rows->size() << " expired jobs deleted";
   if (rows->size() == kExpiredAtOnce) next_expiry_ = now;  // go on at the next tick
@@ -208,6 +229,7 @@ absl::Time JobQueue::NextDue() {
 absl::Time JobQueue::NextDueLocked(absl::Time now) {
   absl::Time change = live_.NextRetry();  // what changes the store
   for (const std::string& id : live_.Leased()) change = std::min(change, LeaseDue(*live_.Find(id)));
+  if (scan_blocked_until_ > now) change = std::max(change, scan_blocked_until_);
   if (paused_until_ > now) change = paused_until_;
   absl::Time due = std::min({next_gauges_, now + kGaugeInterval, change, watches_.NextDue()});
   for (const auto& [handle, waiter] : waiters_) due = std::min(due, waiter.until);

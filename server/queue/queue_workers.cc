@@ -102,27 +102,33 @@ v1::LeaseJobResponse JobQueue::EmptyLease() const {
 }
 
 uint64_t JobQueue::Lease(const v1::LeaseJobRequest& request, LeaseCallback callback) {
+  const bool told_to_drain = CheckWorkerInfo(request.worker()).ok() && ShareHeartbeat(request.worker(), false, {});
   Deferred deferred;
   uint64_t handle = 0;
   {
     MutexLock lock(&mu_);
     handle = next_handle_++;
-    const absl::Status status = Park(request, handle, callback, &deferred);
+    const absl::Status status = Park(request, handle, told_to_drain, callback, &deferred);
     if (!status.ok()) deferred.push_back([callback, status] { callback(status); });
   }
   RunAll(&deferred);
   return handle;
 }
 
-absl::Status JobQueue::Park(const v1::LeaseJobRequest& request, uint64_t handle, LeaseCallback callback,
-                            Deferred* deferred) {
+absl::Status JobQueue::Park(const v1::LeaseJobRequest& request, uint64_t handle, bool told_to_drain,
+                            LeaseCallback callback, Deferred* deferred) {
   if (leases_ended_) return Stopping();
   const absl::Time now = clock_->Now();
   ASSIGN_OR_RETURN(KnownWorker * worker, workers_.Touch(request.worker(), now));
   const std::string& id = request.worker().id();
+  if (told_to_drain) Drain(worker, deferred);
   if (worker->draining) return Draining(id);
 
   const int64_t slots = request.worker().slots();
+  if (live_.LeasesOf(id) >= slots && peers_ != nullptr) {  // what was ended or confirmed elsewhere
+    RETURN_IF_ERROR(CatchUp(deferred));
+    RETURN_IF_ERROR(HearOfOthers(now));
+  }
   if (live_.LeasesOf(id) >= slots) ReleaseUnconfirmed(id, deferred);
   const int64_t leases = live_.LeasesOf(id);
   if (leases >= slots) {
@@ -266,6 +272,7 @@ absl::StatusOr<v1::HeartbeatResponse> JobQueue::Heartbeat(const v1::HeartbeatReq
   v1::HeartbeatResponse response;
   SetProto(options_.heartbeat_interval, response.mutable_heartbeat_interval());
   Deferred deferred;
+  std::vector<JobPeers::LeaseId> held;
   {
     MutexLock lock(&mu_);
     const absl::Time now = clock_->Now();
@@ -277,7 +284,13 @@ absl::StatusOr<v1::HeartbeatResponse> JobQueue::Heartbeat(const v1::HeartbeatReq
       instruction->set_job_id(lease.job_id());
       instruction->set_token(lease.token());
       instruction->set_command(Hear(request.worker().id(), lease, now, &deferred));
+      if (instruction->command() != v1::LEASE_COMMAND_LEASE_LOST) held.push_back({lease.job_id(), lease.token()});
     }
+  }
+  if (ShareHeartbeat(request.worker(), request.draining(), held) && !response.drain()) {
+    response.set_drain(true);
+    MutexLock lock(&mu_);
+    if (KnownWorker* const worker = workers_.Find(request.worker().id())) Drain(worker, &deferred);
   }
   RunAll(&deferred);
   return response;
@@ -286,7 +299,14 @@ absl::StatusOr<v1::HeartbeatResponse> JobQueue::Heartbeat(const v1::HeartbeatReq
 v1::LeaseCommand JobQueue::Hear(const std::string& worker_id, const v1::LeaseProgress& lease, absl::Time now,
                                 Deferred* deferred) {
   LiveJob* live = live_.Find(lease.job_id());
-  if (live == nullptr || !IsHeldBy(live->row, lease.token(), worker_id)) {
+  const auto held = [&] { return live != nullptr && IsHeldBy(live->row, lease.token(), worker_id); };
+  if (peers_ != nullptr && !held()) {  // the lease may be of another server, just now
+    const absl::Status found = Find(lease.job_id()).status();
+    live = live_.Find(lease.job_id());
+    // Nothing is lost before the store has said so.
+    if (!found.ok() && !absl::IsNotFound(found)) return v1::LEASE_COMMAND_CONTINUE;
+  }
+  if (!held()) {
     if (metrics_ != nullptr) metrics_->StaleReportRejected("heartbeat");
     return v1::LEASE_COMMAND_LEASE_LOST;
   }
@@ -306,6 +326,11 @@ v1::LeaseCommand JobQueue::Hear(const std::string& worker_id, const v1::LeasePro
         live->progress_saved = now;
         const absl::Status saved = store_->Update(live->row, VersionOf(live->row));
         LOG_IF(WARNING, !saved.ok()) << "queue: saving the progress of job " << job.id() << ": " << saved;
+        if (absl::IsAborted(saved)) {  // another server has moved it on: cancelled, perhaps
+          Resync(lease.job_id());
+          live = live_.Find(lease.job_id());
+          if (!held()) return v1::LEASE_COMMAND_LEASE_LOST;
+        }
       }
     }
   }
@@ -335,32 +360,35 @@ absl::StatusOr<v1::Job> JobQueue::Complete(const v1::CompleteJobRequest& request
   if (request.has_success()) return CompleteSuccess(request);
   Deferred deferred;
   absl::StatusOr<v1::Job> job;
+  int tries = 0;
   {
     MutexLock lock(&mu_);
-    bool repeated = false;
-    ASSIGN_OR_RETURN(JobRow row, FindHeld(request, &repeated));
-    if (repeated) return std::move(row.job);
-    const LiveJob* live = live_.Find(request.job_id());
-    if (live->publishing || live->won) return BeingPublished(request.job_id());
-    row.completed_token = request.token();
-    if (request.has_failure()) {
-      v1::JobError error = CleanError(request.failure(), row.job.progress());
-      if (error.error_class() == v1::ERROR_CLASS_FINAL) {
-        *row.job.mutable_error() = std::move(error);
-        job = Apply(JobEvent::kFail, std::move(row), &deferred);
-      } else {
-        job = ApplyLoss(std::move(row), std::move(error), &deferred);
-      }
-    } else if (request.has_cancelled()) {
-      job = Apply(JobEvent::kWorkerCancelled, std::move(row), &deferred);
-    } else {
-      row.job.set_attempt(std::max(0, row.job.attempt() - 1));
-      job = Apply(JobEvent::kRelease, std::move(row), &deferred);
-    }
+    do {
+      bool repeated = false;
+      ASSIGN_OR_RETURN(JobRow row, FindHeld(request, &repeated));
+      if (repeated) return std::move(row.job);
+      const LiveJob* live = live_.Find(request.job_id());
+      if (live->publishing || live->won) return BeingPublished(request.job_id());
+      job = ApplyOutcome(request, std::move(row), &deferred);
+    } while (ChangedMeanwhile(job.status(), &tries));
+    if (absl::IsAborted(job.status())) job = BeingPublished(request.job_id());  // its result came to another server
     Dispatch(&deferred);
   }
   RunAll(&deferred);
   return job;
+}
+
+absl::StatusOr<v1::Job> JobQueue::ApplyOutcome(const v1::CompleteJobRequest& request, JobRow row, Deferred* deferred) {
+  row.completed_token = request.token();
+  if (request.has_failure()) {
+    v1::JobError error = CleanError(request.failure(), row.job.progress());
+    if (error.error_class() != v1::ERROR_CLASS_FINAL) return ApplyLoss(std::move(row), std::move(error), deferred);
+    *row.job.mutable_error() = std::move(error);
+    return Apply(JobEvent::kFail, std::move(row), deferred);
+  }
+  if (request.has_cancelled()) return Apply(JobEvent::kWorkerCancelled, std::move(row), deferred);
+  row.job.set_attempt(std::max(0, row.job.attempt() - 1));
+  return Apply(JobEvent::kRelease, std::move(row), deferred);
 }
 
 absl::Status JobQueue::BeingPublished(const std::string& id) {
@@ -377,7 +405,15 @@ absl::StatusOr<v1::Job> JobQueue::CompleteSuccess(const v1::CompleteJobRequest& 
     LiveJob* live = live_.Find(request.job_id());
     if (live->publishing) return BeingPublished(request.job_id());
     RETURN_IF_ERROR(CheckResult(row.job, request.success()));
-    RETURN_IF_ERROR(store_->PutResult(request.job_id(), VersionOf(row), request.success().SerializeAsString()));
+    const std::string bytes = request.success().SerializeAsString();
+    absl::Status put = store_->PutResult(request.job_id(), VersionOf(row), bytes);
+    if (absl::IsAborted(put)) {  // cancelled meanwhile at another server, or lost
+      ASSIGN_OR_RETURN(row, FindHeld(request, &repeated));
+      if (repeated) return std::move(row.job);
+      put = store_->PutResult(request.job_id(), VersionOf(row), bytes);
+      live = live_.Find(request.job_id());
+    }
+    RETURN_IF_ERROR(put);
     live->publishing = true;
   }
   return FinishPublication(request.job_id(), request.token(), request.success());
@@ -404,7 +440,7 @@ absl::StatusOr<v1::Job> JobQueue::FinishPublication(const std::string& id, int64
   {
     MutexLock lock(&mu_);
     const LiveJob* live = live_.Find(id);
-    if (live == nullptr) return absl::AbortedError(absl::StrCat("job ", id, " was changed by another server"));
+    if (live == nullptr) return EndedElsewhere(id, token);
     job = live->row.job;
     tenant = live->row.tenant;
   }
@@ -417,14 +453,20 @@ absl::StatusOr<v1::Job> JobQueue::FinishPublication(const std::string& id, int64
     MutexLock lock(&mu_);
     LiveJob* live = live_.Find(id);
     if (live == nullptr || live->row.token != token || !IsLeased(StateOf(live->row))) {
-      return absl::AbortedError(absl::StrCat("job ", id, " was changed by another server"));
+      return EndedElsewhere(id, token);
     }
     if (model_id.ok()) {
-      live->won = true;
-      JobRow row = live->row;
-      row.completed_token = token;
-      row.job.set_result_model_id(*model_id);
-      done = Apply(JobEvent::kSucceed, std::move(row), &deferred);
+      int tries = 0;
+      do {
+        live->won = true;
+        JobRow row = live->row;
+        row.completed_token = token;
+        row.job.set_result_model_id(*model_id);
+        done = Apply(JobEvent::kSucceed, std::move(row), &deferred);
+        live = live_.Find(id);
+      } while (ChangedMeanwhile(done.status(), &tries) && live != nullptr && live->row.token == token &&
+               IsLeased(StateOf(live->row)));
+      if (absl::IsAborted(done.status())) done = EndedElsewhere(id, token);
     } else {
       done = model_id.status();
     }
@@ -462,26 +504,49 @@ v1::Worker JobQueue::Describe(const KnownWorker& worker, absl::Time now) {
 }
 
 v1::ListWorkersResponse JobQueue::ListWorkers() {
+  absl::StatusOr<std::vector<JobPeers::Worker>> everywhere = absl::UnimplementedError("alone");
+  if (peers_ != nullptr) everywhere = peers_->Workers(options_.worker_retention);
   v1::ListWorkersResponse response;
   MutexLock lock(&mu_);
   const absl::Time now = clock_->Now();
+  if (everywhere.ok()) {
+    for (JobPeers::Worker& worker : *everywhere) {
+      *response.add_workers() = Describe({.info = std::move(worker.info),
+                                          .registered = now - worker.registered_ago,
+                                          .heard = now - worker.heard_ago,
+                                          .draining = worker.draining},
+                                         now);
+    }
+    return response;
+  }
   workers_.Forget(now);
   for (const KnownWorker* worker : workers_.All()) *response.add_workers() = Describe(*worker, now);
   return response;
 }
 
 absl::StatusOr<v1::Worker> JobQueue::DrainWorker(std::string_view id) {
+  if (peers_ != nullptr) RETURN_IF_ERROR(peers_->Drain(id));
   Deferred deferred;
   v1::Worker out;
+  bool known = false;
   {
     MutexLock lock(&mu_);
     KnownWorker* worker = workers_.Find(id);
-    if (worker == nullptr) return absl::NotFoundError(absl::StrCat("there is no worker ", Quoted(id)));
-    Drain(worker, &deferred);
-    out = Describe(*worker, clock_->Now());
+    known = worker != nullptr;
+    if (known) {
+      Drain(worker, &deferred);
+      out = Describe(*worker, clock_->Now());
+    }
   }
   RunAll(&deferred);
-  return out;
+  if (known) return out;
+  if (peers_ != nullptr) {  // it talks to another server
+    const v1::ListWorkersResponse all = ListWorkers();
+    for (const v1::Worker& worker : all.workers()) {
+      if (worker.info().id() == id) return worker;
+    }
+  }
+  return absl::NotFoundError(absl::StrCat("there is no worker ", Quoted(id)));
 }
 
 }  // namespace quant

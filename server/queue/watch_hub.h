@@ -36,6 +36,9 @@ class WatchHub {
   void Add(uint64_t handle, std::string_view job_id, absl::Time next_keepalive, WatchCallback callback);
   void Remove(uint64_t handle);
   bool IsWatched(std::string_view job_id) const;
+  std::vector<std::string> Jobs() const;
+  // The greatest sequence that was published of a watched job; 0 when there is none.
+  int64_t Told(std::string_view job_id) const;
   // Tells all watchers of the job; an event with an end removes them.
   void Publish(std::string_view job_id, const WatchEvent& event, absl::Time next_keepalive, Calls* calls);
   // Ends all watches.
@@ -57,7 +60,11 @@ class WatchHub {
   void Schedule(uint64_t handle, Watch* watch, absl::Time next_keepalive);
 
   std::map<uint64_t, Watch> watches_;
-  std::map<std::string, std::set<uint64_t>, std::less<>> by_job_;
+  struct Watched {
+    std::set<uint64_t> handles;
+    int64_t told = 0;
+  };
+  std::map<std::string, Watched, std::less<>> by_job_;
   std::set<std::pair<absl::Time, uint64_t>> schedule_;
 };
 

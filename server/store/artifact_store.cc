@@ -21,7 +21,7 @@
 #include "server/blobs/blob_store.h"
 #include "server/metrics/server_metrics.h"
 #include "server/store/manifest.h"
-#include "server/store/sqlite.h"
+#include "server/store/sql.h"
 
 namespace quant {
 namespace {
@@ -30,7 +30,45 @@ constexpr int32_t kDefaultPage = 50;
 constexpr int32_t kMaxPage = 500;
 constexpr size_t kMaxPageBytes = size_t{3} << 20;  // manifests are large; the answer must fit gRPC's 4 MiB
 
-const std::vector<std::string>& Migrations() {
+// The same tables; what each column holds: below.
+const std::vector<std::string>& PostgresMigrations() {
+  static const auto* const migrations = new std::vector<std::string>{R"(
+    CREATE TABLE artifact (
+      ordinal bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+      id text NOT NULL UNIQUE,
+      kind bigint NOT NULL,
+      name text NOT NULL,
+      format bigint NOT NULL,
+      digest text NOT NULL,
+      size_bytes bigint NOT NULL,
+      create_time bigint NOT NULL,
+      source_job_id text NOT NULL,
+      tenant text NOT NULL
+    );
+    CREATE TABLE artifact_file (
+      artifact bigint NOT NULL REFERENCES artifact (ordinal) ON DELETE CASCADE,
+      path text COLLATE "C" NOT NULL,
+      sha256 text NOT NULL,
+      size_bytes bigint NOT NULL,
+      PRIMARY KEY (artifact, path)
+    );
+    CREATE INDEX artifact_by_digest ON artifact (kind, digest, name, tenant);
+    CREATE INDEX artifact_by_kind ON artifact (kind, ordinal);
+    CREATE INDEX artifact_by_tenant ON artifact (tenant, kind, ordinal);
+    CREATE UNIQUE INDEX artifact_by_job ON artifact (source_job_id) WHERE source_job_id <> '';
+    CREATE INDEX artifact_file_by_blob ON artifact_file (sha256);
+    CREATE TABLE blob_holder (
+      tenant text NOT NULL,
+      sha256 text NOT NULL,
+      size_bytes bigint NOT NULL,
+      PRIMARY KEY (tenant, sha256)
+    );
+    CREATE INDEX blob_holder_by_blob ON blob_holder (sha256);
+  )"};
+  return *migrations;
+}
+
+const std::vector<std::string>& SqliteMigrations() {
   static const auto* const migrations = new std::vector<std::string>{R"(
     CREATE TABLE artifact (
       ordinal INTEGER PRIMARY KEY AUTOINCREMENT,  -- order of creation, never reused
@@ -99,11 +137,12 @@ absl::StatusOr<int64_t> ReadToken(int kind, std::string_view token) {
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<ArtifactStore>> ArtifactStore::Create(Database* db, BlobStore* blobs,
+absl::StatusOr<std::unique_ptr<ArtifactStore>> ArtifactStore::Create(SqlConnection* db, BlobStore* blobs,
                                                                      ServerMetrics* metrics, Clock* clock) {
   std::unique_ptr<ArtifactStore> store(new ArtifactStore(db, blobs, metrics, clock));
   MutexLock lock(db->mutex());
-  RETURN_IF_ERROR(db->Migrate("artifacts", Migrations()));
+  const bool sqlite = db->dialect() == SqlConnection::Dialect::kSqlite;
+  RETURN_IF_ERROR(db->Migrate("artifacts", sqlite ? SqliteMigrations() : PostgresMigrations()));
   store->UpdateGauges();
   return store;
 }
@@ -178,6 +217,8 @@ absl::StatusOr<ArtifactStore::Artifact> ArtifactStore::Make(Kind kind, const Pri
     RETURN_IF_ERROR(blobs_->Touch({file.digest().sha256(), file.digest().size_bytes()}).status());
   }
   MutexLock lock(db_->mutex());
+  // From here on, so that the sweep, of whichever server, cannot take a blob between the check and the insert.
+  ASSIGN_OR_RETURN(Transaction txn, Transaction::Begin(db_));
   absl::StatusOr<std::vector<Artifact>> same =
       source_job_id.empty() ? Select("kind = ? AND digest = ? AND name = ? AND tenant = ? ORDER BY ordinal LIMIT 1",
                                      [&](Statement* stmt) {
@@ -197,9 +238,9 @@ absl::StatusOr<ArtifactStore::Artifact> ArtifactStore::Make(Kind kind, const Pri
     RETURN_IF_ERROR(ReadFiles(&found));
     return found;
   }
-  // Under the lock, so that the sweep cannot take a blob between this check and the insert.
   RETURN_IF_ERROR(CheckBlobsStored(owner, made.files));
   RETURN_IF_ERROR(Insert(kind, made));
+  RETURN_IF_ERROR(txn.Commit());
   UpdateGauges();
   return made;
 }
@@ -222,35 +263,33 @@ absl::Status ArtifactStore::CheckBlobsStored(const Principal& owner, const std::
 }
 
 absl::Status ArtifactStore::Insert(Kind kind, const Artifact& artifact) {
-  ASSIGN_OR_RETURN(Transaction txn, Transaction::Begin(db_));
-  {
-    ASSIGN_OR_RETURN(Statement insert,
-                     db_->Prepare("INSERT INTO artifact (id, kind, name, format, digest, size_bytes, create_time, "
-                                  "source_job_id, tenant) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"));
-    insert.Bind(1, artifact.id);
-    insert.Bind(2, static_cast<int>(kind));
-    insert.Bind(3, artifact.name);
-    insert.Bind(4, static_cast<int>(artifact.format));
-    insert.Bind(5, artifact.digest);
-    insert.Bind(6, artifact.size_bytes);
-    insert.Bind(7, artifact.create_time);
-    insert.Bind(8, artifact.source_job_id);
-    insert.Bind(9, artifact.tenant);
-    RETURN_IF_ERROR(insert.Run());
-    const int64_t ordinal = db_->LastInsertRowId();
-    ASSIGN_OR_RETURN(
-        Statement file_insert,
-        db_->Prepare("INSERT INTO artifact_file (artifact, path, sha256, size_bytes) VALUES (?, ?, ?, ?)"));
-    for (const v1::File& file : artifact.files) {
-      file_insert.Bind(1, ordinal);
-      file_insert.Bind(2, file.path());
-      file_insert.Bind(3, file.digest().sha256());
-      file_insert.Bind(4, file.digest().size_bytes());
-      RETURN_IF_ERROR(file_insert.Run());
-      file_insert.Reset();
-    }
+  ASSIGN_OR_RETURN(Statement insert,
+                   db_->Prepare("INSERT INTO artifact (id, kind, name, format, digest, size_bytes, create_time, "
+                                "source_job_id, tenant) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) RETURNING ordinal"));
+  insert.Bind(1, artifact.id);
+  insert.Bind(2, static_cast<int>(kind));
+  insert.Bind(3, artifact.name);
+  insert.Bind(4, static_cast<int>(artifact.format));
+  insert.Bind(5, artifact.digest);
+  insert.Bind(6, artifact.size_bytes);
+  insert.Bind(7, artifact.create_time);
+  insert.Bind(8, artifact.source_job_id);
+  insert.Bind(9, artifact.tenant);
+  ASSIGN_OR_RETURN(const bool inserted, insert.Step());
+  if (!inserted) return absl::InternalError("an INSERT returned no row");
+  const int64_t ordinal = insert.Int(0);
+  RETURN_IF_ERROR(insert.Run());
+  ASSIGN_OR_RETURN(Statement file_insert,
+                   db_->Prepare("INSERT INTO artifact_file (artifact, path, sha256, size_bytes) VALUES (?, ?, ?, ?)"));
+  for (const v1::File& file : artifact.files) {
+    file_insert.Bind(1, ordinal);
+    file_insert.Bind(2, file.path());
+    file_insert.Bind(3, file.digest().sha256());
+    file_insert.Bind(4, file.digest().size_bytes());
+    RETURN_IF_ERROR(file_insert.Run());
+    file_insert.Reset();
   }
-  return txn.Commit();
+  return absl::OkStatus();
 }
 
 absl::StatusOr<v1::Model> ArtifactStore::CreateModel(const Principal& caller, const v1::CreateModelRequest& request) {
@@ -404,6 +443,7 @@ absl::Status ArtifactStore::Delete(Kind kind, const Principal& caller, std::stri
     in_use = in_use_;
   }
   MutexLock lock(db_->mutex());
+  ASSIGN_OR_RETURN(Transaction txn, Transaction::Begin(db_));
   ASSIGN_OR_RETURN(const std::vector<Artifact> found, Select("id = ? AND kind = ?", [&](Statement* stmt) {
                      stmt->Bind(1, id);
                      stmt->Bind(2, static_cast<int>(kind));
@@ -420,7 +460,6 @@ absl::Status ArtifactStore::Delete(Kind kind, const Principal& caller, std::stri
           "IN_USE", {{"job", job}});
     }
   }
-  ASSIGN_OR_RETURN(Transaction txn, Transaction::Begin(db_));
   {
     ASSIGN_OR_RETURN(Statement stmt, db_->Prepare("DELETE FROM artifact WHERE ordinal = ?"));
     stmt.Bind(1, found.front().ordinal);
@@ -460,8 +499,8 @@ absl::Status ArtifactStore::NoteHeld(const Principal& caller, const BlobId& blob
   MutexLock lock(db_->mutex());
   ASSIGN_OR_RETURN(Transaction txn, Transaction::Begin(db_));
   {
-    ASSIGN_OR_RETURN(Statement stmt, db_->Prepare("INSERT OR IGNORE INTO blob_holder (tenant, sha256, size_bytes) "
-                                                  "VALUES (?, ?, ?)"));
+    ASSIGN_OR_RETURN(Statement stmt, db_->Prepare("INSERT INTO blob_holder (tenant, sha256, size_bytes) "
+                                                  "VALUES (?, ?, ?) ON CONFLICT DO NOTHING"));
     stmt.Bind(1, caller.tenant);
     stmt.Bind(2, blob.sha256);
     stmt.Bind(3, blob.size_bytes);
@@ -487,10 +526,10 @@ ArtifactStore::Reservation::~Reservation() {
 
 absl::StatusOr<int64_t> ArtifactStore::StoredBytes(std::string_view tenant) {
   ASSIGN_OR_RETURN(Statement stmt,
-                   db_->Prepare("SELECT coalesce(sum(size_bytes), 0) FROM ("
+                   db_->Prepare("SELECT CAST(coalesce(sum(size_bytes), 0) AS bigint) FROM ("
                                 "SELECT sha256, size_bytes FROM blob_holder WHERE tenant = ?1 UNION "
                                 "SELECT f.sha256, f.size_bytes FROM artifact AS a JOIN artifact_file AS f "
-                                "ON f.artifact = a.ordinal WHERE a.tenant = ?1)"));
+                                "ON f.artifact = a.ordinal WHERE a.tenant = ?1) AS held"));
   stmt.Bind(1, tenant);
   RETURN_IF_ERROR(stmt.Step().status());
   return stmt.Int(0);
@@ -529,13 +568,9 @@ absl::StatusOr<ArtifactStore::Reservation> ArtifactStore::Reserve(const Principa
 }
 
 absl::Status ArtifactStore::ForgetHolders(std::string_view sha256) {
-  ASSIGN_OR_RETURN(Transaction txn, Transaction::Begin(db_));
-  {
-    ASSIGN_OR_RETURN(Statement stmt, db_->Prepare("DELETE FROM blob_holder WHERE sha256 = ?"));
-    stmt.Bind(1, sha256);
-    RETURN_IF_ERROR(stmt.Run());
-  }
-  return txn.Commit();
+  ASSIGN_OR_RETURN(Statement stmt, db_->Prepare("DELETE FROM blob_holder WHERE sha256 = ?"));
+  stmt.Bind(1, sha256);
+  return stmt.Run();
 }
 
 absl::StatusOr<bool> ArtifactStore::IsReferenced(std::string_view sha256) {
@@ -552,11 +587,13 @@ absl::StatusOr<int64_t> ArtifactStore::SweepUnreferenced(absl::Duration grace) {
   int64_t removed = 0;
   for (const BlobId& blob : stale) {
     MutexLock lock(db_->mutex());
+    ASSIGN_OR_RETURN(Transaction txn, Transaction::Begin(db_));
     ASSIGN_OR_RETURN(const bool referenced, IsReferenced(blob.sha256));
     if (referenced) continue;
     ASSIGN_OR_RETURN(const bool gone, blobs_->Remove(blob, before));
     if (!gone) continue;
     RETURN_IF_ERROR(ForgetHolders(blob.sha256));
+    RETURN_IF_ERROR(txn.Commit());
     ++removed;
     reclaimed += blob.size_bytes;
   }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// ArtifactStore: models and datasets, as manifests of stored blobs, in SQLite. Also keeps the promise that a blob which
-// a manifest names stays: blobs are swept here, under the same lock that manifests are made under.
+// ArtifactStore: models and datasets, as manifests of stored blobs, in SQLite or PostgreSQL. Also keeps the promise
+// that a blob which a manifest names stays: blobs are swept here, under the same lock that manifests are made under.
 #ifndef QUANT_SERVER_STORE_ARTIFACT_STORE_H_
 #define QUANT_SERVER_STORE_ARTIFACT_STORE_H_
 
@@ -24,14 +24,14 @@
 namespace quant {
 
 class BlobStore;
-class Database;
 class LimitsTable;
 struct BlobId;
 class ServerMetrics;
+class SqlConnection;
 class Statement;
 
-// Errors are those that artifacts.proto names for the rpc of the same name, and those of Database. A change is durable
-// when its function returns OK. Thread-safe.
+// Errors are those that artifacts.proto names for the rpc of the same name, and those of the database. A change is
+// durable when its function returns OK. Thread-safe.
 class ArtifactStore : public ArtifactCatalog {
  public:
   // The id of an unfinished job that needs the artifact, or "".
@@ -39,8 +39,8 @@ class ArtifactStore : public ArtifactCatalog {
 
   // Makes the tables where they are missing. `metrics` may be null. All must outlive the store; nobody else may use the
   // connection `db`.
-  static absl::StatusOr<std::unique_ptr<ArtifactStore>> Create(Database* db, BlobStore* blobs, ServerMetrics* metrics,
-                                                               Clock* clock);
+  static absl::StatusOr<std::unique_ptr<ArtifactStore>> Create(SqlConnection* db, BlobStore* blobs,
+                                                               ServerMetrics* metrics, Clock* clock);
 
   // Asked before an artifact is deleted, under the store's lock. Set it before the first Delete, once.
   void SetInUse(InUse in_use);
@@ -111,7 +111,7 @@ class ArtifactStore : public ArtifactCatalog {
     std::string next_page_token;
   };
 
-  ArtifactStore(Database* db, BlobStore* blobs, ServerMetrics* metrics, Clock* clock)
+  ArtifactStore(SqlConnection* db, BlobStore* blobs, ServerMetrics* metrics, Clock* clock)
       : db_(db), blobs_(blobs), metrics_(metrics), clock_(clock) {}
   static v1::Model ToModel(Artifact artifact);
   static v1::Dataset ToDataset(Artifact artifact);
@@ -135,7 +135,7 @@ class ArtifactStore : public ArtifactCatalog {
   absl::StatusOr<int64_t> StoredBytes(std::string_view tenant);
   absl::Status OverQuota(const Principal& caller, std::string_view resource, int64_t wanted, int64_t limit);
 
-  Database* const db_;  // its mutex guards manifests against the sweep
+  SqlConnection* const db_;  // its transactions guard manifests against the sweep
   BlobStore* const blobs_;
   ServerMetrics* const metrics_;
   Clock* const clock_;

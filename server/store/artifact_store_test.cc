@@ -15,9 +15,12 @@
 #include "common/error_detail.h"
 #include "common/random_id.h"
 #include "common/strings.h"
+#include "server/auth/tenant_limits.h"
 #include "server/blobs/file_blob_store.h"
 #include "server/metrics/server_metrics.h"
+#include "server/store/postgres_connection.h"
 #include "server/store/sqlite.h"
+#include "server/store/testing/postgres_server.h"
 
 namespace quant {
 namespace {
@@ -25,9 +28,19 @@ namespace {
 namespace fs = std::filesystem;
 using ::testing::HasSubstr;
 
-class ArtifactStoreTest : public ::testing::Test {
+class ArtifactStoreTest : public ::testing::TestWithParam<std::string> {
  protected:
-  ArtifactStoreTest() { Reopen(); }
+  void SetUp() override {
+    if (GetParam() == "postgres") {
+      const auto server = PostgresServer::Shared();
+      if (absl::IsNotFound(server.status())) GTEST_SKIP() << server.status();
+      ASSERT_TRUE(server.ok()) << server.status();
+      const auto url = (*server)->NewSchema();
+      ASSERT_TRUE(url.ok()) << url.status();
+      url_ = *url;
+    }
+    Reopen();
+  }
   ~ArtifactStoreTest() override {
     store_.reset();
     db_.reset();
@@ -40,9 +53,16 @@ class ArtifactStoreTest : public ::testing::Test {
     auto blobs = FileBlobStore::Open(dir_, {.reserve_bytes = 0, .clock = &clock_});
     ASSERT_TRUE(blobs.ok()) << blobs.status();
     blobs_ = *std::move(blobs);
-    auto db = Database::Open(dir_ / "artifacts.db");
-    ASSERT_TRUE(db.ok()) << db.status();
-    db_ = *std::move(db);
+    if (GetParam() == "postgres") {
+      auto postgres = Postgres::Open({.url = url_});
+      ASSERT_TRUE(postgres.ok()) << postgres.status();
+      postgres_ = *std::move(postgres);
+      db_ = std::make_unique<PostgresConnection>(postgres_.get(), 1);
+    } else {
+      auto db = Database::Open(dir_ / "artifacts.db");
+      ASSERT_TRUE(db.ok()) << db.status();
+      db_ = *std::move(db);
+    }
     auto store = ArtifactStore::Create(db_.get(), blobs_.get(), &metrics_, &clock_);
     ASSERT_TRUE(store.ok()) << store.status();
     store_ = *std::move(store);
@@ -78,11 +98,13 @@ class ArtifactStoreTest : public ::testing::Test {
   FakeClock clock_{absl::Now()};
   ServerMetrics metrics_;
   std::unique_ptr<BlobStore> blobs_;
-  std::unique_ptr<Database> db_;
+  std::string url_;
+  std::unique_ptr<Postgres> postgres_;
+  std::unique_ptr<SqlConnection> db_;
   std::unique_ptr<ArtifactStore> store_;
 };
 
-TEST_F(ArtifactStoreTest, ModelComesBackWholeAfterAReopening) {
+TEST_P(ArtifactStoreTest, ModelComesBackWholeAfterAReopening) {
   auto made =
       store_->CreateModel(OpenPrincipal(), ModelRequest("net", {Stored("z.bin", "data"), Stored("m.onnx", "graph")}));
   ASSERT_TRUE(made.ok()) << made.status();
@@ -97,7 +119,7 @@ TEST_F(ArtifactStoreTest, ModelComesBackWholeAfterAReopening) {
   EXPECT_THAT(metrics_.Serialize(), HasSubstr("quant_artifacts{kind=\"model\"} 1"));
 }
 
-TEST_F(ArtifactStoreTest, SameManifestAndNameIsTheSameModel) {
+TEST_P(ArtifactStoreTest, SameManifestAndNameIsTheSameModel) {
   const v1::Model first = Make("net", "graph");
   EXPECT_EQ(Make("net", "graph").id(), first.id());
   EXPECT_EQ(Make("net", "graph").SerializeAsString(), first.SerializeAsString());
@@ -105,7 +127,7 @@ TEST_F(ArtifactStoreTest, SameManifestAndNameIsTheSameModel) {
   EXPECT_NE(Make("net", "changed").id(), first.id());
 }
 
-TEST_F(ArtifactStoreTest, AModelIsNoDataset) {
+TEST_P(ArtifactStoreTest, AModelIsNoDataset) {
   const v1::Model model = Make("net", "graph");
   EXPECT_EQ(store_->GetDataset(OpenPrincipal(), model.id()).status().code(), absl::StatusCode::kNotFound);
   EXPECT_EQ(store_->DeleteDataset(OpenPrincipal(), model.id()).code(), absl::StatusCode::kNotFound);
@@ -117,7 +139,7 @@ TEST_F(ArtifactStoreTest, AModelIsNoDataset) {
   EXPECT_EQ(store_->ListDatasets(OpenPrincipal(), {})->datasets_size(), 1);
 }
 
-TEST_F(ArtifactStoreTest, MissingBlobAndUnreadableModelAreRefused) {
+TEST_P(ArtifactStoreTest, MissingBlobAndUnreadableModelAreRefused) {
   const absl::Status missing =
       store_->CreateModel(OpenPrincipal(), ModelRequest("n", {Stored("m.onnx", "here"), NotStored("w.bin", "absent")}))
           .status();
@@ -137,7 +159,7 @@ TEST_F(ArtifactStoreTest, MissingBlobAndUnreadableModelAreRefused) {
   EXPECT_EQ(store_->ListModels(OpenPrincipal(), {})->models_size(), 0);
 }
 
-TEST_F(ArtifactStoreTest, ListPagesNewestFirstAndSurvivesChangesInBetween) {
+TEST_P(ArtifactStoreTest, ListPagesNewestFirstAndSurvivesChangesInBetween) {
   std::vector<std::string> ids;
   ids.reserve(7);
   for (int i = 0; i < 7; ++i) ids.push_back(Make(absl::StrCat("n", i), absl::StrCat("g", i)).id());
@@ -159,7 +181,7 @@ TEST_F(ArtifactStoreTest, ListPagesNewestFirstAndSurvivesChangesInBetween) {
   EXPECT_THAT(seen, testing::ElementsAre(ids[6], ids[5], ids[4], ids[3], ids[1], ids[0]));
 }
 
-TEST_F(ArtifactStoreTest, ForeignPageTokensAndNegativeSizesAreRefused) {
+TEST_P(ArtifactStoreTest, ForeignPageTokensAndNegativeSizesAreRefused) {
   for (int i = 0; i < 2; ++i) Make(absl::StrCat("n", i), "g");
   v1::ListModelsRequest request;
   request.set_page_size(1);
@@ -177,7 +199,7 @@ TEST_F(ArtifactStoreTest, ForeignPageTokensAndNegativeSizesAreRefused) {
   EXPECT_EQ(store_->ListModels(OpenPrincipal(), request).status().code(), absl::StatusCode::kInvalidArgument);
 }
 
-TEST_F(ArtifactStoreTest, DeleteRefusesWhatAJobNeeds) {
+TEST_P(ArtifactStoreTest, DeleteRefusesWhatAJobNeeds) {
   const v1::Model model = Make("net", "graph");
   std::string user = "j-0123456789abcdef";
   store_->SetInUse([&](std::string_view id) -> absl::StatusOr<std::string> { return id == model.id() ? user : ""; });
@@ -191,7 +213,7 @@ TEST_F(ArtifactStoreTest, DeleteRefusesWhatAJobNeeds) {
   EXPECT_EQ(store_->GetModel(OpenPrincipal(), model.id()).status().code(), absl::StatusCode::kNotFound);
 }
 
-TEST_F(ArtifactStoreTest, AJobPublishesOneModel) {
+TEST_P(ArtifactStoreTest, AJobPublishesOneModel) {
   const v1::Model uploaded = Make("net", "graph");
   const std::vector<v1::File> files = {Stored("m.onnx", "graph")};
   auto first = store_->PublishResult(kDefaultTenant, "j-1", "net", files);
@@ -215,7 +237,7 @@ BlobId IdOf(const v1::File& file) { return {file.digest().sha256(), file.digest(
 
 const Principal kBob{.tenant = "zoo", .name = "bob", .role = Role::kUser};
 
-TEST_F(ArtifactStoreTest, WhatAnotherTenantHasIsAsWhatIsNotThere) {
+TEST_P(ArtifactStoreTest, WhatAnotherTenantHasIsAsWhatIsNotThere) {
   const v1::File file = Stored("m.onnx", "graph");
   ASSERT_TRUE(store_->NoteHeld(kAnn, IdOf(file)).ok());
   const auto model = store_->CreateModel(kAnn, ModelRequest("net", {file}));
@@ -234,7 +256,7 @@ TEST_F(ArtifactStoreTest, WhatAnotherTenantHasIsAsWhatIsNotThere) {
   EXPECT_EQ(store_->ListModels(OpenPrincipal(), {})->models_size(), 1);
 }
 
-TEST_F(ArtifactStoreTest, ADigestAloneOpensNothing) {
+TEST_P(ArtifactStoreTest, ADigestAloneOpensNothing) {
   const v1::File file = Stored("m.onnx", "graph");
   const std::string sha256 = file.digest().sha256();
   EXPECT_FALSE(store_->HoldsBlob(kAnn, sha256).value());
@@ -249,7 +271,7 @@ TEST_F(ArtifactStoreTest, ADigestAloneOpensNothing) {
   EXPECT_TRUE(store_->CreateModel(kAnn, ModelRequest("net", {file})).ok());
 }
 
-TEST_F(ArtifactStoreTest, TheFilesOfAJobsResultAreItsTenants) {
+TEST_P(ArtifactStoreTest, TheFilesOfAJobsResultAreItsTenants) {
   const v1::File file = Stored("m.onnx", "quantized");
   const auto result = store_->PublishResult("acme", "j-1", "out", {file});
   ASSERT_TRUE(result.ok()) << result.status();
@@ -258,7 +280,7 @@ TEST_F(ArtifactStoreTest, TheFilesOfAJobsResultAreItsTenants) {
   EXPECT_FALSE(store_->HoldsBlob(kBob, file.digest().sha256()).value());
 }
 
-TEST_F(ArtifactStoreTest, TheSameManifestOfTwoTenantsIsTwoModels) {
+TEST_P(ArtifactStoreTest, TheSameManifestOfTwoTenantsIsTwoModels) {
   const v1::File file = Stored("m.onnx", "graph");
   ASSERT_TRUE(store_->NoteHeld(kAnn, IdOf(file)).ok());
   ASSERT_TRUE(store_->NoteHeld(kBob, IdOf(file)).ok());
@@ -270,7 +292,7 @@ TEST_F(ArtifactStoreTest, TheSameManifestOfTwoTenantsIsTwoModels) {
   EXPECT_TRUE(store_->GetModel(kBob, bob->id()).ok());
 }
 
-TEST_F(ArtifactStoreTest, ASweptBlobHasNoHolders) {
+TEST_P(ArtifactStoreTest, ASweptBlobHasNoHolders) {
   const v1::File file = Stored("m.onnx", "graph");
   ASSERT_TRUE(store_->NoteHeld(kAnn, IdOf(file)).ok());
   clock_.Advance(absl::Hours(25));
@@ -278,7 +300,27 @@ TEST_F(ArtifactStoreTest, ASweptBlobHasNoHolders) {
   EXPECT_FALSE(store_->HoldsBlob(kAnn, file.digest().sha256()).value());
 }
 
-TEST_F(ArtifactStoreTest, SweepTakesOnlyOldBlobsThatNothingNames) {
+TEST_P(ArtifactStoreTest, StoredBytesCountEachBlobOnceAgainstTheQuota) {
+  LimitsTable limits;
+  limits.Set("acme", {.max_stored_bytes = 10});
+  store_->SetLimits(&limits);
+  const v1::File file = Stored("m.onnx", "graph");  // 5 bytes
+  ASSERT_TRUE(store_->NoteHeld(kAnn, IdOf(file)).ok());
+  ASSERT_TRUE(store_->NoteHeld(kAnn, IdOf(file)).ok());
+  ASSERT_TRUE(store_->CreateModel(kAnn, ModelRequest("net", {file})).ok());
+  {
+    const auto first = store_->Reserve(kAnn, IdOf(NotStored("a", "12345")));
+    EXPECT_TRUE(first.ok()) << first.status();
+    const auto second = store_->Reserve(kAnn, IdOf(NotStored("b", "1")));
+    EXPECT_EQ(second.status().code(), absl::StatusCode::kResourceExhausted);
+    EXPECT_EQ(ReasonOf(second.status()), "QUOTA_EXCEEDED");
+    EXPECT_TRUE(store_->Reserve(kBob, IdOf(NotStored("b", "1"))).ok());
+  }
+  EXPECT_TRUE(store_->Reserve(kAnn, IdOf(NotStored("b", "1"))).ok());
+  EXPECT_EQ(ReasonOf(store_->Reserve(kAnn, IdOf(NotStored("c", "123456"))).status()), "QUOTA_EXCEEDED");
+}
+
+TEST_P(ArtifactStoreTest, SweepTakesOnlyOldBlobsThatNothingNames) {
   const v1::Model model = Make("net", "graph");
   Stored("loose", "loose bytes");
   EXPECT_EQ(store_->SweepUnreferenced(absl::Hours(24)).value(), 0);
@@ -295,6 +337,9 @@ TEST_F(ArtifactStoreTest, SweepTakesOnlyOldBlobsThatNothingNames) {
   EXPECT_EQ(store_->SweepUnreferenced(absl::Hours(24)).value(), 16);
   EXPECT_EQ(blobs_->stats().blobs, 0);
 }
+
+INSTANTIATE_TEST_SUITE_P(Stores, ArtifactStoreTest, ::testing::Values("sqlite", "postgres"),
+                         [](const auto& param) { return param.param; });
 
 }  // namespace
 }  // namespace quant

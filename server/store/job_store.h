@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// JobStore: where jobs live when every process is dead. A seam: SqliteJobStore (embedded default) and MemoryJobStore
-// (a fake for tests) pass one contract test, job_store_test.cc; PostgreSQL joins them later.
+// JobStore: where jobs live when every process is dead. A seam: SqliteJobStore (embedded default), PostgresJobStore
+// (several servers) and MemoryJobStore (a fake for tests) pass one contract test, job_store_test.cc.
 //
 // A function that changes something returns OK only after the change is durable. Each change of a job is a
 // compare-and-set on (id, state, newest lease token): it happens wholly, or not at all with ABORTED when the stored job
@@ -40,8 +40,12 @@ struct JobRow {
 struct JobVersion {
   v1::JobState state = v1::JOB_STATE_UNSPECIFIED;
   int64_t token = 0;
+  bool undelivered = false;  // and no result was put under the token
+  // And the job has this sequence; 0: whichever. For states without a lease, which a job may leave and come back to
+  // under the same token. Asked by Update and Claim.
+  int64_t sequence = 0;
 };
-inline JobVersion VersionOf(const JobRow& row) { return {row.job.state(), row.token}; }
+inline JobVersion VersionOf(const JobRow& row) { return {.state = row.job.state(), .token = row.token}; }
 
 // A submission that came with a request_id. Each tenant has request ids of its own.
 struct SubmitRequest {
@@ -61,6 +65,8 @@ struct JobFilter {
   std::vector<std::pair<std::string, std::string>> labels;  // all of them
   std::string cache_key;
 };
+
+class JobPeers;
 
 // Thread-safe. Beside the errors named, everything may answer UNAVAILABLE (disk full, database locked) and DATA_LOSS (a
 // stored row cannot be read).
@@ -106,6 +112,9 @@ class JobStore {
   virtual absl::StatusOr<std::vector<JobRow>> Expired(absl::Time time, int limit) = 0;
   // Number of jobs in each state that occurs.
   virtual absl::StatusOr<std::map<v1::JobState, int64_t>> CountByState() = 0;
+
+  // What other servers on the store do; null when a store has one server.
+  virtual JobPeers* peers() { return nullptr; }
 };
 
 // "quantize", "calibrate", "benchmark", "analyze", "tune"; "" when no kind is set.

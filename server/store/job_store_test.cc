@@ -9,12 +9,15 @@
 
 #include "absl/status/status_matchers.h"
 #include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
 #include "common/proto_time.h"
 #include "common/random_id.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "server/store/memory_job_store.h"
+#include "server/store/postgres_job_store.h"
 #include "server/store/sqlite_job_store.h"
+#include "server/store/testing/postgres_server.h"
 
 namespace quant {
 namespace {
@@ -56,21 +59,40 @@ class JobStoreTest : public testing::TestWithParam<std::string> {
       dir_ = std::filesystem::temp_directory_path() / RandomId("job_store_test-");
       std::filesystem::create_directories(dir_);
     }
+    if (GetParam() == "postgres") {
+      const auto server = PostgresServer::Shared();
+      if (absl::IsNotFound(server.status())) GTEST_SKIP() << server.status();
+      ASSERT_THAT(server, IsOk());
+      const auto url = (*server)->NewSchema();
+      ASSERT_THAT(url, IsOk());
+      url_ = *url;
+    }
     Reopen();
   }
   void TearDown() override {
     store_.reset();
     db_.reset();
+    postgres_.reset();
     if (!dir_.empty()) std::filesystem::remove_all(dir_);
   }
-  // A new process, as far as SQLite can tell; the fake just stays.
+  // A new process, as far as the database can tell; the fake just stays.
   void Reopen() {
     if (GetParam() == "memory") {
-      if (store_ == nullptr) store_ = std::make_unique<MemoryJobStore>();
+      if (store_ == nullptr) store_ = std::make_unique<MemoryJobStore>(&clock_);
       return;
     }
     store_.reset();
     db_.reset();
+    if (GetParam() == "postgres") {
+      postgres_.reset();
+      auto postgres = Postgres::Open({.url = url_});
+      ASSERT_THAT(postgres, IsOk());
+      postgres_ = *std::move(postgres);
+      auto made = PostgresJobStore::Create(postgres_.get());
+      ASSERT_THAT(made, IsOk());
+      store_ = *std::move(made);
+      return;
+    }
     auto db = Database::Open(dir_ / "jobs.db");
     ASSERT_THAT(db, IsOk());
     db_ = *std::move(db);
@@ -92,7 +114,10 @@ class JobStoreTest : public testing::TestWithParam<std::string> {
   }
 
   std::filesystem::path dir_;
+  FakeClock clock_{kStart};  // of the fake
+  std::string url_;
   std::unique_ptr<Database> db_;
+  std::unique_ptr<Postgres> postgres_;
   std::unique_ptr<JobStore> store_;
 };
 
@@ -132,6 +157,17 @@ TEST_P(JobStoreTest, FindsJobsByTheirCacheKey) {
   EXPECT_EQ(store_->Get("j-4")->cache_key, "");
   EXPECT_THAT(IdsOf(store_->List({.cache_key = "same"}, kNewest, 9)), ElementsAre("j-3", "j-1"));
   EXPECT_THAT(IdsOf(store_->List({.states = {v1::JOB_STATE_DEAD}, .cache_key = "same"}, kNewest, 9)), IsEmpty());
+}
+
+TEST_P(JobStoreTest, AJobThatWasNeverLeasedMayHaveAResult) {  // an answer from an earlier job
+  JobRow row = Inserted("j-1");
+  ASSERT_THAT(store_->PutResult("j-1", VersionOf(row), "r"), IsOk());
+  EXPECT_EQ(store_->GetResult("j-1")->token, 0);
+  EXPECT_EQ(store_->GetResult("j-1")->bytes, "r");
+  const JobVersion before = VersionOf(row);
+  row.job.set_cached_from("j-0");
+  EXPECT_THAT(store_->Update(row, before), IsOk());
+  EXPECT_EQ(store_->Get("j-1")->job.cached_from(), "j-0");
 }
 
 TEST_P(JobStoreTest, KeepsTimesThatAreInfinite) {
@@ -322,6 +358,120 @@ TEST_P(JobStoreTest, FindsExpiredJobsOldestFirst) {
   EXPECT_THAT(IdsOf(store_->Expired(kStart, 9)), IsEmpty());
 }
 
+TEST_P(JobStoreTest, AJobExpectedUndeliveredIsNotChangedOnceItsResultIsStored) {
+  JobRow row = Inserted("j-1");
+  row.job.set_state(v1::JOB_STATE_RUNNING);
+  ASSERT_THAT(store_->Claim(&row, {v1::JOB_STATE_QUEUED, 0}), IsOk());
+  JobVersion undelivered = VersionOf(row);
+  undelivered.undelivered = true;
+  ASSERT_THAT(store_->Update(row, undelivered), IsOk());
+  ASSERT_THAT(store_->PutResult("j-1", VersionOf(row), "r"), IsOk());
+  JobRow lost = row;
+  lost.job.set_state(v1::JOB_STATE_RETRY_WAIT);
+  EXPECT_THAT(store_->Update(lost, undelivered), StatusIs(absl::StatusCode::kAborted));
+  EXPECT_THAT(store_->Update(lost, VersionOf(row)), IsOk());
+  // The result of an earlier lease does not count.
+  const JobVersion waiting = VersionOf(lost);
+  lost.job.set_state(v1::JOB_STATE_RUNNING);
+  ASSERT_THAT(store_->Claim(&lost, waiting), IsOk());
+  undelivered = VersionOf(lost);
+  undelivered.undelivered = true;
+  EXPECT_THAT(store_->Update(lost, undelivered), IsOk());
+}
+
+TEST_P(JobStoreTest, AnExpectedSequenceTellsAJobThatCameBackToItsState) {
+  JobRow row = Inserted("j-1");
+  row.job.set_sequence(5);
+  ASSERT_THAT(store_->Update(row, VersionOf(row)), IsOk());
+  JobVersion old = VersionOf(row);
+  old.sequence = 4;
+  JobVersion now = VersionOf(row);
+  now.sequence = 5;
+  EXPECT_THAT(store_->Update(row, old), StatusIs(absl::StatusCode::kAborted));
+  row.job.set_state(v1::JOB_STATE_RUNNING);
+  EXPECT_THAT(store_->Claim(&row, old), StatusIs(absl::StatusCode::kAborted));
+  EXPECT_THAT(store_->Claim(&row, now), IsOk());
+}
+
+// ---------------------------------------------------------------- what several servers tell each other
+
+class JobPeersTest : public JobStoreTest {};
+
+TEST_P(JobPeersTest, TheFeedTellsEveryChangeAndDeletionSinceItsCursor) {
+  JobPeers* const peers = store_->peers();
+  Inserted("j-1");
+  const JobRow second = Inserted("j-2");
+  const auto ids = [&](int64_t* cursor) {
+    const auto changes = peers->ChangesSince(*cursor);
+    EXPECT_THAT(changes, IsOk());
+    if (!changes.ok()) return std::string("failed");
+    *cursor = changes->cursor;
+    std::string text;
+    for (const JobRow& row : changes->rows) absl::StrAppend(&text, row.job.id(), "=", row.job.state(), " ");
+    for (const std::string& id : changes->deleted) absl::StrAppend(&text, "-", id, " ");
+    return text;
+  };
+  int64_t cursor = 0;
+  EXPECT_EQ(ids(&cursor), "j-1=1 j-2=1 ");
+  EXPECT_EQ(ids(&cursor), "");
+  Moved(*store_->Get("j-1"), v1::JOB_STATE_CANCELLED);
+  EXPECT_EQ(ids(&cursor), "j-1=7 ");
+  ASSERT_THAT(store_->Delete("j-2", VersionOf(second)), IsOk());
+  EXPECT_EQ(ids(&cursor), "-j-2 ");
+  EXPECT_EQ(ids(&cursor), "");
+}
+
+TEST_P(JobPeersTest, ALeaseIsHeardOfFromItsClaimUntilItsEnd) {
+  JobPeers* const peers = store_->peers();
+  v1::WorkerInfo worker;
+  worker.set_id("w-1");
+  worker.set_slots(3);
+  EXPECT_THAT(*peers->HeardOf(), IsEmpty());
+  JobRow row = Inserted("j-1");
+  row.job.set_state(v1::JOB_STATE_RUNNING);
+  ASSERT_THAT(store_->Claim(&row, {v1::JOB_STATE_QUEUED, 0}), IsOk());
+  auto heard = peers->HeardOf();
+  ASSERT_THAT(heard, IsOk());
+  ASSERT_TRUE(heard->contains("j-1"));
+  EXPECT_EQ((*heard)["j-1"].token, row.token);
+  EXPECT_FALSE((*heard)["j-1"].confirmed);
+  EXPECT_LT((*heard)["j-1"].ago, absl::Seconds(10));
+
+  EXPECT_FALSE(*peers->Hear(worker, false, {{"j-1", row.token - 1}}));  // an older lease proves nothing
+  EXPECT_FALSE((*peers->HeardOf())["j-1"].confirmed);
+  EXPECT_FALSE(*peers->Hear(worker, false, {{"j-1", row.token}}));
+  EXPECT_TRUE((*peers->HeardOf())["j-1"].confirmed);
+
+  Moved(row, v1::JOB_STATE_FAILED);
+  EXPECT_THAT(*peers->HeardOf(), IsEmpty());
+  ASSERT_THAT(peers->Remember({"j-1", 9}), IsOk());
+  EXPECT_TRUE((*peers->HeardOf())["j-1"].confirmed);
+}
+
+TEST_P(JobPeersTest, AWorkerToldToDrainHearsOfItWithItsNextSignOfLife) {
+  JobPeers* const peers = store_->peers();
+  v1::WorkerInfo worker;
+  worker.set_id("w-1");
+  worker.set_slots(3);
+  EXPECT_THAT(peers->Drain("w-1"), StatusIs(absl::StatusCode::kNotFound));
+  EXPECT_FALSE(*peers->Hear(worker, false, {}));
+  ASSERT_THAT(peers->Drain("w-1"), IsOk());
+  EXPECT_TRUE(*peers->Hear(worker, false, {}));
+  const auto workers = peers->Workers(absl::Hours(1));
+  ASSERT_THAT(workers, IsOk());
+  ASSERT_EQ(workers->size(), 1u);
+  EXPECT_EQ((*workers)[0].info.slots(), 3);
+  EXPECT_TRUE((*workers)[0].draining);
+  worker.set_id("w-0");
+  EXPECT_TRUE(*peers->Hear(worker, true, {}));  // it says so itself
+  clock_.Advance(absl::Milliseconds(2));
+  absl::SleepFor(absl::Milliseconds(2));
+  EXPECT_THAT(*peers->Workers(absl::Milliseconds(1)), IsEmpty());
+}
+
+INSTANTIATE_TEST_SUITE_P(Stores, JobPeersTest, testing::Values("memory", "postgres"),
+                         [](const auto& param) { return param.param; });
+
 TEST_P(JobStoreTest, HostileTextIsOnlyData) {
   JobRow row = MakeRow("j-1");
   (*row.job.mutable_spec()->mutable_labels())["'; DROP TABLE job; --"] = "%_\"'";
@@ -358,7 +508,7 @@ TEST(SqliteJobStore, JobsWithoutATenantBecomeTheDefaultTenants) {
   std::filesystem::remove_all(dir);
 }
 
-INSTANTIATE_TEST_SUITE_P(Stores, JobStoreTest, testing::Values("memory", "sqlite"),
+INSTANTIATE_TEST_SUITE_P(Stores, JobStoreTest, testing::Values("memory", "sqlite", "postgres"),
                          [](const auto& param) { return param.param; });
 
 }  // namespace

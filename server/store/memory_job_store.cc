@@ -42,6 +42,13 @@ absl::StatusOr<JobRow*> MemoryJobStore::Expect(std::string_view id, const JobVer
   if (it->second.job.state() != expected.state || it->second.token != expected.token) {
     return absl::AbortedError(absl::StrCat("the stored job ", Quoted(id), " is not as expected"));
   }
+  if (expected.sequence != 0 && it->second.job.sequence() != expected.sequence) {
+    return absl::AbortedError(absl::StrCat("the stored job ", Quoted(id), " has another sequence"));
+  }
+  const auto result = results_.find(id);
+  if (expected.undelivered && result != results_.end() && result->second.token == expected.token) {
+    return absl::AbortedError(absl::StrCat("the stored job ", Quoted(id), " has a result"));
+  }
   return &it->second;
 }
 
@@ -53,6 +60,7 @@ absl::Status MemoryJobStore::Insert(JobRow* row, const SubmitRequest& request) {
   }
   row->ordinal = ++last_ordinal_;
   jobs_[row->job.id()] = *row;
+  Changed(row->job.id());
   if (!request.request_id.empty()) {
     requests_[{row->tenant, request.request_id}] = {
         .stored = {.body_digest = request.body_digest, .first_answer = row->job},
@@ -87,6 +95,9 @@ absl::Status MemoryJobStore::Update(const JobRow& row, const JobVersion& expecte
   RETURN_IF_ERROR(MayFail(row.job.state()));
   ASSIGN_OR_RETURN(JobRow * stored, Expect(row.job.id(), expected));
   *stored = row;
+  Changed(row.job.id());
+  const v1::JobState state = row.job.state();
+  if (state != v1::JOB_STATE_RUNNING && state != v1::JOB_STATE_CANCELLING) leases_.erase(row.job.id());
   return absl::OkStatus();
 }
 
@@ -96,6 +107,8 @@ absl::Status MemoryJobStore::Claim(JobRow* row, const JobVersion& expected) {
   ASSIGN_OR_RETURN(JobRow * stored, Expect(row->job.id(), expected));
   row->token = ++last_token_;
   *stored = *row;
+  Changed(row->job.id());
+  if (clock_ != nullptr) leases_[row->job.id()] = {.token = row->token, .heard = clock_->Now()};
   return absl::OkStatus();
 }
 
@@ -105,6 +118,7 @@ absl::Status MemoryJobStore::Delete(std::string_view id, const JobVersion& expec
   RETURN_IF_ERROR(Expect(id, expected).status());
   jobs_.erase(jobs_.find(id));
   results_.erase(std::string(id));
+  Changed(std::string(id));
   return absl::OkStatus();
 }
 
@@ -164,6 +178,75 @@ absl::StatusOr<std::map<v1::JobState, int64_t>> MemoryJobStore::CountByState() {
   std::map<v1::JobState, int64_t> counts;
   for (const auto& [id, row] : jobs_) ++counts[row.job.state()];
   return counts;
+}
+
+// ---------------------------------------------------------------- JobPeers
+
+absl::StatusOr<JobPeers::Changes> MemoryJobStore::ChangesSince(int64_t cursor) {
+  MutexLock lock(&mu_);
+  Changes changes{.cursor = last_change_};
+  for (const auto& [id, change] : changes_) {
+    if (change <= cursor) continue;
+    if (const auto it = jobs_.find(id); it != jobs_.end()) {
+      changes.rows.push_back(it->second);
+    } else {
+      changes.deleted.push_back(id);
+    }
+  }
+  return changes;
+}
+
+absl::StatusOr<bool> MemoryJobStore::Hear(const v1::WorkerInfo& worker, bool draining,
+                                          const std::vector<LeaseId>& leases) {
+  MutexLock lock(&mu_);
+  const absl::Time now = clock_->Now();
+  Seen& seen = workers_.try_emplace(worker.id(), Seen{.registered = now}).first->second;
+  seen.info = worker;
+  seen.heard = now;
+  seen.draining |= draining;
+  for (const LeaseId& lease : leases) {
+    Lease& known = leases_[lease.job_id];
+    if (known.token <= lease.token) known = {.token = lease.token, .heard = now, .confirmed = true};
+  }
+  return seen.draining;
+}
+
+absl::StatusOr<std::map<std::string, JobPeers::Heard>> MemoryJobStore::HeardOf() {
+  MutexLock lock(&mu_);
+  std::map<std::string, Heard> heard;
+  for (const auto& [id, lease] : leases_) {
+    heard[id] = {.token = lease.token, .ago = clock_->Now() - lease.heard, .confirmed = lease.confirmed};
+  }
+  return heard;
+}
+
+absl::Status MemoryJobStore::Remember(const LeaseId& lease) {
+  MutexLock lock(&mu_);
+  Lease& known = leases_[lease.job_id];
+  if (known.token < lease.token) known = {.token = lease.token, .heard = clock_->Now(), .confirmed = true};
+  return absl::OkStatus();
+}
+
+absl::StatusOr<std::vector<JobPeers::Worker>> MemoryJobStore::Workers(absl::Duration retention) {
+  MutexLock lock(&mu_);
+  const absl::Time now = clock_->Now();
+  std::erase_if(workers_, [&](const auto& entry) { return now - entry.second.heard > retention; });
+  std::vector<Worker> out;
+  for (const auto& [id, seen] : workers_) {
+    out.push_back({.info = seen.info,
+                   .registered_ago = now - seen.registered,
+                   .heard_ago = now - seen.heard,
+                   .draining = seen.draining});
+  }
+  return out;
+}
+
+absl::Status MemoryJobStore::Drain(std::string_view worker_id) {
+  MutexLock lock(&mu_);
+  const auto it = workers_.find(worker_id);
+  if (it == workers_.end()) return absl::NotFoundError(absl::StrCat("there is no worker ", Quoted(worker_id)));
+  it->second.draining = true;
+  return absl::OkStatus();
 }
 
 }  // namespace quant

@@ -72,74 +72,54 @@ std::string_view Remedy(int code) {
 
 }  // namespace
 
-// ---------------------------------------------------------------- Statement
+// ---------------------------------------------------------------- statements
 
-Statement::Statement(Statement&& other) noexcept
-    : db_(other.db_), stmt_(std::exchange(other.stmt_, nullptr)), bind_error_(other.bind_error_) {}
+class SqliteStatement : public StatementImpl {
+ public:
+  SqliteStatement(Database* db, sqlite3_stmt* stmt) : db_(db), stmt_(stmt) {}
+  ~SqliteStatement() override { db_->Release(stmt_); }
 
-Statement::~Statement() {
-  if (stmt_ != nullptr) db_->Release(stmt_);
-}
-
-void Statement::Note(int code) {
-  if (code != SQLITE_OK && bind_error_ == SQLITE_OK) bind_error_ = code;
-}
-
-void Statement::Bind(int index, int64_t value) { Note(sqlite3_bind_int64(stmt_, index, value)); }
-void Statement::Bind(int index, double value) { Note(sqlite3_bind_double(stmt_, index, value)); }
-void Statement::BindNull(int index) { Note(sqlite3_bind_null(stmt_, index)); }
-void Statement::Bind(int index, std::string_view text) {
-  // A null pointer would bind NULL, and an empty view may have one.
-  const char* const data = text.data() == nullptr ? "" : text.data();
-  Note(sqlite3_bind_text64(stmt_, index, data, text.size(), SQLITE_TRANSIENT, SQLITE_UTF8));
-}
-void Statement::BindBlob(int index, std::string_view bytes) {
-  const char* const data = bytes.data() == nullptr ? "" : bytes.data();
-  Note(sqlite3_bind_blob64(stmt_, index, data, bytes.size(), SQLITE_TRANSIENT));
-}
-void Statement::Bind(int index, absl::Time time) {
-  int64_t nanos = absl::ToUnixNanos(time);  // saturates
-  if (time == absl::InfiniteFuture()) nanos = std::numeric_limits<int64_t>::max();
-  if (time == absl::InfinitePast()) nanos = std::numeric_limits<int64_t>::min();
-  Bind(index, nanos);
-}
-
-absl::StatusOr<bool> Statement::Step() {
-  if (bind_error_ != SQLITE_OK) return db_->Error(bind_error_, "binding a parameter");
-  const int code = sqlite3_step(stmt_);
-  if (code == SQLITE_ROW) return true;
-  if (code == SQLITE_DONE) return false;
-  absl::Status status = db_->Error(code, sqlite3_sql(stmt_));
-  sqlite3_reset(stmt_);
-  return status;
-}
-
-absl::Status Statement::Run() {
-  while (true) {
-    ASSIGN_OR_RETURN(const bool row, Step());
-    if (!row) return absl::OkStatus();
+  void BindInt(int index, int64_t value) override { Note(sqlite3_bind_int64(stmt_, index, value)); }
+  void BindDouble(int index, double value) override { Note(sqlite3_bind_double(stmt_, index, value)); }
+  void BindNull(int index) override { Note(sqlite3_bind_null(stmt_, index)); }
+  void BindText(int index, std::string_view text) override {
+    // A null pointer would bind NULL, and an empty view may have one.
+    const char* const data = text.data() == nullptr ? "" : text.data();
+    Note(sqlite3_bind_text64(stmt_, index, data, text.size(), SQLITE_TRANSIENT, SQLITE_UTF8));
   }
-}
+  void BindBlob(int index, std::string_view bytes) override {
+    const char* const data = bytes.data() == nullptr ? "" : bytes.data();
+    Note(sqlite3_bind_blob64(stmt_, index, data, bytes.size(), SQLITE_TRANSIENT));
+  }
 
-void Statement::Reset() { sqlite3_reset(stmt_); }
+  absl::StatusOr<bool> Step() override {
+    if (bind_error_ != SQLITE_OK) return db_->Error(bind_error_, "binding a parameter");
+    const int code = sqlite3_step(stmt_);
+    if (code == SQLITE_ROW) return true;
+    if (code == SQLITE_DONE) return false;
+    absl::Status status = db_->Error(code, sqlite3_sql(stmt_));
+    sqlite3_reset(stmt_);
+    return status;
+  }
+  void Reset() override { sqlite3_reset(stmt_); }
 
-int64_t Statement::Int(int column) const { return sqlite3_column_int64(stmt_, column); }
-double Statement::Double(int column) const { return sqlite3_column_double(stmt_, column); }
-bool Statement::IsNull(int column) const { return sqlite3_column_type(stmt_, column) == SQLITE_NULL; }
-std::string Statement::Text(int column) const {
-  const auto* const text = reinterpret_cast<const char*>(sqlite3_column_text(stmt_, column));
-  return text == nullptr ? "" : std::string(text, static_cast<size_t>(sqlite3_column_bytes(stmt_, column)));
-}
-std::string Statement::Blob(int column) const {
-  const auto* const bytes = static_cast<const char*>(sqlite3_column_blob(stmt_, column));
-  return bytes == nullptr ? "" : std::string(bytes, static_cast<size_t>(sqlite3_column_bytes(stmt_, column)));
-}
-absl::Time Statement::Time(int column) const {
-  const int64_t nanos = Int(column);
-  if (nanos == std::numeric_limits<int64_t>::max()) return absl::InfiniteFuture();
-  if (nanos == std::numeric_limits<int64_t>::min()) return absl::InfinitePast();
-  return absl::FromUnixNanos(nanos);
-}
+  int64_t Int(int column) const override { return sqlite3_column_int64(stmt_, column); }
+  double Double(int column) const override { return sqlite3_column_double(stmt_, column); }
+  bool IsNull(int column) const override { return sqlite3_column_type(stmt_, column) == SQLITE_NULL; }
+  std::string Bytes(int column) const override {
+    const auto* const bytes = static_cast<const char*>(sqlite3_column_blob(stmt_, column));
+    return bytes == nullptr ? "" : std::string(bytes, static_cast<size_t>(sqlite3_column_bytes(stmt_, column)));
+  }
+
+ private:
+  void Note(int code) {
+    if (code != SQLITE_OK && bind_error_ == SQLITE_OK) bind_error_ = code;
+  }
+
+  Database* const db_;
+  sqlite3_stmt* const stmt_;
+  int bind_error_ = 0;
+};
 
 // ---------------------------------------------------------------- Database
 
@@ -189,14 +169,14 @@ absl::StatusOr<Statement> Database::Prepare(std::string_view sql) {
   if (const auto it = idle_.find(sql); it != idle_.end()) {
     sqlite3_stmt* const stmt = it->second;
     idle_.erase(it);
-    return Statement(this, stmt);
+    return Statement(std::make_unique<SqliteStatement>(this, stmt));
   }
   sqlite3_stmt* stmt = nullptr;
   const int code =
       sqlite3_prepare_v3(db_, sql.data(), static_cast<int>(sql.size()), SQLITE_PREPARE_PERSISTENT, &stmt, nullptr);
   if (code != SQLITE_OK) return Error(code, sql);
   CHECK(stmt != nullptr) << "empty SQL";
-  return Statement(this, stmt);
+  return Statement(std::make_unique<SqliteStatement>(this, stmt));
 }
 
 void Database::Release(sqlite3_stmt* stmt) {
@@ -247,46 +227,22 @@ absl::Status Database::Migrate(std::string_view component, const std::vector<std
   return absl::OkStatus();
 }
 
-// ---------------------------------------------------------------- Transaction
-
-absl::StatusOr<Transaction> Transaction::Begin(Database* db) {
-  CHECK(!db->in_transaction_) << "transactions do not nest";
+absl::Status Database::Begin() {
   // IMMEDIATE: the write lock is taken now, within the busy timeout, instead of failing half-way.
-  ASSIGN_OR_RETURN(Statement begin, db->Prepare("BEGIN IMMEDIATE"));
-  RETURN_IF_ERROR(begin.Run());
-  db->in_transaction_ = true;
-  Transaction txn(db);
-  txn.start_ = absl::Now();
-  return txn;
+  ASSIGN_OR_RETURN(Statement begin, Prepare("BEGIN IMMEDIATE"));
+  return begin.Run();
 }
 
-Transaction::Transaction(Transaction&& other) noexcept : db_(std::exchange(other.db_, nullptr)), start_(other.start_) {}
+absl::Status Database::Commit() {
+  ASSIGN_OR_RETURN(Statement commit, Prepare("COMMIT"));
+  return commit.Run();
+}
 
-Transaction::~Transaction() {
-  if (db_ == nullptr) return;
-  db_->in_transaction_ = false;
+void Database::Rollback() {
   // SQLite rolls back by itself after some errors: then there is nothing left to do.
-  if (sqlite3_get_autocommit(db_->db_) != 0) return;
-  const absl::Status status = db_->Execute("ROLLBACK");
+  if (sqlite3_get_autocommit(db_) != 0) return;
+  const absl::Status status = Execute("ROLLBACK");
   LOG_IF(ERROR, !status.ok()) << "rollback: " << status;
-}
-
-absl::Status Transaction::Commit() {
-  CHECK(db_ != nullptr) << "the transaction has ended";
-  Database* const db = db_;
-  absl::Status status;
-  {
-    absl::StatusOr<Statement> commit = db->Prepare("COMMIT");
-    status = commit.ok() ? commit->Run() : commit.status();
-  }
-  if (status.ok()) {
-    db->in_transaction_ = false;
-    db_ = nullptr;
-  } else {
-    Transaction undo(std::move(*this));  // its destructor rolls back
-  }
-  if (db->observer_) db->observer_(absl::Now() - start_, status.ok());
-  return status;
 }
 
 }  // namespace quant

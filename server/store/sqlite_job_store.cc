@@ -227,16 +227,28 @@ absl::Status SqliteJobStore::WhyNot(std::string_view id, const JobVersion& expec
   if (!found) return absl::NotFoundError(absl::StrCat("no job ", Quoted(id), " is stored"));
   return absl::AbortedError(absl::StrCat("the stored job ", Quoted(id), " has state ", select.Int(0), " and token ",
                                          select.Int(1), ", expected were ", static_cast<int>(expected.state), " and ",
-                                         expected.token));
+                                         expected.token, expected.undelivered ? " without a result" : ""));
 }
 
 absl::Status SqliteJobStore::UpdateRow(const JobRow& row, const JobVersion& expected) {
   const v1::Job& job = row.job;
+  if (expected.sequence != 0) {
+    ASSIGN_OR_RETURN(Statement select, db_->Prepare(absl::StrCat("SELECT ", kColumns, " FROM job WHERE id = ?")));
+    select.Bind(1, job.id());
+    ASSIGN_OR_RETURN(const bool found, select.Step());
+    if (found) {
+      ASSIGN_OR_RETURN(const JobRow stored, ReadRow(select));
+      if (stored.job.sequence() != expected.sequence) {
+        return absl::AbortedError(absl::StrCat("the stored job ", Quoted(job.id()), " has another sequence"));
+      }
+    }
+  }
   {
     ASSIGN_OR_RETURN(Statement update,
                      db_->Prepare("UPDATE job SET state = ?, retry_time = ?, worker_id = ?, token = ?, "
                                   "completed_token = ?, deadline = ?, cancel_time = ?, expire_time = ?, body = ? "
-                                  "WHERE id = ? AND state = ? AND token = ?"));
+                                  "WHERE id = ? AND state = ? AND token = ? AND (? = 0 OR NOT EXISTS (SELECT 1 FROM "
+                                  "job_result AS r WHERE r.ordinal = job.ordinal AND r.token = job.token))"));
     update.Bind(1, static_cast<int64_t>(job.state()));
     update.Bind(2, RetryTime(job));
     update.Bind(3, job.worker_id());
@@ -249,6 +261,7 @@ absl::Status SqliteJobStore::UpdateRow(const JobRow& row, const JobVersion& expe
     update.Bind(10, job.id());
     update.Bind(11, static_cast<int64_t>(expected.state));
     update.Bind(12, expected.token);
+    update.Bind(13, expected.undelivered ? 1 : 0);
     RETURN_IF_ERROR(update.Run());
   }
   return db_->Changes() == 1 ? absl::OkStatus() : WhyNot(job.id(), expected);
