@@ -102,6 +102,7 @@ std::shared_ptr<grpc::Channel> Connect(const Front& front, int number) {
 
 v1::SubmitJobRequest Request() {
   v1::SubmitJobRequest request;
+  request.set_no_cache(true);  // all alike, and each is to run
   request.mutable_spec()->mutable_quantize()->set_model_id("m-1");
   request.mutable_spec()->mutable_quantize()->mutable_recipe()->mutable_dynamic();
   return request;

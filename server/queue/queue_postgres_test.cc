@@ -84,6 +84,7 @@ class QueuePostgresTest : public testing::Test {
 
   static v1::SubmitJobRequest Request(const std::string& request_id = "") {
     v1::SubmitJobRequest request;
+    request.set_no_cache(true);  // all alike, and each is to run
     v1::QuantizeSpec* spec = request.mutable_spec()->mutable_quantize();
     spec->set_model_id("m-1");
     spec->set_calibration_dataset_id("d-1");
