@@ -69,7 +69,7 @@ class QueuePostgresTest : public testing::Test {
     EXPECT_THAT(store, IsOk());
     front.store = *std::move(store);
     QueueOptions options;
-    options.heartbeat_interval = absl::Milliseconds(200);
+    options.heartbeat_interval = absl::Milliseconds(400);
     auto queue = JobQueue::Create(front.store.get(), &catalog_, nullptr, &SystemClock(), options);
     EXPECT_THAT(queue, IsOk());
     front.queue = *std::move(queue);
@@ -203,7 +203,7 @@ TEST_F(QueuePostgresTest, EachJobIsPublishedOnceHoweverWorkersRoam) {
         }
         const v1::Lease lease = call->answer->lease();
         Beat(fronts[(w + turn + 1) % 2], id, lease).IgnoreError();
-        if (turn % 7 == 3) absl::SleepFor(absl::Milliseconds(1000));  // silent for too long: the lease is lost
+        if (turn % 7 == 3) absl::SleepFor(absl::Milliseconds(2000));  // silent for too long: the lease is lost
         if (!fronts[(w + turn + 1) % 2]->Complete(Success(id, lease)).ok()) ++refused;
       }
     });
@@ -278,7 +278,7 @@ TEST_F(QueuePostgresTest, NothingAcknowledgedIsLostWhenThePostmasterIsKilled) {
   absl::SleepFor(absl::Milliseconds(300));
   for (int kill = 0; kill < 3; ++kill) {
     server_->Kill();
-    absl::SleepFor(absl::Milliseconds(900));  // longer than a silent worker has
+    absl::SleepFor(absl::Milliseconds(1500));  // longer than a silent worker has
     ASSERT_THAT(server_->Restart(), IsOk());
     absl::SleepFor(absl::Milliseconds(700));
   }

@@ -31,7 +31,7 @@ constexpr unsigned kText = 25;
 constexpr unsigned kFloat8 = 701;
 
 constexpr absl::Duration kFirstBackoff = absl::Milliseconds(50);
-constexpr absl::Duration kLongestBackoff = absl::Seconds(1);
+constexpr absl::Duration kLongestBackoff = absl::Milliseconds(250);
 // What the server gets to say that it ended a statement which took too long.
 constexpr absl::Duration kTimeoutGrace = absl::Seconds(1);
 

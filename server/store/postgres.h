@@ -10,7 +10,7 @@
 //
 // Statements are prepared once per connection; values travel in binary, never inside the SQL. A connection that was
 // lost is made anew by the next call that needs one; after a failed attempt calls fail at once for a backoff of 50 ms,
-// doubled up to 1 s, so that nobody waits long for a server that is away.
+// doubled up to 250 ms, so that nobody waits long for a server that is away.
 //
 // Errors of every function: UNAVAILABLE (no connection, it broke, the server is starting or stopping, a statement took
 // too long, a deadlock: repeating may help; when a connection broke during a change, whether the change was made is not
