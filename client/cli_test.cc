@@ -380,6 +380,13 @@ TEST_F(CliTest, WatchFollowsAJobToItsEnd) {
   EXPECT_EQ(result.out, "job j-1 SUCCEEDED, result m-2\n");
 }
 
+TEST_F(CliTest, WatchSaysWhichJobAnsweredAnother) {
+  v1::Job& job = State(v1::JOB_STATE_SUCCEEDED);
+  job.set_result_model_id("m-2");
+  job.set_cached_from("j-0");
+  EXPECT_EQ(Run("job watch j-1").out, "job j-1 SUCCEEDED, result m-2, answered from job j-0\n");
+}
+
 TEST_F(CliTest, AJobThatDidNotSucceedIsStatus1WithItsReason) {
   for (v1::JobState state : {v1::JOB_STATE_FAILED, v1::JOB_STATE_CANCELLED, v1::JOB_STATE_DEAD}) {
     jobs_.script.clear();

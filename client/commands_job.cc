@@ -132,7 +132,8 @@ absl::StatusOr<int> Watch(Session& session, const std::string& id) {
   } else {
     session.Print(absl::StrCat(
         "job ", Printable(id), " ", StateName(*job), RunTime(*job) == "-" ? "" : absl::StrCat(" after ", RunTime(*job)),
-        job->result_model_id().empty() ? "" : absl::StrCat(", result ", Printable(job->result_model_id()))));
+        job->result_model_id().empty() ? "" : absl::StrCat(", result ", Printable(job->result_model_id())),
+        job->cached_from().empty() ? "" : absl::StrCat(", answered from job ", Printable(job->cached_from()))));
   }
   if (job->state() == v1::JOB_STATE_SUCCEEDED) {
     if (!session.json()) session.Say(absl::StrCat("see quantctl job report ", id));
