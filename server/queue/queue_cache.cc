@@ -2,12 +2,10 @@
 // The same work is done once. A job whose content an earlier one of the tenant had (cache_key.h) is held back in QUEUED
 // and given that one's result:
 //
-// - cached_from: the earlier job SUCCEEDED. First cached_from is in the store, then the result under the job's own
-// name,
+// - cached_from: the earlier job SUCCEEDED. First cached_from is in the store, then the result under this job's name,
 //   then its model, then SUCCEEDED: a crash anywhere leaves a job that goes on from there.
-// - attached_to: the earlier job is unfinished. When it succeeds, as above; when it ends otherwise, is asked to stop or
-// is
-//   deleted, the oldest of those attached to it runs and the others are attached to that one.
+// - attached_to: the earlier job is unfinished. When it succeeds, as above. When it ends otherwise, is asked to stop or
+//   is deleted, the oldest of those attached to it runs and the others are attached to that one.
 //
 // A result answers only where the engine would be the same: a worker of the build and instruction set that made it is
 // connected.
