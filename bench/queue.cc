@@ -16,6 +16,7 @@
 #include <memory>
 #include <string>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "absl/log/check.h"
@@ -27,6 +28,7 @@
 #include "quant/v1/workers.grpc.pb.h"
 #include "server/api/job_service.h"
 #include "server/api/worker_service.h"
+#include "server/auth/gate.h"
 #include "server/queue/fake_artifact_catalog.h"
 #include "server/store/postgres_job_store.h"
 #include "server/store/sqlite_job_store.h"
@@ -88,6 +90,9 @@ std::unique_ptr<Front> Start(const std::string& where, ArtifactCatalog* catalog)
   builder.AddListeningPort("127.0.0.1:0", grpc::InsecureServerCredentials(), &port);
   builder.RegisterService(front->jobs->service());
   builder.RegisterService(front->workers->service());
+  std::vector<std::unique_ptr<grpc::experimental::ServerInterceptorFactoryInterface>> interceptors;
+  interceptors.push_back(InstallGate(&builder, {}));
+  builder.experimental().SetInterceptorCreators(std::move(interceptors));
   front->server = builder.BuildAndStart();
   CHECK(front->server != nullptr);
   front->address = absl::StrCat("127.0.0.1:", port);

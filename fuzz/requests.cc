@@ -21,6 +21,7 @@
 #include <vector>
 
 #include "absl/log/check.h"
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "common/clock.h"
 #include "common/digest.h"
@@ -32,6 +33,7 @@
 #include "server/api/artifact_service.h"
 #include "server/api/job_service.h"
 #include "server/api/worker_service.h"
+#include "server/auth/gate.h"
 #include "server/auth/principal.h"
 #include "server/blobs/file_blob_store.h"
 #include "server/blobs/memory_blob_store.h"
@@ -404,6 +406,9 @@ class Services {
     builder.RegisterService(artifact_service_->service());
     builder.RegisterService(job_service_->service());
     builder.RegisterService(worker_service_->service());
+    std::vector<std::unique_ptr<grpc::experimental::ServerInterceptorFactoryInterface>> interceptors;
+    interceptors.push_back(InstallGate(&builder, {}));
+    builder.experimental().SetInterceptorCreators(std::move(interceptors));
     server_ = builder.BuildAndStart();
     channel_ = server_->InProcessChannel({});
     stub_ = std::make_unique<grpc::GenericStub>(channel_);
@@ -450,11 +455,12 @@ class Services {
     }
     grpc::ByteBuffer answer;
     call->Read(&answer, nullptr);
-    next();
-    context.TryCancel();
+    if (next()) context.TryCancel();  // else the status is on its way, and a cancellation would hide it
     grpc::Status status;
     call->Finish(&status, nullptr);
     next();
+    // Without the gate every handler would refuse, and nothing would be tried.
+    CHECK(!absl::StrContains(status.error_message(), "no gate")) << methods_[method];
     CHECK_NE(status.error_code(), grpc::StatusCode::UNKNOWN) << methods_[method] << ": " << status.error_message();
     queue.Shutdown();
     while (next()) {
