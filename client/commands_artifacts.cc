@@ -285,7 +285,7 @@ class Download : public Command {
     InterruptScope interrupt;
     ProgressLine line(session.err(), TerminalWidth(session.err()));
     RateMeter rate;
-    const absl::Status status =
+    absl::Status status =
         session.client()
             .Downloader([] { return InterruptScope::Interrupted(); })
             .DownloadAll(wanted, [&](const TransferProgress& at) {

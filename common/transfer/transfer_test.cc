@@ -181,7 +181,7 @@ TEST_F(TransferTest, ManyFilesAreMovedSeveralAtATimeAndTheirProgressAddsUp) {
   std::vector<LocalFile> files;
   int64_t total = 0;
   for (int i = 0; i < 40; ++i) {
-    files.push_back(Write(absl::StrCat("f", i), Random(static_cast<size_t>(500 + 100 * i))));
+    files.push_back(Write(absl::StrCat("f", i), Random(500 + 100 * static_cast<size_t>(i))));
     total += files.back().digest.size_bytes;
   }
   // The first one does not end before another has begun.
@@ -202,6 +202,7 @@ TEST_F(TransferTest, ManyFilesAreMovedSeveralAtATimeAndTheirProgressAddsUp) {
   EXPECT_GT(fake_.most_writes_at_once, 1);
   EXPECT_LE(fake_.most_writes_at_once, 4);
   std::vector<LocalFile> copies;
+  copies.reserve(files.size());
   for (const LocalFile& file : files) copies.push_back({file.path.string() + ".copy", file.digest});
   ASSERT_THAT(Downloader().DownloadAll(copies, Notes()), IsOk());
   EXPECT_EQ(last_.done_bytes, total);

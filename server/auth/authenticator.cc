@@ -69,7 +69,7 @@ absl::StatusOr<Principal> Authenticator::Authenticate(const Evidence& evidence) 
     }
     return Refuse("TOKEN_MISSING", "this server wants a token: set QUANT_TOKEN");
   }
-  const absl::Status invalid = Refuse("TOKEN_INVALID", "the token is not one of this server's");
+  absl::Status invalid = Refuse("TOKEN_INVALID", "the token is not one of this server's");
   if (evidence.authorization.size() != 1) return invalid;
   std::string_view header = evidence.authorization.front();
   if (header.size() > kMaxHeader || !absl::StartsWithIgnoreCase(AbslView(header), AbslView(kScheme))) return invalid;

@@ -120,7 +120,7 @@ class GateInterceptor : public Interceptor {
                         "ROLE_FORBIDS");
     }
     if (options_.limiter != nullptr && caller->role == Role::kUser) {
-      const absl::Status admitted = options_.limiter->Admit(caller->tenant);
+      absl::Status admitted = options_.limiter->Admit(caller->tenant);
       if (!admitted.ok()) return admitted;
     }
     return caller;

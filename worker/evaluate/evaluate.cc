@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cmath>
 #include <map>
+#include <type_traits>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -55,9 +56,52 @@ struct Totals {
   int64_t cosines = 0;
   int64_t broken_samples = 0;
 
+  std::vector<double> Numbers() const;
+  // False, and nothing changed, when `numbers` are not those of as many outputs.
+  bool Restore(std::span<const double> numbers);
+
   absl::Status AddFirstOutput(const Tensor& shape_of, std::span<const float> x, std::span<const float> y,
                               std::span<const int64_t> labels, int64_t first_sample);
 };
+
+// Calls `visit` with each number of `totals`, always in the same order.
+template <typename T, typename Visit>
+void VisitNumbers(T& totals, const Visit& visit) {
+  for (auto* p : {&totals.top1, &totals.top5, &totals.same_top}) {
+    visit(p->original);
+    visit(p->quantized);
+    visit(p->discordant);
+    visit(p->n);
+  }
+  for (auto& s : totals.outputs) {
+    visit(s.signal);
+    visit(s.squared);
+    visit(s.absolute);
+    visit(s.dot);
+    visit(s.energy);
+    visit(s.count);
+    visit(s.broken);
+  }
+  visit(totals.cosine);
+  visit(totals.cosine_squares);
+  visit(totals.cosines);
+  visit(totals.broken_samples);
+}
+
+std::vector<double> Totals::Numbers() const {
+  std::vector<double> numbers;
+  VisitNumbers(*this, [&](const auto& n) { numbers.push_back(static_cast<double>(n)); });
+  return numbers;
+}
+
+bool Totals::Restore(std::span<const double> numbers) {
+  if (numbers.size() != Numbers().size()) return false;
+  VisitNumbers(*this, [&](auto& n) {
+    n = static_cast<std::remove_reference_t<decltype(n)>>(numbers.front());
+    numbers = numbers.subspan(1);
+  });
+  return true;
+}
 
 absl::Status Totals::AddFirstOutput(const Tensor& shape_of, std::span<const float> x, std::span<const float> y,
                                     std::span<const int64_t> labels, int64_t first_sample) {
@@ -132,7 +176,15 @@ absl::StatusOr<Evaluation> Evaluate(const std::shared_ptr<const Graph>& original
   Totals totals;
   totals.outputs.resize(original->outputs.size());
   totals.classifier = !data.labels().empty() || original->outputs.size() == 1;
-  for (int64_t done = 0; done < *samples; done += batch) {
+  Evaluation e;
+  int64_t done = 0;
+  if (const EvaluationState* from = options.resume.from; from != nullptr && from->done > 0 && from->done <= *samples &&
+                                                         (from->done % batch == 0 || from->done == *samples) &&
+                                                         totals.Restore(from->sums)) {
+    done = from->done;
+    e.notes.push_back(absl::StrCat("the evaluation went on after sample ", done, ", from an earlier attempt"));
+  }
+  for (; done < *samples; done += batch) {
     const int64_t begin = options.skip + done;
     const int64_t count = std::min(batch, *samples - done);
     if (absl::Status s = Tell(progress, static_cast<double>(done) / static_cast<double>(*samples),
@@ -165,9 +217,9 @@ absl::StatusOr<Evaluation> Evaluate(const std::shared_ptr<const Graph>& original
       if (!labels.empty()) labels = labels.subspan(static_cast<size_t>(begin), static_cast<size_t>(count));
       if (absl::Status s = totals.AddFirstOutput((*x)[0], *u, *v, labels, begin); !s.ok()) return s;
     }
+    if (options.resume.checkpoint) options.resume.checkpoint({.done = done + count, .sums = totals.Numbers()});
   }
 
-  Evaluation e;
   if (totals.top1.n > 0) e.metrics.push_back(totals.top1.Percent("top1"));
   if (totals.top5.n > 0) e.metrics.push_back(totals.top5.Percent("top5"));
   if (totals.same_top.n > 0) {

@@ -5,6 +5,7 @@
 #define QUANT_WORKER_EVALUATE_EVALUATE_H_
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <span>
 #include <string>
@@ -28,11 +29,27 @@ struct MetricResult {
   int64_t samples = 0;
 };
 
+// How far an evaluation has come: samples or windows done from the start, and their sums in an order that only the
+// evaluation knows. Counts are exact: they stay below 2^53.
+struct EvaluationState {
+  int64_t done = 0;
+  std::vector<double> sums;
+};
+
+struct EvaluationResume {
+  // What `checkpoint` was given in a run before, of the same models, data and options: what is done in it is not run
+  // again, and the result is the same, bit by bit. What does not fit is not used. Null: from the start.
+  const EvaluationState* from = nullptr;
+  // Called after each batch or window; may be empty.
+  std::function<void(const EvaluationState& so_far)> checkpoint;
+};
+
 struct EvaluateOptions {
   int64_t skip = 0;     // samples left out at the start
   int64_t samples = 0;  // 0: all that remain
   int64_t batch_size = 32;
   int threads = 0;
+  EvaluationResume resume;
 };
 
 // With labels and a first output that has one score per class (all axes but batch and class of size 1): top1, top5 (in

@@ -53,6 +53,33 @@ absl::StatusOr<Tensor> IdsOf(std::span<const int32_t> tokens) {
   return ids;
 }
 
+// An evaluation's state: the number of broken rows, then the numbers of each window.
+constexpr size_t kNumbers = 5;
+
+void Append(const WindowSums& w, std::vector<double>* sums) {
+  sums->insert(sums->end(), {w.nll_original, w.nll_quantized, w.divergence, static_cast<double>(w.same_top),
+                             static_cast<double>(w.targets)});
+}
+
+std::vector<WindowSums> WindowsOf(std::span<const double> sums) {
+  std::vector<WindowSums> windows;
+  for (std::span<const double> rest = sums.subspan(1); !rest.empty(); rest = rest.subspan(kNumbers)) {
+    windows.push_back({.nll_original = rest[0],
+                       .nll_quantized = rest[1],
+                       .divergence = rest[2],
+                       .same_top = static_cast<int64_t>(rest[3]),
+                       .targets = static_cast<int64_t>(rest[4])});
+  }
+  return windows;
+}
+
+// The state to begin with.
+EvaluationState Begin(const EvaluationState* from, size_t windows) {
+  const bool fits = from != nullptr && from->done >= 0 && static_cast<size_t>(from->done) <= windows &&
+                    from->sums.size() == 1 + kNumbers * static_cast<size_t>(from->done);
+  return fits ? *from : EvaluationState{.done = 0, .sums = {0.0}};
+}
+
 }  // namespace
 
 WindowSums SumWindow(std::span<const float> original, std::span<const float> quantized, int64_t vocabulary,
@@ -118,7 +145,7 @@ std::vector<MetricResult> LanguageMetrics(std::span<const WindowSums> windows) {
 
 absl::StatusOr<Evaluation> EvaluateLanguage(std::shared_ptr<const Graph> original,
                                             std::shared_ptr<const Graph> quantized, TokenWindows windows, int threads,
-                                            const ProgressFn& progress) {
+                                            const EvaluationResume& resume, const ProgressFn& progress) {
   if (windows.empty()) return absl::InvalidArgumentError("there is no window of tokens to evaluate");
   // Windows of one length are neighbours: their plan is kept.
   const CompileOptions compile{.threads = threads, .max_plans = 2};
@@ -126,9 +153,12 @@ absl::StatusOr<Evaluation> EvaluateLanguage(std::shared_ptr<const Graph> origina
   if (!a.ok()) return a.status();
   absl::StatusOr<std::unique_ptr<Executable>> b = Compile(std::move(quantized), compile);
   if (!b.ok()) return b.status();
-  std::vector<WindowSums> sums;
-  int64_t broken = 0;
-  for (size_t i = 0; i < windows.size(); ++i) {
+  Evaluation e;
+  EvaluationState state = Begin(resume.from, windows.size());
+  if (state.done > 0) {
+    e.notes.push_back(absl::StrCat("the evaluation went on after window ", state.done, ", from an earlier attempt"));
+  }
+  for (size_t i = static_cast<size_t>(state.done); i < windows.size(); ++i) {
     const std::vector<int32_t>& tokens = windows[i];
     if (tokens.size() < 2) return absl::InvalidArgumentError(absl::StrCat("window ", i, " has no token to predict"));
     const double fraction = static_cast<double>(i) / static_cast<double>(windows.size());
@@ -155,11 +185,14 @@ absl::StatusOr<Evaluation> EvaluateLanguage(std::shared_ptr<const Graph> origina
       return absl::InvalidArgumentError(absl::StrCat("the original model's logits are NaN or infinite in window ", i,
                                                      ": there is nothing to compare with"));
     }
-    sums.push_back(SumWindow(p.data<float>(), q.data<float>(), p.dim(2), tokens, &broken));
+    int64_t broken = 0;
+    Append(SumWindow(p.data<float>(), q.data<float>(), p.dim(2), tokens, &broken), &state.sums);
+    state.sums[0] += static_cast<double>(broken);
+    ++state.done;
+    if (resume.checkpoint) resume.checkpoint(state);
   }
-  Evaluation e;
-  e.metrics = LanguageMetrics(sums);
-  if (broken > 0) {
+  e.metrics = LanguageMetrics(WindowsOf(state.sums));
+  if (const int64_t broken = static_cast<int64_t>(state.sums[0]); broken > 0) {
     e.notes.push_back(absl::StrCat("the quantized model's logits were NaN or infinite at ", broken, " of ",
                                    e.metrics[0].samples, " positions; they count as uniform guesses"));
   }

@@ -42,10 +42,11 @@ WindowSums SumWindow(std::span<const float> original, std::span<const float> qua
 std::vector<MetricResult> LanguageMetrics(std::span<const WindowSums> windows);
 
 // Runs both models over `windows` (each at least 2 tokens) and returns the metrics above; `samples` counts targets.
+// Where it goes on from an earlier run, `done` counts windows.
 // INVALID_ARGUMENT: no windows, a token outside the vocabulary, NaN in the original's logits.
 absl::StatusOr<Evaluation> EvaluateLanguage(std::shared_ptr<const Graph> original,
                                             std::shared_ptr<const Graph> quantized, TokenWindows windows, int threads,
-                                            const ProgressFn& progress);
+                                            const EvaluationResume& resume, const ProgressFn& progress);
 
 }  // namespace quant
 

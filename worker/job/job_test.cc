@@ -1,5 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // Whole jobs in this process, on the example model.
+#include <signal.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
 #include <filesystem>
 #include <fstream>
 #include <iterator>
@@ -118,6 +122,25 @@ TEST_F(JobTest, AnAttemptAfterCalibrationDoesNotCalibrateAgain) {
               ::testing::Contains(HasSubstr("calibration went on after sample 32")));
   EXPECT_EQ(ReadFile(folder_ / "output" / "model.onnx"), bytes);
   EXPECT_FALSE(fs::exists(folder_ / "resume/calibration")) << "the job is done";
+}
+
+TEST_F(JobTest, AnAttemptKilledAfterItsEvaluationDoesNotEvaluateAgain) {
+  ASSERT_TRUE(RunJob().has_success());  // writes lease.pb
+  fs::create_directories(folder_ / "resume");
+  const pid_t child = fork();
+  ASSERT_GE(child, 0);
+  if (child == 0) _exit(RunJobMain(folder_, {.threads = 1, .resume_interval = absl::ZeroDuration()}));
+  // What is kept stays until the benchmark, of a second at least, is over.
+  const fs::path kept = folder_ / "resume/evaluation/model.safetensors";
+  for (int i = 0; i < 60'000 && !fs::exists(kept); ++i) usleep(1000);
+  kill(child, SIGKILL);
+  waitpid(child, nullptr, 0);
+  ASSERT_TRUE(fs::exists(kept));
+  const quant::v1::CompleteJobRequest outcome = RunJob();
+  ASSERT_TRUE(outcome.has_success()) << outcome.DebugString();
+  EXPECT_THAT(outcome.success().report().notes(),
+              ::testing::Contains(HasSubstr("the evaluation went on after sample")));
+  EXPECT_FALSE(fs::exists(kept)) << "the job is done";
 }
 
 TEST_F(JobTest, DynamicQuantizationNeedsNoCalibrationData) {

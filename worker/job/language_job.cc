@@ -16,6 +16,7 @@
 #include "worker/formats/file/mapped_file.h"
 #include "worker/formats/huggingface/builder.h"
 #include "worker/formats/huggingface/checkpoint.h"
+#include "worker/job/evaluation_point.h"
 #include "worker/job/job_error.h"
 #include "worker/job/language_data.h"
 #include "worker/job/language_export.h"
@@ -85,8 +86,7 @@ class LanguageQuantizeJob {
     ASSIGN_OR_RETURN(data_, LoadLanguageData(lease_, folder_, recipe_, loaded_.model.vocab_size));
     ASSIGN_OR_RETURN(export_, LanguageExport::Create(FormatOf(recipe_), *loaded_.checkpoint, loaded_.model,
                                                      folder_ / "output", ExportOptionsOf(recipe_, BuildVersion())));
-    ResumePoints resume(fs::is_directory(folder_ / "resume") ? folder_ / "resume" : fs::path(),
-                        ResumeFingerprint(lease_, recipe_));
+    ResumePoints resume(ResumeFolder(folder_), ResumeFingerprint(lease_, recipe_));
     RETURN_IF_ERROR(LearnsFromData() ? QuantizeByBlocks(resume) : QuantizeEachLayer());
     reporter_.BeginPhase("export");
     RETURN_IF_ERROR(export_->Finish());
@@ -233,13 +233,16 @@ class LanguageQuantizeJob {
 
   absl::StatusOr<quant::v1::Report> Measure() {
     quant::v1::Report report;
+    EvaluationPoint point(ResumeFolder(folder_), ResumeFingerprint(lease_, recipe_), limits_.threads,
+                          limits_.resume_interval);
     RETURN_IF_ERROR(MeasureLanguage({.original = SourceOf(loaded_.checkpoint),
                                      .quantized = [this](bool kv_cache) { return export_->ReadBack(kv_cache); },
                                      .windows = data_.evaluation,
                                      .layers = layers_,
                                      .errors = errors_,
                                      .evaluation = recipe_.evaluation(),
-                                     .threads = limits_.threads},
+                                     .threads = limits_.threads,
+                                     .resume = point.Resume()},
                                     reporter_, &report));
     report.mutable_size()->set_original_bytes(FolderBytes(folder_ / "model"));
     report.mutable_size()->set_quantized_bytes(FolderBytes(folder_ / "output"));
@@ -303,14 +306,17 @@ absl::StatusOr<quant::v1::Report> RunLanguageBenchmarkJob(const quant::v1::Lease
   recipe.mutable_calibration()->set_sequence_length(512);
   *recipe.mutable_evaluation() = ResolveEvaluation(spec.evaluation());
   ASSIGN_OR_RETURN(const LanguageData data, LoadLanguageData(lease, folder, recipe, model.model.vocab_size));
+  EvaluationPoint point(ResumeFolder(folder), ResumeFingerprint(lease, recipe), limits.threads, limits.resume_interval);
   RETURN_IF_ERROR(MeasureLanguage({.original = SourceOf(baseline.checkpoint),
                                    .quantized = SourceOf(model.checkpoint),
                                    .windows = data.evaluation,
                                    .layers = {},
                                    .errors = {},
                                    .evaluation = recipe.evaluation(),
-                                   .threads = limits.threads},
+                                   .threads = limits.threads,
+                                   .resume = point.Resume()},
                                   reporter, &report));
+  point.Clear();
   report.mutable_size()->set_original_bytes(FolderBytes(folder / (lease.has_baseline_model() ? "baseline" : "model")));
   report.mutable_size()->set_quantized_bytes(FolderBytes(folder / "model"));
   for (const std::string& note : data.notes) report.add_notes(note);

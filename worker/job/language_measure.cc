@@ -68,7 +68,7 @@ absl::Status MeasureLanguage(const LanguageMeasureRequest& r, Reporter& reporter
     ASSIGN_OR_RETURN(const std::shared_ptr<const Graph> original, r.original(/*kv_cache=*/false));
     ASSIGN_OR_RETURN(const std::shared_ptr<const Graph> quantized, r.quantized(/*kv_cache=*/false));
     absl::StatusOr<Evaluation> evaluation =
-        EvaluateLanguage(original, quantized, r.windows, threads, reporter.Progress(0, 0.9));
+        EvaluateLanguage(original, quantized, r.windows, threads, r.resume, reporter.Progress(0, 0.9));
     if (!evaluation.ok()) {
       return absl::IsInvalidArgument(evaluation.status()) ? WithJobReason(evaluation.status(), "DATA_MISMATCH")
                                                           : evaluation.status();

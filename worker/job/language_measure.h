@@ -33,6 +33,7 @@ struct LanguageMeasureRequest {
   std::span<const LayerError> errors;  // of each layer, as its quantizer knows it; used where no profile is made
   quant::v1::Evaluation evaluation;    // resolved
   int threads = 0;                     // the worker's, where the evaluation names none
+  EvaluationResume resume;
 };
 
 // Fills metrics, layers, latency (of a token, with a cache), throughput (of a prompt) and notes of `report`.

@@ -21,8 +21,10 @@ constexpr int64_t kProfileSamples = 16;
 absl::Status Measure(const MeasureRequest& r, Reporter& reporter, quant::v1::Report* report) {
   const int threads = r.evaluation.threads() > 0 ? r.evaluation.threads() : r.threads;
   reporter.BeginPhase("evaluate");
+  EvaluateOptions options = EvaluationOptions(r.evaluation, threads);
+  options.resume = r.resume;
   absl::StatusOr<Evaluation> evaluation =
-      Evaluate(r.original, r.quantized, *r.data, EvaluationOptions(r.evaluation, threads), reporter.Progress(0, 0.9));
+      Evaluate(r.original, r.quantized, *r.data, options, reporter.Progress(0, 0.9));
   if (!evaluation.ok()) {
     return absl::IsInvalidArgument(evaluation.status()) ? WithJobReason(evaluation.status(), "DATA_MISMATCH")
                                                         : evaluation.status();

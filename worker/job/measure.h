@@ -9,6 +9,7 @@
 #include "absl/status/status.h"
 #include "quant/v1/recipe.pb.h"
 #include "quant/v1/report.pb.h"
+#include "worker/evaluate/evaluate.h"
 #include "worker/formats/dataset/dataset.h"
 #include "worker/graph/graph.h"
 #include "worker/job/reporter.h"
@@ -23,6 +24,7 @@ struct MeasureRequest {
   Dataset* data = nullptr;
   quant::v1::Evaluation evaluation;  // resolved
   int threads = 0;                   // the worker's, where the evaluation names none
+  EvaluationResume resume;
 };
 
 // Fills metrics, layers, latency, throughput and notes of `report`.

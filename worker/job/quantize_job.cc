@@ -15,6 +15,7 @@
 #include "worker/formats/onnx/onnx.h"
 #include "worker/job/calibration_point.h"
 #include "worker/job/compare.h"
+#include "worker/job/evaluation_point.h"
 #include "worker/job/job_error.h"
 #include "worker/job/language_job.h"
 #include "worker/job/measure.h"
@@ -146,8 +147,8 @@ absl::StatusOr<quant::v1::Report> RunQuantizeJob(const quant::v1::Lease& lease, 
   ASSIGN_OR_RETURN(LoadedModel model, LoadModel(folder / "model", limits.threads));
   ASSIGN_OR_RETURN(Data data, OpenData(lease, folder, *model.prepared, &recipe));
 
-  CalibrationPoint point(fs::is_directory(folder / "resume") ? folder / "resume" : fs::path(),
-                         ResumeFingerprint(lease, recipe), limits.resume_interval);
+  const std::string fingerprint = ResumeFingerprint(lease, recipe);
+  CalibrationPoint point(ResumeFolder(folder), fingerprint, limits.resume_interval);
   ASSIGN_OR_RETURN(QuantizedModel quantized, RunMethod(recipe, model.prepared, data, limits.threads, point, reporter));
   if (std::none_of(quantized.layers.begin(), quantized.layers.end(),
                    [](const LayerOutcome& l) { return l.method != "fp32"; })) {
@@ -159,12 +160,14 @@ absl::StatusOr<quant::v1::Report> RunQuantizeJob(const quant::v1::Lease& lease, 
       ExportAndVerify(quantized.graph, folder / "output" / model.file, *data.evaluation, limits.threads, reporter));
 
   quant::v1::Report report;
+  EvaluationPoint evaluation(ResumeFolder(folder), fingerprint, limits.threads, limits.resume_interval);
   RETURN_IF_ERROR(Measure({.original = model.prepared,
                            .quantized = exported,
                            .layers = quantized.layers,
                            .data = data.evaluation.get(),
                            .evaluation = recipe.evaluation(),
-                           .threads = limits.threads},
+                           .threads = limits.threads,
+                           .resume = evaluation.Resume()},
                           reporter, &report));
   int64_t parameters = 0;
   for (const LayerOutcome& layer : quantized.layers) parameters += layer.parameters;
@@ -177,6 +180,7 @@ absl::StatusOr<quant::v1::Report> RunQuantizeJob(const quant::v1::Lease& lease, 
   *report.mutable_provenance()->mutable_recipe() = std::move(recipe);
   FinishReport(lease, reporter, &report);
   point.Clear();
+  evaluation.Clear();
   return report;
 }
 
@@ -201,13 +205,18 @@ absl::StatusOr<quant::v1::Report> RunBenchmarkJob(const quant::v1::Lease& lease,
     if (!noise.ok()) return WithJobReason(noise.status(), "DATA_MISMATCH");
     data = *std::move(noise);
   }
+  quant::v1::Recipe recipe;
+  *recipe.mutable_evaluation() = ResolveEvaluation(spec.evaluation());
+  EvaluationPoint point(ResumeFolder(folder), ResumeFingerprint(lease, recipe), limits.threads, limits.resume_interval);
   RETURN_IF_ERROR(Measure({.original = baseline.prepared,
                            .quantized = model.prepared,
                            .layers = {},
                            .data = data.get(),
-                           .evaluation = ResolveEvaluation(spec.evaluation()),
-                           .threads = limits.threads},
+                           .evaluation = recipe.evaluation(),
+                           .threads = limits.threads,
+                           .resume = point.Resume()},
                           reporter, &report));
+  point.Clear();
   report.mutable_size()->set_original_bytes(FolderBytes(folder / (lease.has_baseline_model() ? "baseline" : "model")));
   report.mutable_size()->set_quantized_bytes(FolderBytes(folder / "model"));
   for (const std::string& note : model.notes) report.add_notes(note);

@@ -185,8 +185,14 @@ absl::StatusOr<BlockResult> ReadBlock(const fs::path& folder, int64_t block, con
 }  // namespace
 
 std::string ResumeFingerprint(const v1::Lease& lease, const v1::Recipe& recipe) {
-  return Sha256Hex(absl::StrCat(lease.model().digest(), "\n", lease.calibration_dataset().digest(), "\n",
+  return Sha256Hex(absl::StrCat(lease.model().digest(), "\n", lease.baseline_model().digest(), "\n",
+                                lease.calibration_dataset().digest(), "\n", lease.evaluation_dataset().digest(), "\n",
                                 recipe.SerializeAsString(), "\n", BuildVersion(), "\n", DetectIsa()));
+}
+
+fs::path ResumeFolder(const fs::path& job) {
+  std::error_code error;
+  return fs::is_directory(job / "resume", error) ? job / "resume" : fs::path();
 }
 
 ResumePoints::ResumePoints(fs::path folder, std::string fingerprint)

@@ -33,9 +33,12 @@ class Lease;
 class Recipe;
 }  // namespace v1
 
-// Everything that the bytes of a resume point depend on, hashed: the digests of model and calibration data, `recipe` as
-// resolved, this program and its instruction set.
+// Everything that the bytes of a resume point depend on, hashed: the digests of models and data, `recipe` as resolved,
+// this program and its instruction set.
 std::string ResumeFingerprint(const v1::Lease& lease, const v1::Recipe& recipe);
+
+// The folder of resume points in a job's folder; empty where the agent gave none.
+std::filesystem::path ResumeFolder(const std::filesystem::path& job);
 
 class ResumePoints {
  public:
