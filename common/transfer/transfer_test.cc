@@ -179,6 +179,7 @@ TEST_F(TransferTest, AFullDiskOfTheServerIsWaitedForOnRequest) {
 
 TEST_F(TransferTest, ManyFilesAreMovedSeveralAtATimeAndTheirProgressAddsUp) {
   std::vector<LocalFile> files;
+  files.reserve(40);
   int64_t total = 0;
   for (int i = 0; i < 40; ++i) {
     files.push_back(Write(absl::StrCat("f", i), Random(500 + 100 * static_cast<size_t>(i))));
@@ -211,7 +212,8 @@ TEST_F(TransferTest, ManyFilesAreMovedSeveralAtATimeAndTheirProgressAddsUp) {
 
 TEST_F(TransferTest, TheFirstErrorStopsTheOtherFilesAndIsTheOneTold) {
   std::vector<LocalFile> files;
-  for (int i = 0; i < 40; ++i) files.push_back(Write(absl::StrCat("f", i), Random(static_cast<size_t>(100 + i))));
+  files.reserve(40);
+  for (int i = 0; i < 40; ++i) files.push_back(Write(absl::StrCat("f", i), Random(100 + static_cast<size_t>(i))));
   std::ofstream(files[5].path, std::ios::app) << "more";
   EXPECT_THAT(Uploader().UploadMissing(files),
               StatusIs(absl::StatusCode::kFailedPrecondition, HasSubstr("changed since")));

@@ -114,7 +114,7 @@ absl::Status S3BlobWriter::Publish() {
     RETURN_IF_ERROR(s3_->Put(blob_key_, buffer_));
   } else {
     if (!buffer_.empty()) RETURN_IF_ERROR(SendPart());
-    const absl::Status status = s3_->CompleteUpload(blob_key_, multipart_id_, parts_);
+    absl::Status status = s3_->CompleteUpload(blob_key_, multipart_id_, parts_);
     if (absl::IsNotFound(status)) {
       // An answer that was lost on the way and asked for again: done, if the blob is there.
       ASSIGN_OR_RETURN(const auto size, s3_->Head(blob_key_));
