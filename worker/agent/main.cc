@@ -43,7 +43,9 @@ constexpr char kEpilog[] =
     "\n"
     "Prints \"quant-worker ID ready\" on stdout once the server has answered. SIGTERM drains: no new jobs, running\n"
     "ones get --drain-grace to finish and are then handed back without costing an attempt; the exit status is 0.\n"
-    "A second signal ends it at once. Exit status: 1 cannot start, 2 wrong usage.\n";
+    "A second signal ends it at once.\n"
+    "\n"
+    "Exit status: 0 stopped as asked, 1 cannot start, 2 wrong usage.\n";
 
 int WrongUsage(const absl::Status& status) {
   std::cerr << "quant-worker: " << status.message() << "\nsee quant-worker --help\n";
@@ -108,7 +110,10 @@ int Main(const std::vector<std::string>& args) {
   std::string sandbox = SandboxModeName(options.sandbox);
   std::vector<std::string> phase_timeouts;
   bool version = false;
-  FlagSet flags("quant-worker", "quant-worker --server ADDR:PORT --cache DIR [flags]");
+  FlagSet flags("quant-worker",
+                "quant-worker --server ADDR:PORT --cache DIR [flags]\n\n"
+                "Runs the jobs of a quantd, each in a process and sandbox of its own. Start as many as there are machines;\n"
+                "they find work by themselves and may come and go at any time.");
   flags.Add("server", &options.server, "ADDR:PORT", "Where quantd listens. Required.");
   options.auth.AddFlags(&flags);
   flags.Add("cache", &cache, "DIR", "Folder for downloaded blobs and running jobs; one worker's own. Required.");
