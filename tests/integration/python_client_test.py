@@ -223,6 +223,7 @@ class RecipeTest(ServiceTestCase):
         service = self.own_service(workers=0)
         client = self.enterContext(quantd.connect(service.server))
         model = client.upload_model(EXAMPLE / "model.onnx")["id"]
+        data = client.upload_dataset(EXAMPLE / "calibration")["id"]
         help_text = subprocess.run([program("quantctl"), "job", "submit", "--help"], capture_output=True, text=True).stdout
         recipe_flags = [line.split()[0] for line in help_text.split("--method ", 1)[1].split("--server ")[0].splitlines()
                         if line.startswith("  --")]
@@ -249,8 +250,8 @@ class RecipeTest(ServiceTestCase):
                 else:
                     for v in value if isinstance(value, list) else [value]:
                         given += [flag, str(v)]
-            theirs = service.job(service.submit("--model", model, "--method", method, *given))
-            ours = client.submit(model, method, no_cache=True, **options)
+            theirs = service.job(service.submit("--model", model, "--method", method, "--calibration", data, *given))
+            ours = client.submit(model, method, calibration=data, no_cache=True, **options)
             self.assertEqual(ours["spec"], theirs["spec"])
 
     def test_dicts_and_files_and_what_overrides_what(self):
@@ -276,7 +277,7 @@ class RecipeTest(ServiceTestCase):
             with self.assertRaisesRegex(quantd.InvalidRequest, what):
                 recipes.apply(recipe, bad)
         for bad, what in (({"rtn": {}, "gptq": {}}, "only one method"), ({"rtm": {}}, "no member 'rtm'"),
-                          ({"rules": {}}, "wants a list|wants a dict")):
+                          ({"rules": {}}, "rules wants a list")):
             with self.assertRaisesRegex(quantd.InvalidRequest, what):
                 recipes.read(bad)
 

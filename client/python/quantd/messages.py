@@ -107,7 +107,7 @@ def set_field(message, field, value, where):
 
 
 def _list(value, where):
-    if isinstance(value, (str, bytes)) or not hasattr(value, "__iter__"):
+    if isinstance(value, (str, bytes, dict)) or not hasattr(value, "__iter__"):
         raise InvalidRequest(f"{where} wants a list, not {value!r}")
     return list(value)
 
