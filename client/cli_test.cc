@@ -260,6 +260,17 @@ TEST_F(CliTest, AnUnreachableServerIsStatus3WithARemedyAndNothingOnStdout) {
               AllOf(StartsWith("quantctl: cannot reach the server at 127.0.0.1:"), HasSubstr("QUANT_SERVER")));
 }
 
+TEST_F(CliTest, AServerThatComesUpWithinThePatienceIsFound) {
+  server_.Stop();
+  std::thread late([this] {
+    absl::SleepFor(absl::Milliseconds(700));
+    server_.Start();
+  });
+  const Result result = Run("model list --output json");
+  late.join();
+  EXPECT_EQ(result.exit, 0) << result.err;
+}
+
 TEST_F(CliTest, UploadShowDownloadDelete) {
   Write("net/net.onnx", std::string(3'000'000, 'o'));
   Write("net/weights/w.bin", "www");

@@ -338,7 +338,7 @@ constexpr char kSubmitHelp[] =
 
 void AddJobCommands(Commands& commands) {
   const auto add = [&](std::unique_ptr<Command> command) { commands.push_back(std::move(command)); };
-  add(std::make_unique<Submit>(CommandInfo{"job", "submit", "", "Submit a job.", kSubmitHelp},
+  add(std::make_unique<Submit>(CommandInfo{"job", "submit", "", "Submit a job: what to do with which model.", kSubmitHelp},
                                std::make_unique<SubmitFlags>()));
   add(std::make_unique<List>(
       CommandInfo{"job", "list", "", "List jobs, newest first.",

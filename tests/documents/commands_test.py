@@ -3,7 +3,8 @@
 
 What is changed for it, and nothing else: ports and host names of the documents become free ports of this machine, absolute
 folders (/tmp/…, /var/lib/…, /etc/quantd/…) a folder of the test's own, and HOME too. The shell starts at the top of the
-source tree, as the documents say (a folder of links to it, so that results do not land in the tree). DOCUMENT=docs/x.md in
+source tree, as the documents say (a folder of links to it, so that results do not land in the tree). QUANT_SERVER names a service with a worker, for documents that
+start none, and DATABASE, where a document has it, a PostgreSQL database. DOCUMENT=docs/x.md in
 the environment runs that one alone and shows what it prints.
 """
 import contextlib
@@ -20,10 +21,12 @@ import time
 import unittest
 
 from blocks import TOP, documents
+from postgres_server import PostgresServer
+from service import Service, tail
 
 # The documents' addresses. One port of ours for each port that a document names.
 _ADDRESS = re.compile(r"(?<![\w.])(quantd\.example|127\.0\.0\.1|localhost|):([1-9]\d{3,4})\b")
-_FOLDERS = re.compile(r"(?<![\w.}~])/(tmp|var/lib|var/log|var/cache|etc/quantd|srv|backup)(?=/)")
+_FOLDERS = re.compile(r"(?<![\w.}~])/(tmp|var/lib|var/log|var/cache|etc/quantd|srv|backup)(?=[/\s]|$)", re.M)
 # Blocks that are not run: few, each with its reason.
 _MOST_NOT_RUN = 16
 _PATIENCE = 600
@@ -48,7 +51,7 @@ class Here:
         return f"{host}:{port}"
 
     def adapt(self, text):
-        text = _ADDRESS.sub(self.address, text)
+        text = _ADDRESS.sub(self.address, text).replace("quantd.example", "localhost")
         return _FOLDERS.sub(lambda m: f"{self.root}/{m[1]}", text)
 
 
@@ -74,7 +77,18 @@ def tree(folder):
 
 class CommandsTest(unittest.TestCase):
 
+    @classmethod
+    def setUpClass(cls):
+        cls.service = cls.enterClassContext(Service(workers=1))
+
     def run_document(self, name, blocks):
+        with contextlib.ExitStack() as stack:
+            more = {"QUANT_SERVER": self.service.server}
+            if any("DATABASE" in b.text for b in blocks):
+                more["DATABASE"] = stack.enter_context(PostgresServer()).url
+            self.run_blocks(name, blocks, more)
+
+    def run_blocks(self, name, blocks, more):
         with tempfile.TemporaryDirectory(prefix="quant-doc.") as temporary:
             work = pathlib.Path(temporary)
             top, home = work / "top", work / "home"
@@ -88,7 +102,7 @@ class CommandsTest(unittest.TestCase):
             environment = {k: v for k, v in os.environ.items() if not k.startswith("QUANT_") or k == "QUANT_SHARED"}
             environment.pop("PYTHONPATH", None)
             environment.update(PATH=f"{bin_folder}:{environment['PATH']}", HOME=str(home), QUANT_DEV_INSIDE="1",
-                               PYTHONDONTWRITEBYTECODE="1", no_proxy="*")
+                               PYTHONDONTWRITEBYTECODE="1", no_proxy="*", **more)
             output = work / "output"
             with open(output, "wb") as out:
                 # A session of its own: everything the document starts ends with it.
@@ -105,7 +119,8 @@ class CommandsTest(unittest.TestCase):
             if os.environ.get("DOCUMENT"):
                 print(text)
             if status != 0:
-                self.fail(f"{name}: status {status}; the end of what it printed:\n" + "\n".join(text.splitlines()[-60:]))
+                logs = "".join(f"\n---- end of {log.relative_to(work)}\n{tail(log, 15)}" for log in sorted(work.rglob("*.log")))
+                self.fail(f"{name}: status {status}; the end of what it printed:\n" + "\n".join(text.splitlines()[-60:]) + logs)
 
 
 def end_group(group):

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 import unittest
 from unittest import mock
 
@@ -340,6 +341,21 @@ class GoingAwayTest(ServiceTestCase):
             client.wait(job["id"])
         self.assertEqual(caught.exception.job["state"], "CANCELLED")
         self.assertEqual(client.retry(job["id"])["state"], "QUEUED")
+
+    def test_a_server_that_comes_up_within_the_patience_is_found(self):
+        service = self.own_service(workers=0)
+        service.quantd.kill()
+        client = self.enterContext(quantd.connect(service.server, patience=20))  # gRPC itself: 30 s
+        found = []
+        calling = threading.Thread(target=lambda: found.append(client.list_models()))
+        with mock.patch.object(quantd.retry.Backoff, "wait", autospec=True, side_effect=quantd.retry.Backoff.wait) as waits:
+            calling.start()
+            wait_until(lambda: waits.call_count >= 2, "two refused calls")
+            service.start_quantd()
+            began = time.monotonic()
+            calling.join(PATIENCE)
+        self.assertEqual(found, [[]])
+        print(f"found {time.monotonic() - began:.2f} s after it was up")
 
     def test_nobody_there_is_unreachable_within_the_patience(self):
         client = self.enterContext(quantd.connect("127.0.0.1:1", patience=0.5))

@@ -119,10 +119,12 @@ int Main(const std::vector<std::string>& args) {
   flags.Add("cache", &cache, "DIR", "Folder for downloaded blobs and running jobs; one worker's own. Required.");
   flags.AddBytes("cache-bytes", &options.cache_bytes, "BYTES", "How much of it blobs may fill.");
   flags.Add("slots", &options.slots, "N", "Jobs to run at once.", 1, 256);
-  flags.Add("threads", &options.threads, "N", "Threads per job. Default: the CPUs over --slots.", 1, 4096);
+  options.threads = UsableCpus();  // what --help shows: for one slot, on this machine
+  options.memory_bytes = UsableMemory() / 5 * 4;
+  flags.Add("threads", &options.threads, "N", "Threads per job; by default the CPUs over --slots.", 1, 4096);
   flags.AddBytes(
       "memory", &options.memory_bytes, "BYTES",
-      "Memory per job; a job above it ends with OUT_OF_MEMORY. Default: 80 % of the machine's or container's, "
+      "Memory per job; a job above it ends with OUT_OF_MEMORY. By default 80 % of the machine's or container's, "
       "over --slots; 0: no limit.");
   flags.Add("metrics", &metrics_address, "ADDR:PORT", "Serve Prometheus metrics at http://ADDR:PORT/metrics.");
   flags.Add("drain-grace", &options.drain_grace, "DURATION", "How long running jobs may go on after SIGTERM.");

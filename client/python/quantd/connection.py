@@ -89,7 +89,9 @@ class Connection:
                                      "(QUANT_TLS_CA), or say insecure_tokens=True")
         options = [("grpc.max_receive_message_length", _LARGEST_MESSAGE),
                    ("grpc.initial_reconnect_backoff_ms", 100), ("grpc.min_reconnect_backoff_ms", 5000),
-                   ("grpc.max_reconnect_backoff_ms", 2000)]
+                   ("grpc.max_reconnect_backoff_ms", 2000),
+                   # After a refused connection gRPC asks for the address again first, by default not within 30 s.
+                   ("grpc.dns_min_time_between_resolutions_ms", 200)]
         if is_loopback(host):
             options.append(("grpc.enable_http_proxy", 0))
         if tls:
