@@ -3,15 +3,16 @@
 
 What is changed for it, and nothing else: ports and host names of the documents become free ports of this machine, absolute
 folders (/tmp/…, /var/lib/…, /etc/quantd/…) a folder of the test's own, and HOME too. The shell starts at the top of the
-source tree, as the documents say (a folder of links to it, so that results do not land in the tree). QUANT_SERVER names a service with a worker, for documents that
-start none, and DATABASE, where a document has it, a PostgreSQL database. DOCUMENT=docs/x.md in
-the environment runs that one alone and shows what it prints.
+source tree, as the documents say (a folder of links to it, so that results do not land in the tree). QUANT_SERVER names a
+service with a worker, for documents that start none, and DATABASE, where a document has it, a PostgreSQL database.
+
+  commands_test.py [--only PREFIX | --except PREFIX] [TEST…]      documents whose path begins so, or does not; default: all
+  DOCUMENT=docs/x.md commands_test.py                             that one alone, with what it prints
 """
 import contextlib
 import os
 import pathlib
 import re
-import shutil
 import signal
 import socket
 import subprocess
@@ -162,16 +163,21 @@ class BlocksTest(unittest.TestCase):
         self.assertEqual(here.adapt("examples/tmp/x 2026-11-26T12:34:56"), "examples/tmp/x 2026-11-26T12:34:56")
 
 
-def add_tests():
-    only = os.environ.get("DOCUMENT")
+def add_tests(args):
+    """Makes a test of each document that is asked for; returns the arguments that are left."""
+    only = os.environ.get("DOCUMENT", "")
+    other = ""
+    if args[:1] in (["--only"], ["--except"]):
+        only, other = (args[1], "") if args[0] == "--only" else ("", args[1])
+        args = args[2:]
     for name, found in documents().items():
-        if any(not b.reason for b in found) and only in (None, "", name):
+        if any(not b.reason for b in found) and name.startswith(only) and not (other and name.startswith(other)):
             test = lambda self, name=name, found=found: self.run_document(name, found)  # noqa: E731
             setattr(CommandsTest, "test_" + re.sub(r"\W", "_", name), test)
 
 
-add_tests()
+    return args
+
+
 if __name__ == "__main__":
-    if not shutil.which("bash"):
-        sys.exit(77)
-    unittest.main(verbosity=2)
+    unittest.main(argv=[sys.argv[0], *add_tests(sys.argv[1:])], verbosity=2)
