@@ -120,7 +120,8 @@ class CommandsTest(unittest.TestCase):
             if os.environ.get("DOCUMENT"):
                 print(text)
             if status != 0:
-                logs = "".join(f"\n---- end of {log.relative_to(work)}\n{tail(log, 15)}" for log in sorted(work.rglob("*.log")))
+                logs = "".join(f"\n---- end of {log.relative_to(work)}\n{tail(log, 15)}" for log in sorted(work.rglob("*.log"))
+                               if top not in log.parents)
                 self.fail(f"{name}: status {status}; the end of what it printed:\n" + "\n".join(text.splitlines()[-60:]) + logs)
 
 
