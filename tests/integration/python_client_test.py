@@ -345,7 +345,7 @@ class GoingAwayTest(ServiceTestCase):
     def test_a_server_that_comes_up_within_the_patience_is_found(self):
         service = self.own_service(workers=0)
         service.quantd.kill()
-        client = self.enterContext(quantd.connect(service.server, patience=20))  # gRPC itself: 30 s
+        client = self.enterContext(quantd.connect(service.server, patience=20))  # gRPC alone: up to 30 s
         found = []
         calling = threading.Thread(target=lambda: found.append(client.list_models()))
         with mock.patch.object(quantd.retry.Backoff, "wait", autospec=True, side_effect=quantd.retry.Backoff.wait) as waits:

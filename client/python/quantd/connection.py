@@ -88,10 +88,11 @@ class Connection:
             raise ConfigurationError(f"the token would be sent to {host} in the clear, where others can read it: give tls_ca "
                                      "(QUANT_TLS_CA), or say insecure_tokens=True")
         options = [("grpc.max_receive_message_length", _LARGEST_MESSAGE),
-                   ("grpc.initial_reconnect_backoff_ms", 100), ("grpc.min_reconnect_backoff_ms", 5000),
+                   ("grpc.initial_reconnect_backoff_ms", 100), ("grpc.min_reconnect_backoff_ms", 2000),
                    ("grpc.max_reconnect_backoff_ms", 2000),
-                   # After a refused connection gRPC asks for the address again first, by default not within 30 s.
-                   ("grpc.dns_min_time_between_resolutions_ms", 200)]
+                   # After a refused connection gRPC asks for the address again first, by default not within 30 s; and
+                   # where it may not ask at once, only after min_reconnect_backoff.
+                   ("grpc.dns_min_time_between_resolutions_ms", 100)]
         if is_loopback(host):
             options.append(("grpc.enable_http_proxy", 0))
         if tls:
