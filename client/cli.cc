@@ -9,6 +9,7 @@
 #include <utility>
 
 #include "absl/status/status.h"
+#include "absl/strings/ascii.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
@@ -23,12 +24,12 @@ namespace {
 constexpr char kIntro[] =
     "quantctl: uploads models, runs quantization jobs on a quantd service, shows what came of them.\n"
     "\n"
-    "Usage: quantctl [--server ADDR:PORT] [--output text|json] GROUP COMMAND [ARGUMENTS] [FLAGS]\n";
+    "Usage: quantctl [--server ADDR:PORT] [--output text|json|id] GROUP COMMAND [ARGUMENTS] [FLAGS]\n";
 
 constexpr char kOutro[] =
     "Global flags, before or after the command:\n"
     "  --server ADDR:PORT    the service; default: $QUANT_SERVER\n"
-    "  --output text|json    json prints one JSON document on stdout, and nothing else there\n"
+    "  --output text|json|id what goes to stdout: json, one JSON document; id, the ids alone\n"
     "  --tls-ca FILE         use TLS; authorities of the server's certificate; default: $QUANT_TLS_CA\n"
     "  --tls-cert, --tls-key FILE   show this certificate; default: $QUANT_TLS_CERT, $QUANT_TLS_KEY\n"
     "  --token-file FILE     show the token in it; default: $QUANT_TOKEN_FILE\n"
@@ -37,15 +38,28 @@ constexpr char kOutro[] =
     "  --version             prints the version\n"
     "\n"
     "$QUANT_TOKEN may hold the token itself.\n"
-    "Exit status: 0 done, 1 the job failed or the server refused, 2 wrong usage, 3 server not reachable.\n"
+    "Exit status: 0 done, 1 the job failed or the server refused, 2 wrong usage, 3 server not reachable,\n"
+    "130 stopped by Ctrl-C.\n"
     "\n"
-    "A first job:\n"
+    "Examples: a first job.\n"
     "  export QUANT_SERVER=127.0.0.1:9000\n"
-    "  quantctl model upload resnet.onnx                 # prints the model's id, m-…\n"
-    "  quantctl dataset upload images/                   # d-…\n"
-    "  quantctl job submit --model m-… --method static --calibration d-… --evaluation d-… --watch\n"
-    "  quantctl job report j-…\n"
-    "  quantctl model download m-… quantized/\n";
+    "  model=$(quantctl model upload resnet.onnx --output id)\n"
+    "  data=$(quantctl dataset upload images/ --output id)\n"
+    "  job=$(quantctl job submit --model $model --method static --calibration $data --watch --output id)\n"
+    "  quantctl job report $job\n"
+    "  quantctl model download $job quantized/\n";
+
+constexpr char kExitStatus[] =
+    "Exit status: 0 done (a watched job: it succeeded); 1 the server refused, a local file is in the\n"
+    "way, or a watched job did not succeed; 2 wrong usage; 3 server not reachable; 130 Ctrl-C.\n";
+
+// What the groups are about, for their --help.
+constexpr std::pair<const char*, const char*> kGroups[] = {
+    {"model", "Models: what is quantized, and what comes of it."},
+    {"dataset", "Datasets: what models are calibrated and measured on."},
+    {"job", "Jobs: quantize, calibrate or measure a model; follow that; see what came of it."},
+    {"worker", "Workers: the processes that run jobs."},
+};
 
 constexpr char kBashHead[] =
     "# SPDX-License-Identifier: Apache-2.0\n"
@@ -88,19 +102,31 @@ struct Globals {
 
   void AddTo(FlagSet& flags) {
     flags.Add("server", &server, "ADDR:PORT", "The service; default: $QUANT_SERVER.");
-    flags.Add("output", &output, "text|json", "json prints one JSON document on stdout, and nothing else there.");
+    flags.Add("output", &output, "text|json|id",
+              "What goes to stdout, and nothing else there: json, one JSON document; id, the ids alone, one a line.");
     auth.AddFlags(&flags);
   }
 };
 
+std::optional<OutputForm> ParseOutputForm(std::string_view text) {
+  if (text == "text") return OutputForm::kText;
+  if (text == "json") return OutputForm::kJson;
+  if (text == "id") return OutputForm::kId;
+  return std::nullopt;
+}
+
 FlagSet MakeFlags(Command& command, Globals& globals) {
   const CommandInfo& info = command.info();
   const std::string program = absl::StrCat("quantctl ", info.group, " ", info.name);
-  FlagSet flags(
-      program, absl::StrCat(program, *info.arguments == '\0' ? "" : " ", info.arguments, " [FLAGS]\n\n", info.summary));
+  // As on a man page: what it does above the flags, examples and exit status below.
+  const std::string_view details = info.details;
+  const size_t examples = std::min(details.find("Example"), details.size());
+  const absl::string_view description = absl::StripTrailingAsciiWhitespace(AbslView(details.substr(0, examples)));
+  FlagSet flags(program, absl::StrCat(program, *info.arguments == '\0' ? "" : " ", info.arguments, " [FLAGS]\n\n",
+                                      info.summary, description.empty() ? "" : "\n", description));
   command.AddFlags(flags);
   globals.AddTo(flags);
-  flags.SetEpilog(info.details);
+  flags.SetEpilog(absl::StrCat(AbslView(details.substr(examples)), "\n", kExitStatus));
   return flags;
 }
 
@@ -225,8 +251,12 @@ int RunCommand(Command& command, const std::vector<std::string>& args, const Cli
     if (arguments[i].empty()) return Wrong(environment, absl::StrCat(wanted[i], " is empty"), program);
     if (!IsValidUtf8(arguments[i]) && wanted[i] == "ID") return Wrong(environment, "ID is not UTF-8", program);
   }
-  if (globals.output != "text" && globals.output != "json") {
-    return Wrong(environment, absl::StrCat("--output is text or json, not ", Quoted(globals.output)), program);
+  const std::optional<OutputForm> form = ParseOutputForm(globals.output);
+  if (!form.has_value()) {
+    return Wrong(environment, absl::StrCat("--output is text, json or id, not ", Quoted(globals.output)), program);
+  }
+  if (form == OutputForm::kId && !command.HasIds()) {
+    return Wrong(environment, absl::StrCat(program, " has no ids to print: --output is text or json"), program);
   }
   if (absl::Status status = command.Check(flags, arguments); !status.ok()) {
     return Wrong(environment, StdView(status.message()), program);
@@ -238,7 +268,7 @@ int RunCommand(Command& command, const std::vector<std::string>& args, const Cli
   absl::StatusOr<Client> client = Client::Create(std::move(options));
   if (!client.ok()) return Wrong(environment, StdView(client.status().message()), program);
   const std::string server = client->server();
-  Session session(*std::move(client), globals.output == "json", environment.out, environment.err);
+  Session session(*std::move(client), *form, environment.out, environment.err);
   absl::StatusOr<int> exit = command.Run(session, arguments);
   return exit.ok() ? *exit : Fail(environment, exit.status(), server);
 }
@@ -270,8 +300,14 @@ int Dispatch(const std::vector<std::string>& args, const CliEnvironment& environ
                  "quantctl");
   }
   if (words->name.empty()) {
-    std::fprintf(words->help ? environment.out : environment.err, "Commands of quantctl %s (each has --help):\n%s",
-                 words->group.c_str(), list.c_str());
+    const char* about = "";
+    for (const auto& [group, text] : kGroups) {
+      if (words->group == group) about = text;
+    }
+    std::fprintf(words->help ? environment.out : environment.err,
+                 "Usage: quantctl %s COMMAND [ARGUMENTS] [FLAGS]\n\n%s\n\nCommands (each has --help, with examples):\n%s\n"
+                 "quantctl --help tells the global flags and the exit statuses.\n",
+                 words->group.c_str(), about, list.c_str());
     return words->help ? kExitDone : kExitUsage;
   }
   for (const auto& command : commands) {

@@ -17,6 +17,7 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
+#include "absl/strings/strip.h"
 #include "absl/time/clock.h"
 #include "client/command.h"
 #include "common/digest.h"
@@ -231,6 +232,7 @@ TEST_F(CliTest, EveryCommandHasAHelpWithAnExampleWithinAHundredColumns) {
     const Result result = Run({command->info().group, command->info().name, "--help"});
     EXPECT_EQ(result.exit, 0);
     EXPECT_THAT(result.out, HasSubstr(absl::StrCat("\n  quantctl ", command->info().group, " ", command->info().name)));
+    EXPECT_THAT(result.out, HasSubstr("\nExit status: "));
     for (absl::string_view line : absl::StrSplit(result.out, '\n')) {
       if (absl::StartsWith(line, "  --")) continue;  // the choices of --method are many
       EXPECT_LE(DisplayWidth({line.data(), line.size()}), 100) << line;
@@ -256,6 +258,17 @@ TEST_F(CliTest, AnUnreachableServerIsStatus3WithARemedyAndNothingOnStdout) {
   EXPECT_THAT(result.out, IsEmpty());
   EXPECT_THAT(result.err,
               AllOf(StartsWith("quantctl: cannot reach the server at 127.0.0.1:"), HasSubstr("QUANT_SERVER")));
+}
+
+TEST_F(CliTest, AServerThatComesUpWithinThePatienceIsFound) {
+  server_.Stop();
+  std::thread late([this] {
+    absl::SleepFor(absl::Milliseconds(700));
+    server_.Start();
+  });
+  const Result result = Run("model list --output json");
+  late.join();
+  EXPECT_EQ(result.exit, 0) << result.err;
 }
 
 TEST_F(CliTest, UploadShowDownloadDelete) {
@@ -300,6 +313,37 @@ TEST_F(CliTest, UploadShowDownloadDelete) {
   result = Run({"model", "delete", id});
   EXPECT_EQ(result.exit, 1);
   EXPECT_THAT(result.err, MatchesRegex("quantctl: no model \".*\": see quantctl model list\n"));
+}
+
+TEST_F(CliTest, OutputIdPrintsIdsAndNothingElse) {
+  Write("net.onnx", "model");
+  const Result upload = Run({"model", "upload", dir_ / "net.onnx", "--output", "id"});
+  EXPECT_EQ(upload.exit, 0) << upload.err;
+  EXPECT_THAT(upload.out, MatchesRegex("m-[0-9]+\n"));
+  EXPECT_EQ(Run("model list --output id").out, upload.out);
+  EXPECT_EQ(Run("dataset list --output id").out, "");
+  const std::string id(absl::StripSuffix(upload.out, "\n"));
+  EXPECT_EQ(Run("model show " + id + " --output id").out, upload.out);
+
+  Progress("calibrate", 0.5);
+  EXPECT_EQ(Run("job submit --model " + id + " --method dynamic --output id").out, "j-1\n");
+  const Result early = Run("model show j-1");
+  EXPECT_EQ(early.exit, 1);
+  EXPECT_THAT(early.err, HasSubstr("job j-1 has made no model: it is RUNNING"));
+  State(v1::JOB_STATE_SUCCEEDED).set_result_model_id(id);
+  const Result watched = Run("job submit --model " + id + " --method dynamic --watch --output id");
+  EXPECT_EQ(watched.exit, 0) << watched.err;
+  EXPECT_EQ(watched.out, "j-1\n");
+  EXPECT_EQ(Run("job list --output id").out, "j-1\nj-1\n");
+  EXPECT_EQ(Run("model show j-1 --output id").out, upload.out);  // the job's model
+  EXPECT_EQ(Run({"model", "download", "j-1", dir_ / "out", "--output", "id"}).out, upload.out);
+  EXPECT_EQ(Read(dir_ / "out" / "net.onnx"), "model");
+  EXPECT_EQ(Run("worker list --output id").out, "host-1\n");
+  EXPECT_EQ(Run("worker drain host-1 --output id").out, "host-1\n");
+  const Result report = Run("job report j-1 --output id");
+  EXPECT_EQ(report.exit, 2);
+  EXPECT_THAT(report.err, HasSubstr("has no ids to print"));
+  EXPECT_EQ(Run("model delete " + id + " --output id").out, upload.out);
 }
 
 TEST_F(CliTest, ADownloadNeverLeavesItsFolder) {

@@ -24,26 +24,40 @@ inline constexpr int kExitUsage = 2;          // wrong flags or arguments
 inline constexpr int kExitUnreachable = 3;    // no server there, or it does not answer
 inline constexpr int kExitInterrupted = 130;  // Ctrl-C
 
+// What --output asks for on stdout.
+enum class OutputForm {
+  kText,  // for people
+  kJson,  // one document
+  kId,    // the ids alone, one a line
+};
+
 // Where a command reads from and writes to.
 class Session {
  public:
-  Session(Client client, bool json, std::FILE* out, std::FILE* err)
-      : client_(std::move(client)), json_(json), out_(out), err_(err) {}
+  Session(Client client, OutputForm form, std::FILE* out, std::FILE* err)
+      : client_(std::move(client)), form_(form), out_(out), err_(err) {}
 
   Client& client() { return client_; }
-  bool json() const { return json_; }
+  OutputForm form() const { return form_; }
+  bool json() const { return form_ == OutputForm::kJson; }
+  bool text() const { return form_ == OutputForm::kText; }
   // Columns for tables on stdout; 0: no limit.
   int width() const { return TerminalWidth(out_); }
   std::FILE* err() const { return err_; }
 
   // stdout; a missing newline at the end is added.
   void Print(std::string_view text);
+  // A resource in the wanted form. `json` and `text` make theirs when asked.
+  template <typename Json, typename Text>
+  void PrintResource(std::string_view id, Json json, Text text) {
+    Print(form_ == OutputForm::kId ? Printable(id) : form_ == OutputForm::kJson ? json() : text());
+  }
   // stderr, a line.
   void Say(std::string_view text);
 
  private:
   Client client_;
-  bool json_;
+  OutputForm form_;
   std::FILE* out_;
   std::FILE* err_;
 };
@@ -64,6 +78,8 @@ class Command {
 
   const CommandInfo& info() const { return info_; }
   virtual void AddFlags(FlagSet&) {}
+  // False where there is no resource for --output id to name.
+  virtual bool HasIds() const { return true; }
   // Whatever can be found wrong without a server, after the flags were parsed: an error is wrong usage.
   virtual absl::Status Check(const FlagSet&, const std::vector<std::string>& /*arguments*/) { return absl::OkStatus(); }
   // The exit status, or the error to print.

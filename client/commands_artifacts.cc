@@ -17,6 +17,7 @@
 #include "common/status_macros.h"
 #include "common/strings.h"
 #include "quant/v1/artifacts.pb.h"
+#include "quant/v1/jobs.pb.h"
 
 namespace quant {
 namespace {
@@ -29,7 +30,18 @@ struct ModelKind {
   using CreateRequest = v1::CreateModelRequest;
   static constexpr char kNoun[] = "model";
   static auto Create(Client& client, const CreateRequest& request) { return client.CreateModel(request); }
-  static auto Get(Client& client, const std::string& id) { return client.GetModel(id); }
+  // A job's id stands for the model that it made.
+  static absl::StatusOr<Item> Get(Client& client, const std::string& id) {
+    if (!absl::StartsWith(id, "j-")) return client.GetModel(id);
+    ASSIGN_OR_RETURN(const v1::Job job, client.GetJob(id));
+    if (job.result_model_id().empty()) {
+      return absl::FailedPreconditionError(
+          absl::StrCat("job ", Printable(id), " has made no model: it is ",
+                       ShortEnumName(*v1::JobState_descriptor(), job.state()), "; see quantctl job show ",
+                       Printable(id)));
+    }
+    return client.GetModel(job.result_model_id());
+  }
   static auto List(Client& client, int64_t limit, bool* more) { return client.ListModels(limit, more); }
   static auto Delete(Client& client, const std::string& id) { return client.DeleteModel(id); }
   static std::string Format(const Item& item) { return ShortEnumName(*v1::ModelFormat_descriptor(), item.format()); }
@@ -148,10 +160,13 @@ class Upload : public Command {
       out.mutable_digest()->set_size_bytes(file.local.digest.size_bytes);
     }
     ASSIGN_OR_RETURN(const typename Kind::Item item, Kind::Create(session.client(), request));
-    session.Print(session.json() ? MessageToJson(item)
-                                 : absl::StrCat(Kind::kNoun, " ", Printable(item.id()), "  ", Printable(item.name()),
-                                                "  ", HumanBytes(item.size_bytes()), ", ", item.files_size(),
-                                                item.files_size() == 1 ? " file" : " files"));
+    session.PrintResource(
+        item.id(), [&] { return MessageToJson(item); },
+        [&] {
+          return absl::StrCat(Kind::kNoun, " ", Printable(item.id()), "  ", Printable(item.name()), "  ",
+                              HumanBytes(item.size_bytes()), ", ", item.files_size(),
+                              item.files_size() == 1 ? " file" : " files");
+        });
     return kExitDone;
   }
 
@@ -178,6 +193,8 @@ class List : public Command {
       json.reserve(items.size());
       for (const auto& item : items) json.push_back(MessageToJson(item));
       session.Print(ListToJson(json));
+    } else if (session.form() == OutputForm::kId) {
+      for (const auto& item : items) session.Print(Printable(item.id()));
     } else if (items.empty()) {
       session.Say(absl::StrCat("no ", Kind::kNoun, "s yet: quantctl ", Kind::kNoun, " upload PATH"));
     } else {
@@ -210,9 +227,9 @@ class Show : public Command {
   using Command::Command;
   absl::StatusOr<int> Run(Session& session, const std::vector<std::string>& arguments) override {
     ASSIGN_OR_RETURN(const auto item, Kind::Get(session.client(), arguments[0]));
-    session.Print(session.json()
-                      ? MessageToJson(item)
-                      : absl::StrCat(ShowText(item, Kind::Format(item)), "\n", FilesText(item, session.width())));
+    session.PrintResource(
+        item.id(), [&] { return MessageToJson(item); },
+        [&] { return absl::StrCat(ShowText(item, Kind::Format(item)), "\n", FilesText(item, session.width())); });
     return kExitDone;
   }
 };
@@ -223,8 +240,9 @@ class Delete : public Command {
   using Command::Command;
   absl::StatusOr<int> Run(Session& session, const std::vector<std::string>& arguments) override {
     RETURN_IF_ERROR(Kind::Delete(session.client(), arguments[0]));
-    session.Print(session.json() ? StringsToJson({{"id", arguments[0]}})
-                                 : absl::StrCat(Kind::kNoun, " ", Printable(arguments[0]), " deleted"));
+    session.PrintResource(
+        arguments[0], [&] { return StringsToJson({{"id", arguments[0]}}); },
+        [&] { return absl::StrCat(Kind::kNoun, " ", Printable(arguments[0]), " deleted"); });
     return kExitDone;
   }
 };
@@ -236,7 +254,7 @@ class Download : public Command {
     flags.Add("force", &force_, "", "Replace files in DIR that have other content.");
   }
   absl::StatusOr<int> Run(Session& session, const std::vector<std::string>& arguments) override {
-    ASSIGN_OR_RETURN(const v1::Model model, session.client().GetModel(arguments[0]));
+    ASSIGN_OR_RETURN(const v1::Model model, ModelKind::Get(session.client(), arguments[0]));
     const fs::path directory = arguments[1];
     std::error_code error;
     fs::create_directories(directory, error);
@@ -246,12 +264,13 @@ class Download : public Command {
     }
     ASSIGN_OR_RETURN(const std::vector<LocalFile> wanted, Plan(model, directory));
     RETURN_IF_ERROR(Fetch(session, wanted));
-    session.Print(session.json()
-                      ? MessageToJson(model)
-                      : absl::StrCat("model ", Printable(model.id()), " is in ", directory.string(), ": ",
-                                     model.files_size(), model.files_size() == 1 ? " file" : " files", ", ",
-                                     HumanBytes(model.size_bytes()), ", ",
-                                     model.files_size() - static_cast<int>(wanted.size()), " there already"));
+    session.PrintResource(
+        model.id(), [&] { return MessageToJson(model); },
+        [&] {
+          return absl::StrCat("model ", Printable(model.id()), " is in ", directory.string(), ": ", model.files_size(),
+                              model.files_size() == 1 ? " file" : " files", ", ", HumanBytes(model.size_bytes()), ", ",
+                              model.files_size() - static_cast<int>(wanted.size()), " there already");
+        });
     return kExitDone;
   }
 
@@ -318,19 +337,23 @@ void AddArtifactCommands(Commands& commands) {
                   "Examples:\n"
                   "  quantctl model upload resnet20.onnx\n"
                   "  quantctl model upload ./tinystories-656k --name tiny\n"
-                  "  id=$(quantctl model upload net.onnx --output json | jq -r .id)\n"}));
+                  "  model=$(quantctl model upload net.onnx --output id)\n"}));
   add(std::make_unique<List<ModelKind>>(
       CommandInfo{"model", "list", "", "List models, newest first.", "Example:\n  quantctl model list --limit 10\n"}));
   add(std::make_unique<Show<ModelKind>>(CommandInfo{"model", "show", "ID", "Show a model and its files.",
-                                                    "Example:\n  quantctl model show m-0a1b2c3d4e5f6g7h\n"}));
+                                                    "The id of a job stands for the model that it made.\n\n"
+                                                    "Examples:\n"
+                                                    "  quantctl model show m-0a1b2c3d4e5f6g7h\n"
+                                                    "  result=$(quantctl model show j-0a1b2c3d4e5f6g7h --output id)\n"}));
   add(std::make_unique<Download>(
       CommandInfo{"model", "download", "ID DIR", "Download a model's files into a folder.",
-                  "DIR is made when it is not there. Every file is checked against its SHA-256 and appears only when\n"
-                  "it is right. Files that are there with the right content are not fetched; with other content they\n"
-                  "are refused without --force. A download that was cut short goes on where it ended when the same\n"
-                  "command is run again.\n\n"
-                  "Example:\n"
-                  "  quantctl model download m-0a1b2c3d4e5f6g7h quantized/\n"}));
+                  "ID is a model's, or that of the job that made it. DIR is made when it is not there. Every file\n"
+                  "is checked against its SHA-256 and appears only when it is right. Files that are there with the\n"
+                  "right content are not fetched; with other content they are refused without --force. A download\n"
+                  "that was cut short goes on where it ended when the same command is run again.\n\n"
+                  "Examples:\n"
+                  "  quantctl model download m-0a1b2c3d4e5f6g7h quantized/\n"
+                  "  quantctl model download j-0a1b2c3d4e5f6g7h quantized/\n"}));
   add(std::make_unique<Delete<ModelKind>>(CommandInfo{"model", "delete", "ID",
                                                       "Delete a model that no unfinished job needs.",
                                                       "Example:\n  quantctl model delete m-0a1b2c3d4e5f6g7h\n"}));

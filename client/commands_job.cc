@@ -95,7 +95,9 @@ std::string JobText(const v1::Job& job) {
 }
 
 void PrintJob(Session& session, const v1::Job& job) {
-  session.Print(session.json() ? MessageToJson(job) : absl::StrCat("job ", Printable(job.id()), " ", StateName(job)));
+  session.PrintResource(
+      job.id(), [&] { return MessageToJson(job); },
+      [&] { return absl::StrCat("job ", Printable(job.id()), " ", StateName(job)); });
 }
 
 // Follows a job to its end with a progress line, prints it, and gives the exit status.
@@ -127,16 +129,17 @@ absl::StatusOr<int> Watch(Session& session, const std::string& id) {
                                              " shows it again, quantctl job cancel ", id, " ends it"));
   }
   if (!job.ok()) return job.status();
-  if (session.json()) {
-    session.Print(MessageToJson(*job));
-  } else {
-    session.Print(absl::StrCat(
-        "job ", Printable(id), " ", StateName(*job), RunTime(*job) == "-" ? "" : absl::StrCat(" after ", RunTime(*job)),
-        job->result_model_id().empty() ? "" : absl::StrCat(", result ", Printable(job->result_model_id())),
-        job->cached_from().empty() ? "" : absl::StrCat(", answered from job ", Printable(job->cached_from()))));
-  }
+  session.PrintResource(
+      id, [&] { return MessageToJson(*job); },
+      [&] {
+        return absl::StrCat(
+            "job ", Printable(id), " ", StateName(*job),
+            RunTime(*job) == "-" ? "" : absl::StrCat(" after ", RunTime(*job)),
+            job->result_model_id().empty() ? "" : absl::StrCat(", result ", Printable(job->result_model_id())),
+            job->cached_from().empty() ? "" : absl::StrCat(", answered from job ", Printable(job->cached_from())));
+      });
   if (job->state() == v1::JOB_STATE_SUCCEEDED) {
-    if (!session.json()) session.Say(absl::StrCat("see quantctl job report ", id));
+    if (session.text()) session.Say(absl::StrCat("see quantctl job report ", id));
     return kExitDone;
   }
   session.Say(absl::StrCat("quantctl: job ", id, " ", StateName(*job),
@@ -161,10 +164,10 @@ class Submit : public Command {
     ASSIGN_OR_RETURN(const v1::Job job, session.client().SubmitJob(*request_));
     if (!watch_) {
       PrintJob(session, job);
-      if (!session.json()) session.Say(absl::StrCat("see quantctl job watch ", job.id()));
+      if (session.text()) session.Say(absl::StrCat("see quantctl job watch ", job.id()));
       return kExitDone;
     }
-    if (!session.json()) PrintJob(session, job);
+    if (session.text()) PrintJob(session, job);
     return Watch(session, job.id());
   }
 
@@ -205,6 +208,8 @@ class List : public Command {
       items.reserve(jobs.size());
       for (const v1::Job& job : jobs) items.push_back(MessageToJson(job));
       session.Print(ListToJson(items));
+    } else if (session.form() == OutputForm::kId) {
+      for (const v1::Job& job : jobs) session.Print(Printable(job.id()));
     } else if (jobs.empty()) {
       session.Say("no such jobs: quantctl job submit --help");
     } else {
@@ -240,7 +245,8 @@ class Show : public Command {
   using Command::Command;
   absl::StatusOr<int> Run(Session& session, const std::vector<std::string>& arguments) override {
     ASSIGN_OR_RETURN(const v1::Job job, session.client().GetJob(arguments[0]));
-    session.Print(session.json() ? MessageToJson(job) : JobText(job));
+    session.PrintResource(
+        job.id(), [&] { return MessageToJson(job); }, [&] { return JobText(job); });
     return kExitDone;
   }
 };
@@ -273,8 +279,9 @@ class Delete : public Command {
   using Command::Command;
   absl::StatusOr<int> Run(Session& session, const std::vector<std::string>& arguments) override {
     RETURN_IF_ERROR(session.client().DeleteJob(arguments[0]));
-    session.Print(session.json() ? StringsToJson({{"id", arguments[0]}})
-                                 : absl::StrCat("job ", Printable(arguments[0]), " deleted"));
+    session.PrintResource(
+        arguments[0], [&] { return StringsToJson({{"id", arguments[0]}}); },
+        [&] { return absl::StrCat("job ", Printable(arguments[0]), " deleted"); });
     return kExitDone;
   }
 };
@@ -282,6 +289,7 @@ class Delete : public Command {
 class Report : public Command {
  public:
   using Command::Command;
+  bool HasIds() const override { return false; }
   void AddFlags(FlagSet& flags) override {
     flags.Add("format", &format_, "text|json|html", "json also with --output json; html is one self-contained page.");
   }
@@ -324,28 +332,27 @@ constexpr char kSubmitHelp[] =
     "  quantctl job submit --model m-… --method gptq --bits 4 --group-size 128 \\\n"
     "      --calibration d-… --skip 'lm_head*' --label team=nlp\n"
     "  quantctl job submit --kind benchmark --model m-… --baseline m-… --evaluation d-… --watch\n"
-    "  quantctl job submit --model m-… --recipe recipe.json --seed 7 --output json | jq -r .id\n";
+    "  job=$(quantctl job submit --model m-… --recipe recipe.json --seed 7 --watch --output id)\n";
 
 }  // namespace
 
 void AddJobCommands(Commands& commands) {
   const auto add = [&](std::unique_ptr<Command> command) { commands.push_back(std::move(command)); };
-  add(std::make_unique<Submit>(CommandInfo{"job", "submit", "", "Submit a job.", kSubmitHelp},
+  add(std::make_unique<Submit>(CommandInfo{"job", "submit", "", "Submit a job: what to do with which model.", kSubmitHelp},
                                std::make_unique<SubmitFlags>()));
   add(std::make_unique<List>(
       CommandInfo{"job", "list", "", "List jobs, newest first.",
                   "Examples:\n"
                   "  quantctl job list --state running --state queued\n"
-                  "  quantctl job list --label team=vision --output json | jq -r '.items[].id'\n"}));
+                  "  quantctl job list --label team=vision --output id\n"}));
   add(std::make_unique<Show>(
       CommandInfo{"job", "show", "ID", "Show a job.",
-                  "Example:\n  quantctl job show j-0a1b2c3d4e5f6g7h --output json | jq -r .state\n"}));
+                  "Example:\n  quantctl job show j-0a1b2c3d4e5f6g7h\n"}));
   add(std::make_unique<WatchCommand>(
       CommandInfo{"job", "watch", "ID", "Follow a job to its end.",
                   "Progress goes to stderr; with --output json the job as it ended goes to stdout. Ctrl-C stops\n"
                   "watching, not the job. A server that restarts is reached again; after 60 s without one the exit\n"
-                  "status is 3.\n"
-                  "Exit status: 0 if the job succeeded, 1 if it failed, was cancelled or is dead.\n\n"
+                  "status is 3.\n\n"
                   "Example:\n  quantctl job watch j-0a1b2c3d4e5f6g7h && quantctl job report j-0a1b2c3d4e5f6g7h\n"}));
   add(std::make_unique<Change>(CommandInfo{"job", "cancel", "ID", "Ask that a job stop.",
                                            "A running job is CANCELLING until its worker has stopped it.\n\n"

@@ -28,7 +28,7 @@ class List : public Command {
                  "States: idle, busy, draining (finishes its jobs, takes no more), drained, lost (silent).\n\n"
                  "Examples:\n"
                  "  quantctl worker list\n"
-                 "  quantctl worker list --output json | jq -r '.items[].id'\n"}) {}
+                 "  quantctl worker list --output id\n"}) {}
   absl::StatusOr<int> Run(Session& session, const std::vector<std::string>&) override {
     ASSIGN_OR_RETURN(const std::vector<v1::Worker> workers, session.client().ListWorkers());
     if (session.json()) {
@@ -36,6 +36,10 @@ class List : public Command {
       items.reserve(workers.size());
       for (const v1::Worker& worker : workers) items.push_back(WorkerJson(worker));
       session.Print(ListToJson(items));
+      return kExitDone;
+    }
+    if (session.form() == OutputForm::kId) {
+      for (const v1::Worker& worker : workers) session.Print(Printable(worker.info().id()));
       return kExitDone;
     }
     if (workers.empty()) session.Say("no workers: start quant-worker --server ADDR:PORT --cache DIR");
@@ -72,8 +76,9 @@ class Drain : public Command {
                  "  quantctl worker drain build7-4211-x9k2\n"}) {}
   absl::StatusOr<int> Run(Session& session, const std::vector<std::string>& arguments) override {
     ASSIGN_OR_RETURN(const v1::Worker worker, session.client().DrainWorker(arguments[0]));
-    session.Print(session.json() ? WorkerJson(worker)
-                                 : absl::StrCat("worker ", Printable(worker.info().id()), " ", WorkerState(worker)));
+    session.PrintResource(
+        worker.info().id(), [&] { return WorkerJson(worker); },
+        [&] { return absl::StrCat("worker ", Printable(worker.info().id()), " ", WorkerState(worker)); });
     return kExitDone;
   }
 };

@@ -41,7 +41,9 @@ struct Flags {
   bool version = false;
   ServerOptions options;
   FlagSet set{"quantd",
-              "quantd --listen ADDR:PORT --data DIR [flags]\n  quantd token add|list|revoke --tokens FILE [flags]"};
+              "quantd --listen ADDR:PORT --data DIR [flags]\n  quantd token add|list|revoke --tokens FILE [flags]\n\n"
+              "Serves models, datasets and quantization jobs over gRPC: takes uploads, keeps the queue, hands jobs to\n"
+              "quant-worker processes, and keeps what comes of them. quantctl is its client."};
 
   Flags() {
     set.Add("listen", &listen, "ADDR:PORT",

@@ -27,7 +27,8 @@ constexpr char kEpilog[] = R"(Examples:
   quantd token revoke --tokens /etc/quantd/tokens ann
       A running quantd refuses it within a second; streams that are open end by themselves.
 
-Roles: user (its tenant's models, datasets and jobs), worker (leases jobs of all tenants), operator (everything).)";
+Roles: user (its tenant's models, datasets and jobs), worker (leases jobs of all tenants), operator (everything).
+Exit status: 0 done, 1 the file cannot be used or has no such line, 2 wrong usage.)";
 
 struct TokenFlags {
   std::string tokens;
@@ -38,7 +39,9 @@ struct TokenFlags {
   absl::Duration expires;
   FlagSet set{"quantd token",
               "quantd token add --tokens FILE --name NAME [flags]\n  quantd token list --tokens FILE\n"
-              "  quantd token revoke --tokens FILE NAME|ID"};
+              "  quantd token revoke --tokens FILE NAME|ID\n\n"
+              "Who may call a quantd that runs with --tokens FILE: makes a token or admits a certificate, lists them, takes\n"
+              "them back. docs/security.md tells the whole."};
 
   TokenFlags() {
     set.Add("tokens", &tokens, "FILE",

@@ -27,7 +27,7 @@ _quantctl() {
           case $prev in
             --name) files='' words='' ;;
             --server) files='' words='' ;;
-            --output) files='' words='text json' ;;
+            --output) files='' words='text json id' ;;
             --tls-ca) files=1 ;;
             --tls-cert) files=1 ;;
             --tls-key) files=1 ;;
@@ -38,7 +38,7 @@ _quantctl() {
           case $prev in
             --limit) files='' words='' ;;
             --server) files='' words='' ;;
-            --output) files='' words='text json' ;;
+            --output) files='' words='text json id' ;;
             --tls-ca) files=1 ;;
             --tls-cert) files=1 ;;
             --tls-key) files=1 ;;
@@ -48,7 +48,7 @@ _quantctl() {
           words='--help --insecure-tokens --output --server --tls-ca --tls-cert --tls-key --token-file'
           case $prev in
             --server) files='' words='' ;;
-            --output) files='' words='text json' ;;
+            --output) files='' words='text json id' ;;
             --tls-ca) files=1 ;;
             --tls-cert) files=1 ;;
             --tls-key) files=1 ;;
@@ -59,7 +59,7 @@ _quantctl() {
           [[ $cur == -* ]] || files=1
           case $prev in
             --server) files='' words='' ;;
-            --output) files='' words='text json' ;;
+            --output) files='' words='text json id' ;;
             --tls-ca) files=1 ;;
             --tls-cert) files=1 ;;
             --tls-key) files=1 ;;
@@ -69,7 +69,7 @@ _quantctl() {
           words='--help --insecure-tokens --output --server --tls-ca --tls-cert --tls-key --token-file'
           case $prev in
             --server) files='' words='' ;;
-            --output) files='' words='text json' ;;
+            --output) files='' words='text json id' ;;
             --tls-ca) files=1 ;;
             --tls-cert) files=1 ;;
             --tls-key) files=1 ;;
@@ -85,7 +85,7 @@ _quantctl() {
           case $prev in
             --name) files='' words='' ;;
             --server) files='' words='' ;;
-            --output) files='' words='text json' ;;
+            --output) files='' words='text json id' ;;
             --tls-ca) files=1 ;;
             --tls-cert) files=1 ;;
             --tls-key) files=1 ;;
@@ -96,7 +96,7 @@ _quantctl() {
           case $prev in
             --limit) files='' words='' ;;
             --server) files='' words='' ;;
-            --output) files='' words='text json' ;;
+            --output) files='' words='text json id' ;;
             --tls-ca) files=1 ;;
             --tls-cert) files=1 ;;
             --tls-key) files=1 ;;
@@ -106,7 +106,7 @@ _quantctl() {
           words='--help --insecure-tokens --output --server --tls-ca --tls-cert --tls-key --token-file'
           case $prev in
             --server) files='' words='' ;;
-            --output) files='' words='text json' ;;
+            --output) files='' words='text json id' ;;
             --tls-ca) files=1 ;;
             --tls-cert) files=1 ;;
             --tls-key) files=1 ;;
@@ -116,7 +116,7 @@ _quantctl() {
           words='--help --insecure-tokens --output --server --tls-ca --tls-cert --tls-key --token-file'
           case $prev in
             --server) files='' words='' ;;
-            --output) files='' words='text json' ;;
+            --output) files='' words='text json id' ;;
             --tls-ca) files=1 ;;
             --tls-cert) files=1 ;;
             --tls-key) files=1 ;;
@@ -188,7 +188,7 @@ _quantctl() {
             --seed) files='' words='' ;;
             --memory) files='' words='' ;;
             --server) files='' words='' ;;
-            --output) files='' words='text json' ;;
+            --output) files='' words='text json id' ;;
             --tls-ca) files=1 ;;
             --tls-cert) files=1 ;;
             --tls-key) files=1 ;;
@@ -202,7 +202,7 @@ _quantctl() {
             --kind) files='' words='quantize calibrate benchmark analyze tune' ;;
             --label) files='' words='' ;;
             --server) files='' words='' ;;
-            --output) files='' words='text json' ;;
+            --output) files='' words='text json id' ;;
             --tls-ca) files=1 ;;
             --tls-cert) files=1 ;;
             --tls-key) files=1 ;;
@@ -212,7 +212,7 @@ _quantctl() {
           words='--help --insecure-tokens --output --server --tls-ca --tls-cert --tls-key --token-file'
           case $prev in
             --server) files='' words='' ;;
-            --output) files='' words='text json' ;;
+            --output) files='' words='text json id' ;;
             --tls-ca) files=1 ;;
             --tls-cert) files=1 ;;
             --tls-key) files=1 ;;
@@ -222,7 +222,7 @@ _quantctl() {
           words='--help --insecure-tokens --output --server --tls-ca --tls-cert --tls-key --token-file'
           case $prev in
             --server) files='' words='' ;;
-            --output) files='' words='text json' ;;
+            --output) files='' words='text json id' ;;
             --tls-ca) files=1 ;;
             --tls-cert) files=1 ;;
             --tls-key) files=1 ;;
@@ -232,7 +232,7 @@ _quantctl() {
           words='--help --insecure-tokens --output --server --tls-ca --tls-cert --tls-key --token-file'
           case $prev in
             --server) files='' words='' ;;
-            --output) files='' words='text json' ;;
+            --output) files='' words='text json id' ;;
             --tls-ca) files=1 ;;
             --tls-cert) files=1 ;;
             --tls-key) files=1 ;;
@@ -242,7 +242,7 @@ _quantctl() {
           words='--help --insecure-tokens --output --server --tls-ca --tls-cert --tls-key --token-file'
           case $prev in
             --server) files='' words='' ;;
-            --output) files='' words='text json' ;;
+            --output) files='' words='text json id' ;;
             --tls-ca) files=1 ;;
             --tls-cert) files=1 ;;
             --tls-key) files=1 ;;
@@ -252,7 +252,7 @@ _quantctl() {
           words='--help --insecure-tokens --output --server --tls-ca --tls-cert --tls-key --token-file'
           case $prev in
             --server) files='' words='' ;;
-            --output) files='' words='text json' ;;
+            --output) files='' words='text json id' ;;
             --tls-ca) files=1 ;;
             --tls-cert) files=1 ;;
             --tls-key) files=1 ;;
@@ -263,7 +263,7 @@ _quantctl() {
           case $prev in
             --format) files='' words='text json html' ;;
             --server) files='' words='' ;;
-            --output) files='' words='text json' ;;
+            --output) files='' words='text json id' ;;
             --tls-ca) files=1 ;;
             --tls-cert) files=1 ;;
             --tls-key) files=1 ;;
@@ -277,7 +277,7 @@ _quantctl() {
           words='--help --insecure-tokens --output --server --tls-ca --tls-cert --tls-key --token-file'
           case $prev in
             --server) files='' words='' ;;
-            --output) files='' words='text json' ;;
+            --output) files='' words='text json id' ;;
             --tls-ca) files=1 ;;
             --tls-cert) files=1 ;;
             --tls-key) files=1 ;;
@@ -287,7 +287,7 @@ _quantctl() {
           words='--help --insecure-tokens --output --server --tls-ca --tls-cert --tls-key --token-file'
           case $prev in
             --server) files='' words='' ;;
-            --output) files='' words='text json' ;;
+            --output) files='' words='text json id' ;;
             --tls-ca) files=1 ;;
             --tls-cert) files=1 ;;
             --tls-key) files=1 ;;

@@ -43,7 +43,9 @@ constexpr char kEpilog[] =
     "\n"
     "Prints \"quant-worker ID ready\" on stdout once the server has answered. SIGTERM drains: no new jobs, running\n"
     "ones get --drain-grace to finish and are then handed back without costing an attempt; the exit status is 0.\n"
-    "A second signal ends it at once. Exit status: 1 cannot start, 2 wrong usage.\n";
+    "A second signal ends it at once.\n"
+    "\n"
+    "Exit status: 0 stopped as asked, 1 cannot start, 2 wrong usage.\n";
 
 int WrongUsage(const absl::Status& status) {
   std::cerr << "quant-worker: " << status.message() << "\nsee quant-worker --help\n";
@@ -108,16 +110,21 @@ int Main(const std::vector<std::string>& args) {
   std::string sandbox = SandboxModeName(options.sandbox);
   std::vector<std::string> phase_timeouts;
   bool version = false;
-  FlagSet flags("quant-worker", "quant-worker --server ADDR:PORT --cache DIR [flags]");
+  FlagSet flags("quant-worker",
+                "quant-worker --server ADDR:PORT --cache DIR [flags]\n\n"
+                "Runs the jobs of a quantd, each in a process and sandbox of its own. Start as many as there are machines;\n"
+                "they find work by themselves and may come and go at any time.");
   flags.Add("server", &options.server, "ADDR:PORT", "Where quantd listens. Required.");
   options.auth.AddFlags(&flags);
   flags.Add("cache", &cache, "DIR", "Folder for downloaded blobs and running jobs; one worker's own. Required.");
   flags.AddBytes("cache-bytes", &options.cache_bytes, "BYTES", "How much of it blobs may fill.");
   flags.Add("slots", &options.slots, "N", "Jobs to run at once.", 1, 256);
-  flags.Add("threads", &options.threads, "N", "Threads per job. Default: the CPUs over --slots.", 1, 4096);
+  options.threads = UsableCpus();  // what --help shows: for one slot, on this machine
+  options.memory_bytes = UsableMemory() / 5 * 4;
+  flags.Add("threads", &options.threads, "N", "Threads per job; by default the CPUs over --slots.", 1, 4096);
   flags.AddBytes(
       "memory", &options.memory_bytes, "BYTES",
-      "Memory per job; a job above it ends with OUT_OF_MEMORY. Default: 80 % of the machine's or container's, "
+      "Memory per job; a job above it ends with OUT_OF_MEMORY. By default 80 % of the machine's or container's, "
       "over --slots; 0: no limit.");
   flags.Add("metrics", &metrics_address, "ADDR:PORT", "Serve Prometheus metrics at http://ADDR:PORT/metrics.");
   flags.Add("drain-grace", &options.drain_grace, "DURATION", "How long running jobs may go on after SIGTERM.");
