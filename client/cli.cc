@@ -304,10 +304,11 @@ int Dispatch(const std::vector<std::string>& args, const CliEnvironment& environ
     for (const auto& [group, text] : kGroups) {
       if (words->group == group) about = text;
     }
-    std::fprintf(words->help ? environment.out : environment.err,
-                 "Usage: quantctl %s COMMAND [ARGUMENTS] [FLAGS]\n\n%s\n\nCommands (each has --help, with examples):\n%s\n"
-                 "quantctl --help tells the global flags and the exit statuses.\n",
-                 words->group.c_str(), about, list.c_str());
+    std::fprintf(
+        words->help ? environment.out : environment.err,
+        "Usage: quantctl %s COMMAND [ARGUMENTS] [FLAGS]\n\n%s\n\nCommands (each has --help, with examples):\n%s\n"
+        "quantctl --help tells the global flags and the exit statuses.\n",
+        words->group.c_str(), about, list.c_str());
     return words->help ? kExitDone : kExitUsage;
   }
   for (const auto& command : commands) {

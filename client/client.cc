@@ -135,8 +135,8 @@ absl::StatusOr<Client> Client::Create(ClientOptions options) {
   args.SetInt(GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS, 100);
   args.SetInt(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, 2000);  // also the time one attempt to connect may take
   args.SetInt(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, 2000);
-  // After a refused connection gRPC asks for the address again first, by default not within 30 s; and where it may not ask
-  // at once, only after the time above. Both must be well below our patience.
+  // After a refused connection gRPC asks for the address again first, by default not within 30 s; and where it may not
+  // ask at once, only after the time above. Both must be well below our patience.
   args.SetInt(GRPC_ARG_DNS_MIN_TIME_BETWEEN_RESOLUTIONS_MS, 100);
   if (IsLoopback(address->host)) args.SetInt(GRPC_ARG_ENABLE_HTTP_PROXY, 0);
   rep->channel = grpc::CreateCustomChannel(rep->options.server, rep->auth->channel_credentials(), args);

@@ -35,10 +35,9 @@ struct ModelKind {
     if (!absl::StartsWith(id, "j-")) return client.GetModel(id);
     ASSIGN_OR_RETURN(const v1::Job job, client.GetJob(id));
     if (job.result_model_id().empty()) {
-      return absl::FailedPreconditionError(
-          absl::StrCat("job ", Printable(id), " has made no model: it is ",
-                       ShortEnumName(*v1::JobState_descriptor(), job.state()), "; see quantctl job show ",
-                       Printable(id)));
+      return absl::FailedPreconditionError(absl::StrCat("job ", Printable(id), " has made no model: it is ",
+                                                        ShortEnumName(*v1::JobState_descriptor(), job.state()),
+                                                        "; see quantctl job show ", Printable(id)));
     }
     return client.GetModel(job.result_model_id());
   }
@@ -340,11 +339,12 @@ void AddArtifactCommands(Commands& commands) {
                   "  model=$(quantctl model upload net.onnx --output id)\n"}));
   add(std::make_unique<List<ModelKind>>(
       CommandInfo{"model", "list", "", "List models, newest first.", "Example:\n  quantctl model list --limit 10\n"}));
-  add(std::make_unique<Show<ModelKind>>(CommandInfo{"model", "show", "ID", "Show a model and its files.",
-                                                    "The id of a job stands for the model that it made.\n\n"
-                                                    "Examples:\n"
-                                                    "  quantctl model show m-0a1b2c3d4e5f6g7h\n"
-                                                    "  result=$(quantctl model show j-0a1b2c3d4e5f6g7h --output id)\n"}));
+  add(std::make_unique<Show<ModelKind>>(
+      CommandInfo{"model", "show", "ID", "Show a model and its files.",
+                  "The id of a job stands for the model that it made.\n\n"
+                  "Examples:\n"
+                  "  quantctl model show m-0a1b2c3d4e5f6g7h\n"
+                  "  result=$(quantctl model show j-0a1b2c3d4e5f6g7h --output id)\n"}));
   add(std::make_unique<Download>(
       CommandInfo{"model", "download", "ID DIR", "Download a model's files into a folder.",
                   "ID is a model's, or that of the job that made it. DIR is made when it is not there. Every file\n"

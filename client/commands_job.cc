@@ -245,8 +245,7 @@ class Show : public Command {
   using Command::Command;
   absl::StatusOr<int> Run(Session& session, const std::vector<std::string>& arguments) override {
     ASSIGN_OR_RETURN(const v1::Job job, session.client().GetJob(arguments[0]));
-    session.PrintResource(
-        job.id(), [&] { return MessageToJson(job); }, [&] { return JobText(job); });
+    session.PrintResource(job.id(), [&] { return MessageToJson(job); }, [&] { return JobText(job); });
     return kExitDone;
   }
 };
@@ -338,16 +337,15 @@ constexpr char kSubmitHelp[] =
 
 void AddJobCommands(Commands& commands) {
   const auto add = [&](std::unique_ptr<Command> command) { commands.push_back(std::move(command)); };
-  add(std::make_unique<Submit>(CommandInfo{"job", "submit", "", "Submit a job: what to do with which model.", kSubmitHelp},
-                               std::make_unique<SubmitFlags>()));
-  add(std::make_unique<List>(
-      CommandInfo{"job", "list", "", "List jobs, newest first.",
-                  "Examples:\n"
-                  "  quantctl job list --state running --state queued\n"
-                  "  quantctl job list --label team=vision --output id\n"}));
+  add(std::make_unique<Submit>(
+      CommandInfo{"job", "submit", "", "Submit a job: what to do with which model.", kSubmitHelp},
+      std::make_unique<SubmitFlags>()));
+  add(std::make_unique<List>(CommandInfo{"job", "list", "", "List jobs, newest first.",
+                                         "Examples:\n"
+                                         "  quantctl job list --state running --state queued\n"
+                                         "  quantctl job list --label team=vision --output id\n"}));
   add(std::make_unique<Show>(
-      CommandInfo{"job", "show", "ID", "Show a job.",
-                  "Example:\n  quantctl job show j-0a1b2c3d4e5f6g7h\n"}));
+      CommandInfo{"job", "show", "ID", "Show a job.", "Example:\n  quantctl job show j-0a1b2c3d4e5f6g7h\n"}));
   add(std::make_unique<WatchCommand>(
       CommandInfo{"job", "watch", "ID", "Follow a job to its end.",
                   "Progress goes to stderr; with --output json the job as it ended goes to stdout. Ctrl-C stops\n"

@@ -37,11 +37,12 @@ struct TokenFlags {
   std::string role = "user";
   std::string certificate;
   absl::Duration expires;
-  FlagSet set{"quantd token",
-              "quantd token add --tokens FILE --name NAME [flags]\n  quantd token list --tokens FILE\n"
-              "  quantd token revoke --tokens FILE NAME|ID\n\n"
-              "Who may call a quantd that runs with --tokens FILE: makes a token or admits a certificate, lists them, takes\n"
-              "them back. docs/security.md tells the whole."};
+  FlagSet set{
+      "quantd token",
+      "quantd token add --tokens FILE --name NAME [flags]\n  quantd token list --tokens FILE\n"
+      "  quantd token revoke --tokens FILE NAME|ID\n\n"
+      "Who may call a quantd that runs with --tokens FILE: makes a token or admits a certificate, lists them, takes\n"
+      "them back. docs/security.md tells the whole."};
 
   TokenFlags() {
     set.Add("tokens", &tokens, "FILE",

@@ -110,10 +110,11 @@ int Main(const std::vector<std::string>& args) {
   std::string sandbox = SandboxModeName(options.sandbox);
   std::vector<std::string> phase_timeouts;
   bool version = false;
-  FlagSet flags("quant-worker",
-                "quant-worker --server ADDR:PORT --cache DIR [flags]\n\n"
-                "Runs the jobs of a quantd, each in a process and sandbox of its own. Start as many as there are machines;\n"
-                "they find work by themselves and may come and go at any time.");
+  FlagSet flags(
+      "quant-worker",
+      "quant-worker --server ADDR:PORT --cache DIR [flags]\n\n"
+      "Runs the jobs of a quantd, each in a process and sandbox of its own. Start as many as there are machines;\n"
+      "they find work by themselves and may come and go at any time.");
   flags.Add("server", &options.server, "ADDR:PORT", "Where quantd listens. Required.");
   options.auth.AddFlags(&flags);
   flags.Add("cache", &cache, "DIR", "Folder for downloaded blobs and running jobs; one worker's own. Required.");
