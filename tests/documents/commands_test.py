@@ -26,7 +26,7 @@ from postgres_server import PostgresServer
 from service import Service, tail
 
 # The documents' addresses. One port of ours for each port that a document names.
-_ADDRESS = re.compile(r"(?<![\w.])(quantd\.example|127\.0\.0\.1|localhost|):([1-9]\d{3,4})\b")
+_ADDRESS = re.compile(r"(?:(?<![\w.])(quantd\.example|127\.0\.0\.1|localhost)|(?<=\s)):([1-9]\d{3,4})\b")
 _FOLDERS = re.compile(r"(?<![\w.}~])/(tmp|var/lib|var/log|var/cache|etc/quantd|srv|backup)(?=[/\s]|$)", re.M)
 # Blocks that are not run: few, each with its reason.
 _MOST_NOT_RUN = 16
@@ -161,7 +161,8 @@ class BlocksTest(unittest.TestCase):
         self.assertEqual(first, third)
         self.assertNotEqual(first, second)
         self.assertIn("--data /w/var/lib/quantd", text)
-        self.assertEqual(here.adapt("examples/tmp/x 2026-11-26T12:34:56"), "examples/tmp/x 2026-11-26T12:34:56")
+        for text in ("examples/tmp/x 2026-11-26T12:34:56", '{"max_queued_jobs":1000}', "gguf:4096"):
+            self.assertEqual(here.adapt(text), text)
 
 
 def add_tests(args):
