@@ -129,15 +129,11 @@ int Main(const std::vector<std::string>& args) {
   std::string sandbox = SandboxModeName(options.sandbox);
   std::vector<std::string> phase_timeouts;
   bool version = false;
-<<<<<<< HEAD
   FlagSet flags(
       "quant-worker",
-      "quant-worker --server ADDR:PORT --cache DIR [flags]\n\n"
+      "quant-worker --server ADDR:PORT --cache DIR [flags]\n  quant-worker probe [--metrics ADDR:PORT]\n\n"
       "Runs the jobs of a quantd, each in a process and sandbox of its own. Start as many as there are machines;\n"
       "they find work by themselves and may come and go at any time.");
-=======
-  FlagSet flags("quant-worker", "quant-worker --server ADDR:PORT --cache DIR [flags]\n  quant-worker probe [--metrics ADDR:PORT]");
->>>>>>> 3267d0f (image: Dockerfile; common: quantd probe and quant-worker probe for health checks)
   flags.Add("server", &options.server, "ADDR:PORT", "Where quantd listens. Required.");
   options.auth.AddFlags(&flags);
   flags.Add("cache", &cache, "DIR", "Folder for downloaded blobs and running jobs; one worker's own. Required.");
