@@ -298,9 +298,11 @@ def main():
         engine = Engine.find()
     except Missing as missing:
         explain(missing)
+    engine.enter()
+    lock = engine.only_one()  # held to the end of the program
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     s3_image = options.image + "-s3"
-    say(f"engine: {' '.join(engine.command)}, {engine('--version').splitlines()[0]}")
+    say(f"engine: {engine('--version').splitlines()[0]}" + (f", by {engine.lab.name}" if lock else ""))
     with tempfile.TemporaryDirectory(prefix="quant-container-test.") as folder:
         work = pathlib.Path(folder)
         if engine.lab:

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the container test runs on: Docker with Compose where an engine answers, else podman by way of container-lab."""
+import fcntl
 import json
 import os
 import pathlib
@@ -47,7 +48,35 @@ class Engine:
             raise Missing(f"no Docker engine answers, and {lab} needs root")
         if not all(shutil.which(p) for p in ("podman", "buildah", "podman-compose", "debootstrap")):
             raise Missing(f"no Docker engine answers, and podman is not complete: {lab} setup installs it")
-        return Engine([str(lab), "podman"], [str(lab), "compose"], lab)
+        return Engine(["podman"], ["podman-compose"], lab)
+
+    def enter(self):
+        """With container-lab: runs this program again in namespaces of its own, and never returns there.
+
+        container-lab gives each command a mount namespace, in which the network of a container that was started in it
+        ends; a stack lives over many commands, so all of them share one here. With its process namespace, containers end
+        with the test however it ends. What a killed test left on disk, the next one removes."""
+        if not self.lab or os.environ.get("QUANT_CONTAINER_INSIDE"):
+            return
+        run([self.lab, "podman", "--version"])  # writes containers.conf
+        environment = {**os.environ, "QUANT_CONTAINER_INSIDE": "1", "BUILDAH_ISOLATION": "chroot",
+                       "CONTAINERS_CONF": "/var/tmp/container-lab/containers.conf"}
+        script = 'umount /sys/fs/cgroup/unified 2>/dev/null; "$@"; exit $?'  # bash stays, and reaps
+        sys.stdout.flush()
+        os.execvpe("unshare", ["unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc", "bash", "-c", script,
+                               "bash", sys.executable, *sys.argv], environment)
+
+    def only_one(self):
+        """Waits for other runs of this test on this machine, and removes what killed ones left."""
+        if not self.lab:
+            return None
+        lock = open("/var/tmp/container-lab/test.lock", "w", encoding="utf-8")
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        stale = {label for line in self("ps", "-a", "--format", '{{index .Labels "com.docker.compose.project"}}').splitlines()
+                 if (label := line.strip()).startswith("quant-test-")}
+        for project in stale:
+            self.remove_stack(project)
+        return lock
 
     def __call__(self, *args, **options):
         return run([*self.command, *args], **options).stdout.strip()

@@ -63,6 +63,8 @@ class Stack:
         self.stack("up", *(["--fleet"] if self.fleet else []), *self.services, timeout=1800)
 
     def down(self):
+        for client in self.containers("client"):
+            self.engine("rm", "-f", client)
         self.stack("down", "--volumes")
 
     def containers(self, service):
@@ -84,14 +86,16 @@ class Stack:
     # ---- as a client
 
     def quantctl(self, *args, token=None, check=True):
-        """quantctl of the image, in the stack's network, as user without rights."""
+        """quantctl of the image, in a container of the stack's network, as user without rights."""
         token = self.secret("operator-token") if token is None else token
-        network = next(iter(self.engine.inspect(self.containers("quantd")[0])["NetworkSettings"]["Networks"]))
-        environment = {**os.environ, "QUANT_TOKEN": token}
-        return run([*self.engine.command, "run", "--rm", "--network", network, "-e", "QUANT_TOKEN",
-                    "-e", "QUANT_SERVER=quantd:9000", "-e", "QUANT_TLS_CA=/run/ca.pem",
-                    "-v", f"{self.deploy}/secrets/ca.pem:/run/ca.pem:ro", "-v", f"{TOP}/examples:/examples:ro", self.image,
-                    "quantctl", *args], check=check, timeout=300, env=environment)
+        if not (client := self.containers("client")):
+            network = next(iter(self.engine.inspect(self.containers("quantd")[0])["NetworkSettings"]["Networks"]))
+            client = [self.engine("run", "-d", "--network", network, "--label", f"com.docker.compose.project={self.project}",
+                                  "--label", "com.docker.compose.service=client", "-v",
+                                  f"{self.deploy}/secrets/ca.pem:/run/ca.pem:ro", "-v", f"{TOP}/examples:/examples:ro",
+                                  self.image, "sleep", "infinity")]
+        return run([*self.engine.command, "exec", "-e", f"QUANT_TOKEN={token}", "-e", "QUANT_SERVER=quantd:9000",
+                    "-e", "QUANT_TLS_CA=/run/ca.pem", client[0], "quantctl", *args], check=check, timeout=300)
 
     def ok(self, *args, **options):
         return json.loads(self.quantctl(*args, "--output", "json", **options).stdout)
