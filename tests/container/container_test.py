@@ -193,8 +193,8 @@ def read_prometheus(stack, workers, jobs):
             return stack.total('quant_jobs_finished_total{outcome="succeeded"}') >= jobs
         wait_until(counted, f"{jobs} finished jobs in Prometheus")
         for expression in ('sum(quant_jobs_finished_total{outcome="succeeded"})', 'quant_workers{state="up"}',
-                           "sum(quant_lease_expirations_total)", "sum(quant_job_retries_total)"):
-            step.note(f"{expression} = {stack.total(expression):g}")
+                           "sum by (cause) (quant_lease_expirations_total) > 0", "sum by (reason) (quant_job_retries_total) > 0"):
+            step.note(f"{expression}: " + ", ".join(f"{k} {v:g}".strip() for k, v in stack.query(expression).items()))
         check(stack.total('quant_workers{state="up"}') == workers, f"quant_workers is not {workers}")
         check(stack.total("sum(quant_lease_expirations_total)") >= 1, "the lost lease was not counted")
         rules = stack.prometheus("/api/v1/rules")["groups"]
