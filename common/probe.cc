@@ -110,7 +110,8 @@ absl::StatusOr<HttpAnswer> HttpGet(const HostPort& address, std::string_view pat
   const absl::Time deadline = absl::Now() + timeout;
   ASSIGN_OR_RETURN(const UniqueFd fd, Connect(address, deadline));
   // 1.0: the body comes in one piece and ends with the connection.
-  const std::string request = absl::StrCat("GET ", std::string(path), " HTTP/1.0\r\nHost: ", address.ToString(), "\r\n\r\n");
+  const std::string request =
+      absl::StrCat("GET ", std::string(path), " HTTP/1.0\r\nHost: ", address.ToString(), "\r\n\r\n");
   RETURN_IF_ERROR(SendAll(fd.get(), request, deadline));
   ASSIGN_OR_RETURN(const std::string answer, ReceiveAll(fd.get(), deadline));
   // "HTTP/1.1 200 OK\r\n…\r\n\r\nbody"
@@ -127,13 +128,16 @@ absl::StatusOr<HttpAnswer> HttpGet(const HostPort& address, std::string_view pat
 int RunProbe(const ProbedProgram& program, const std::vector<std::string>& args) {
   std::string metrics = program.default_address;
   absl::Duration timeout = absl::Seconds(3);
-  FlagSet flags(absl::StrCat(program.name, " probe"), absl::StrCat(program.name, " probe [flags]"));
+  FlagSet flags(absl::StrCat(program.name, " probe"),
+                absl::StrCat(program.name, " probe [flags]\n\nAsks the ", program.name,
+                             " that runs beside it whether it is ready, for the health check of a container."));
   flags.Add("metrics", &metrics, "ADDR:PORT",
             absl::StrCat("Where the running ", program.name, " serves HTTP: its own --metrics."));
   flags.Add("timeout", &timeout, "TIME", "How long it has to answer.");
-  flags.SetEpilog(absl::StrCat("Asks the running ", program.name, " for http://ADDR:PORT", program.path,
-                               ".\nExit status: 0 ", program.ready_means,
-                               "; 1 it is not ready or does not answer, and stderr says why; 2 wrong usage.\n"));
+  flags.SetEpilog(absl::StrCat("Example:\n  ", program.name, " probe --metrics ", program.default_address,
+                               "\n      Asks for http://", program.default_address, program.path,
+                               ".\n\nExit status: 0 ", program.ready_means,
+                               ", 1 it is not ready or does not answer (stderr says why), 2 wrong usage."));
   absl::Status status = flags.Parse(args, nullptr);
   if (status.ok() && flags.help_requested()) {
     std::cout << flags.Help();

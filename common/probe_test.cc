@@ -125,7 +125,7 @@ TEST(Probe, WrongUsageAndHelp) {
   EXPECT_EQ(RunProbe(Program(), {"word"}), 2);
   testing::internal::CaptureStdout();
   EXPECT_EQ(RunProbe(Program(), {"--help"}), 0);
-  EXPECT_THAT(testing::internal::GetCapturedStdout(), HasSubstr("Exit status: 0 it is ready; 1"));
+  EXPECT_THAT(testing::internal::GetCapturedStdout(), HasSubstr("Exit status: 0 it is ready, 1"));
 }
 
 }  // namespace

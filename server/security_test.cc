@@ -259,8 +259,10 @@ TEST_F(SecurityTest, EveryRpcAsksForTheRoleThatTheTableSays) {
   Start();
   for (const MethodRule& rule : MethodTable()) {
     if (rule.anyone) continue;
-    for (const auto& [token, role] :
-         {std::pair{ann_, Role::kUser}, {worker_, Role::kWorker}, {scaler_, Role::kScaler}, {operator_, Role::kOperator}}) {
+    for (const auto& [token, role] : {std::pair{ann_, Role::kUser},
+                                      {worker_, Role::kWorker},
+                                      {scaler_, Role::kScaler},
+                                      {operator_, Role::kOperator}}) {
       const absl::Status status = Raw(std::string(rule.method), Bearer(token));
       EXPECT_EQ(ReasonOf(status) == "ROLE_FORBIDS", !Allows(rule, role)) << rule.method << RoleName(role) << status;
       EXPECT_NE(status.code(), absl::StatusCode::kUnauthenticated) << rule.method << RoleName(role);

@@ -56,7 +56,7 @@ namespace {
 constexpr int64_t kArtifactsLock = 7163824519078;
 
 constexpr const char* kServices[] = {"quant.v1.ArtifactService", "quant.v1.JobService", "quant.v1.WorkerService",
-                                      "externalscaler.ExternalScaler"};
+                                     "externalscaler.ExternalScaler"};
 
 // The lock goes with the process however it ends, and is not inherited by name or by pid. `how` is LOCK_EX or LOCK_SH.
 absl::StatusOr<UniqueFd> LockFolder(const std::filesystem::path& folder, int how) {

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // ExternalScaler: tells KEDA how many workers the queue wants, so that a fleet grows with it and shrinks to none.
 //
-// The metric is quantd-jobs: the jobs that need a slot, running, queued or waiting to be tried again (JobQueue::Demand).
-// One replica is to have slotsPerWorker * jobsPerSlot of them, so KEDA's autoscaler wants
+// The metric is quantd-jobs: the jobs that need a slot, running, queued or waiting to be tried again
+// (JobQueue::Demand). One replica is to have slotsPerWorker * jobsPerSlot of them, so KEDA's autoscaler wants
 //
 //   replicas = ceil(jobs / (slotsPerWorker * jobsPerSlot))
 //

@@ -15,8 +15,8 @@ namespace quant {
 // without one (a process in a chroot may not make a user namespace). False: neither is allowed here; nothing was
 // changed.
 //
-// `threads` is the most that the process may have from then on (0: as it is), where it got a user namespace. Elsewhere the
-// limit is not set: RLIMIT_NPROC would count whatever else its user runs, in containers that of all containers.
+// `threads` is the most that the process may have from then on (0: as it is), where it got a user namespace. Elsewhere
+// the limit is not set: RLIMIT_NPROC would count whatever else its user runs, in containers that of all containers.
 bool LeaveNetwork(int64_t threads = 0);
 
 // Gives up all capabilities, so that root is a user like any other.

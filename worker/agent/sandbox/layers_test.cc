@@ -127,8 +127,8 @@ TEST(Landlock, AloneKeepsFromFilesAndTcpAndSignals) {
   }
 }
 
-// As in containers, where the server, other workers and their jobs run as one user. Without privileges of its own, with or
-// without a user namespace, the job's limit of threads must not count what others have.
+// As in containers, where the server, other workers and their jobs run as one user. Without privileges of its own, with
+// or without a user namespace, the job's limit of threads must not count what others have.
 TEST(Sandbox, ThreadsOfOthersOfItsUserDoNotCount) {
   if (::geteuid() != 0) GTEST_SKIP() << "only root may become a user that nobody else is";
   const int answer = InFork([] {

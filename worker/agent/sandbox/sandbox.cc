@@ -234,8 +234,7 @@ absl::StatusOr<SandboxFeatures> EnterSandbox(SandboxMode mode, const SandboxOpti
   if (mode == SandboxMode::kOff) return SandboxFeatures{};
   RETURN_IF_ERROR(CheckOneThread());
   RETURN_IF_ERROR(LimitResources(LimitsFor(options)));
-  ASSIGN_OR_RETURN(const SandboxFeatures got,
-                   Enter(options.folder, SandboxThreads(options.threads)));
+  ASSIGN_OR_RETURN(const SandboxFeatures got, Enter(options.folder, SandboxThreads(options.threads)));
   if (mode == SandboxMode::kOn && !got.Complete()) {
     return absl::FailedPreconditionError(absl::StrCat("the sandbox is not complete: ", got.Missing()));
   }
