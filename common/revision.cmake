@@ -4,6 +4,9 @@
 execute_process(COMMAND git -c safe.directory=* -C ${SOURCE} rev-parse --short=12 HEAD
                 OUTPUT_VARIABLE revision OUTPUT_STRIP_TRAILING_WHITESPACE ERROR_QUIET RESULT_VARIABLE failed)
 set(text ${VERSION})
+if(failed AND NOT "$ENV{QUANT_REVISION}" STREQUAL "")  # a build without git, of the Dockerfile
+  string(APPEND text "+$ENV{QUANT_REVISION}")
+endif()
 if(NOT failed)
   string(APPEND text "+${revision}")
   execute_process(COMMAND git -c safe.directory=* --no-optional-locks -C ${SOURCE} status --porcelain -uno

@@ -17,6 +17,7 @@
 #include "common/build_info.h"
 #include "common/flags.h"
 #include "common/net.h"
+#include "common/probe.h"
 #include "common/shutdown.h"
 #include "common/status_macros.h"
 #include "common/transfer/transfer.h"
@@ -41,7 +42,8 @@ struct Flags {
   bool version = false;
   ServerOptions options;
   FlagSet set{"quantd",
-              "quantd --listen ADDR:PORT --data DIR [flags]\n  quantd token add|list|revoke --tokens FILE [flags]\n\n"
+              "quantd --listen ADDR:PORT --data DIR [flags]\n  quantd token add|list|revoke --tokens FILE [flags]\n"
+              "  quantd probe [--metrics ADDR:PORT]\n\n"
               "Serves models, datasets and quantization jobs over gRPC: takes uploads, keeps the queue, hands jobs to\n"
               "quant-worker processes, and keeps what comes of them. quantctl is its client."};
 
@@ -100,6 +102,8 @@ struct Flags {
       With TLS and tokens: docs/security.md.
   curl -s 127.0.0.1:9001/metrics
       What Prometheus will see.
+  quantd probe --metrics 127.0.0.1:9001
+      Exit status 0 when the quantd that serves there takes calls: for a container's health check.
   quantd --listen :9000 --data /var/lib/quantd --blobs 's3://models/quantd?endpoint=https://s3.example.com&region=eu-1'
       Blobs in S3, with the credentials of AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or of &credentials=FILE.
   quantd --listen :9000 --data /var/lib/quantd --store postgres://quantd@db/quant --blobs /srv/shared/quantd
@@ -151,7 +155,20 @@ absl::Status Check(Flags* flags) {
   return absl::OkStatus();
 }
 
+int Probe(const std::vector<std::string>& args) {
+  return RunProbe({.name = "quantd",
+                   .default_address = "127.0.0.1:9700",
+                   .path = "/readyz",
+                   .ready_means = "it takes calls",
+                   .judge =
+                       [](const HttpAnswer& answer) {
+                         return answer.code == 200 ? absl::OkStatus() : absl::UnavailableError(answer.body);
+                       }},
+                  args);
+}
+
 int Main(const std::vector<std::string>& args) {
+  if (!args.empty() && args.front() == "probe") return Probe({args.begin() + 1, args.end()});
   if (!args.empty() && args.front() == "token") return RunTokenCommand({args.begin() + 1, args.end()});
   KeepMemoryForMessages();
   ShutdownSignal shutdown(ShutdownSignal::Hangup::kCallback);  // before any thread

@@ -53,6 +53,7 @@ class SecurityTest : public ::testing::Test {
     ann_ = Add("ann", "acme", Role::kUser);
     bob_ = Add("bob", "zoo", Role::kUser);
     worker_ = Add("w", "default", Role::kWorker);
+    scaler_ = Add("keda", "default", Role::kScaler);
     operator_ = Add("op", "default", Role::kOperator);
     options_ = {
         .listen = {"127.0.0.1", 0}, .data = dir_ / "data", .reserve_bytes = 0, .drain_timeout = absl::Seconds(3)};
@@ -220,7 +221,7 @@ class SecurityTest : public ::testing::Test {
   }
 
   const fs::path dir_ = fs::path(testing::TempDir()) / RandomId("security-");
-  std::string ann_, bob_, worker_, operator_;
+  std::string ann_, bob_, worker_, scaler_, operator_;
   ServerOptions options_;
   std::unique_ptr<Server> server_;
   std::shared_ptr<grpc::Channel> channel_;
@@ -258,8 +259,10 @@ TEST_F(SecurityTest, EveryRpcAsksForTheRoleThatTheTableSays) {
   Start();
   for (const MethodRule& rule : MethodTable()) {
     if (rule.anyone) continue;
-    for (const auto& [token, role] :
-         {std::pair{ann_, Role::kUser}, {worker_, Role::kWorker}, {operator_, Role::kOperator}}) {
+    for (const auto& [token, role] : {std::pair{ann_, Role::kUser},
+                                      {worker_, Role::kWorker},
+                                      {scaler_, Role::kScaler},
+                                      {operator_, Role::kOperator}}) {
       const absl::Status status = Raw(std::string(rule.method), Bearer(token));
       EXPECT_EQ(ReasonOf(status) == "ROLE_FORBIDS", !Allows(rule, role)) << rule.method << RoleName(role) << status;
       EXPECT_NE(status.code(), absl::StatusCode::kUnauthenticated) << rule.method << RoleName(role);

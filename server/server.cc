@@ -27,6 +27,7 @@
 #include "common/strings.h"
 #include "common/unique_fd.h"
 #include "server/api/artifact_service.h"
+#include "server/api/external_scaler.h"
 #include "server/api/job_service.h"
 #include "server/api/worker_service.h"
 #include "server/auth/audit_log.h"
@@ -54,7 +55,8 @@ namespace {
 // The advisory lock of those who make and sweep artifacts, in all servers of a database.
 constexpr int64_t kArtifactsLock = 7163824519078;
 
-constexpr const char* kServices[] = {"quant.v1.ArtifactService", "quant.v1.JobService", "quant.v1.WorkerService"};
+constexpr const char* kServices[] = {"quant.v1.ArtifactService", "quant.v1.JobService", "quant.v1.WorkerService",
+                                     "externalscaler.ExternalScaler"};
 
 // The lock goes with the process however it ends, and is not inherited by name or by pid. `how` is LOCK_EX or LOCK_SH.
 absl::StatusOr<UniqueFd> LockFolder(const std::filesystem::path& folder, int how) {
@@ -167,6 +169,7 @@ class Server::Impl {
       grpc_->GetHealthCheckService()->SetServingStatus(false);
       worker_service_->Shutdown();
       job_service_->Shutdown();
+      scaler_->Shutdown();
       artifact_service_->Shutdown();
       grpc_->Shutdown(std::chrono::system_clock::now() + absl::ToChronoMilliseconds(options_.drain_timeout));
       grpc_->Wait();
@@ -279,6 +282,7 @@ class Server::Impl {
         ArtifactServiceOptions{.threads = options_.s3_blobs.has_value() ? 32 : 4, .limiter = limiter_.get()});
     job_service_ = std::make_unique<JobService>(queue_.get());
     worker_service_ = std::make_unique<WorkerService>(queue_.get());
+    scaler_ = std::make_unique<ExternalScaler>(queue_.get());
     grpc::EnableDefaultHealthCheckService(true);
     if (options_.reflection) grpc::reflection::InitProtoReflectionServerBuilderPlugin();
     grpc::ServerBuilder builder;
@@ -290,6 +294,7 @@ class Server::Impl {
     builder.RegisterService(artifact_service_->service());
     builder.RegisterService(job_service_->service());
     builder.RegisterService(worker_service_->service());
+    builder.RegisterService(scaler_->service());
     std::vector<std::unique_ptr<grpc::experimental::ServerInterceptorFactoryInterface>> interceptors;
     interceptors.push_back(MakeMetricsInterceptor(&metrics_));
     interceptors.push_back(InstallGate(
@@ -345,6 +350,7 @@ class Server::Impl {
   std::unique_ptr<ArtifactService> artifact_service_;
   std::unique_ptr<JobService> job_service_;
   std::unique_ptr<WorkerService> worker_service_;
+  std::unique_ptr<ExternalScaler> scaler_;
   std::unique_ptr<grpc::Server> grpc_;
   HostPort address_;
   std::atomic<bool> draining_{false};

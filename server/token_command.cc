@@ -27,7 +27,8 @@ constexpr char kEpilog[] = R"(Examples:
   quantd token revoke --tokens /etc/quantd/tokens ann
       A running quantd refuses it within a second; streams that are open end by themselves.
 
-Roles: user (its tenant's models, datasets and jobs), worker (leases jobs of all tenants), operator (everything).
+Roles: user (its tenant's models, datasets and jobs), worker (leases jobs of all tenants), scaler (KEDA: asks how many
+jobs there are), operator (everything).
 Exit status: 0 done, 1 the file cannot be used or has no such line, 2 wrong usage.)";
 
 struct TokenFlags {
@@ -49,7 +50,7 @@ struct TokenFlags {
             "The file that quantd --tokens reads; add makes it when it is missing. Required.");
     set.Add("name", &name, "NAME", "add: who it is for, as the audit log will say. 1 to 63 of [a-z0-9._-].");
     set.Add("tenant", &tenant, "NAME", "add: whose models, datasets and jobs it may use. 1 to 63 of [a-z0-9._-].");
-    set.Add("role", &role, "user|worker|operator", "add: what it may do.");
+    set.Add("role", &role, "user|worker|scaler|operator", "add: what it may do.");
     set.Add("certificate", &certificate, "URI|NAME",
             "add: no token, but a client certificate with this URI or common name.");
     set.Add("expires", &expires, "TIME", "add: how long it is good for, e.g. 2160h. 0: until it is revoked.");

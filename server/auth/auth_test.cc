@@ -15,6 +15,7 @@
 #include "absl/strings/str_split.h"
 #include "common/error_detail.h"
 #include "common/random_id.h"
+#include "externalscaler/externalscaler.pb.h"
 #include "quant/v1/artifacts.pb.h"
 #include "quant/v1/jobs.pb.h"
 #include "quant/v1/workers.pb.h"
@@ -39,7 +40,8 @@ using ::testing::Not;
 std::set<std::string> RpcsOfTheContract() {
   std::set<std::string> names;
   for (const auto* file :
-       {v1::Digest::descriptor()->file(), v1::Job::descriptor()->file(), v1::Worker::descriptor()->file()}) {
+       {v1::Digest::descriptor()->file(), v1::Job::descriptor()->file(), v1::Worker::descriptor()->file(),
+        externalscaler::ScaledObjectRef::descriptor()->file()}) {
     for (int s = 0; s < file->service_count(); ++s) {
       for (int m = 0; m < file->service(s)->method_count(); ++m) {
         names.insert(absl::StrCat("/", file->service(s)->full_name(), "/", file->service(s)->method(m)->name()));
@@ -75,6 +77,11 @@ TEST(MethodTable, RolesAreApart) {
   EXPECT_FALSE(may("/quant.v1.WorkerService/LeaseJob", Role::kUser));
   EXPECT_TRUE(may("/quant.v1.WorkerService/LeaseJob", Role::kWorker));
   EXPECT_FALSE(may("/quant.v1.WorkerService/DrainWorker", Role::kWorker));
+  EXPECT_FALSE(may("/quant.v1.WorkerService/ListWorkers", Role::kScaler));
+  EXPECT_FALSE(may("/quant.v1.ArtifactService/ReadBlob", Role::kScaler));
+  EXPECT_TRUE(may("/externalscaler.ExternalScaler/GetMetrics", Role::kScaler));
+  EXPECT_FALSE(may("/externalscaler.ExternalScaler/GetMetrics", Role::kUser));
+  EXPECT_FALSE(may("/externalscaler.ExternalScaler/GetMetrics", Role::kWorker));
   EXPECT_TRUE(may("/quant.v1.WorkerService/DrainWorker", Role::kOperator));
 }
 

@@ -124,10 +124,10 @@ absl::Status Edit(const fs::path& file, const std::function<absl::Status(std::ve
 }  // namespace
 
 absl::StatusOr<Role> ParseRole(std::string_view name) {
-  for (const Role role : {Role::kUser, Role::kWorker, Role::kOperator}) {
+  for (const Role role : {Role::kUser, Role::kWorker, Role::kScaler, Role::kOperator}) {
     if (name == RoleName(role)) return role;
   }
-  return absl::InvalidArgumentError(absl::StrCat("role is ", Quoted(name), ": user, worker or operator is wanted"));
+  return absl::InvalidArgumentError(absl::StrCat("role is ", Quoted(name), ": user, worker, scaler or operator is wanted"));
 }
 
 absl::StatusOr<std::vector<Credential>> ReadCredentials(const fs::path& file) {

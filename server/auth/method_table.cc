@@ -37,6 +37,12 @@ const std::vector<MethodRule>& MethodTable() {
       {.method = "/quant.v1.WorkerService/ListWorkers", .audit = Audit::kRefusals},
       {.method = "/quant.v1.WorkerService/DrainWorker", .audit = Audit::kAll},
 
+      // KEDA, which counts jobs of all tenants.
+      {.method = "/externalscaler.ExternalScaler/IsActive", .scaler = true},
+      {.method = "/externalscaler.ExternalScaler/StreamIsActive", .scaler = true},
+      {.method = "/externalscaler.ExternalScaler/GetMetricSpec", .scaler = true},
+      {.method = "/externalscaler.ExternalScaler/GetMetrics", .scaler = true},
+
       // Probes have no credentials, and learn only whether we serve.
       {.method = "/grpc.health.v1.Health/Check", .anyone = true},
       {.method = "/grpc.health.v1.Health/Watch", .anyone = true},
@@ -57,6 +63,8 @@ bool Allows(const MethodRule& rule, Role role) {
       return rule.user;
     case Role::kWorker:
       return rule.worker;
+    case Role::kScaler:
+      return rule.scaler;
     case Role::kOperator:
       return true;
   }

@@ -22,7 +22,8 @@ struct MethodRule {
   std::string_view method;  // "/package.Service/Method"
   bool anyone = false;      // without authentication: health checks
   bool user = false;
-  bool worker = false;  // an operator may call everything
+  bool worker = false;
+  bool scaler = false;  // an operator may call everything
   Audit audit = Audit::kRefusals;
 };
 

@@ -32,6 +32,8 @@ std::string_view RoleName(Role role) {
       return "user";
     case Role::kWorker:
       return "worker";
+    case Role::kScaler:
+      return "scaler";
     case Role::kOperator:
       return "operator";
   }

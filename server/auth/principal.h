@@ -18,6 +18,7 @@ namespace quant {
 enum class Role {
   kUser,      // submits, reads and cancels what is its tenant's
   kWorker,    // leases jobs of all tenants, reads their inputs, writes their results
+  kScaler,    // asks how many jobs there are, and nothing else
   kOperator,  // everything, of every tenant
 };
 
@@ -40,7 +41,7 @@ const Principal& OpenPrincipal();
 // operator, else PERMISSION_DENIED with reason NOT_VISIBLE.
 absl::Status NotVisible(const Principal& caller, std::string_view kind, std::string_view id);
 
-// "user", "worker", "operator".
+// "user", "worker", "scaler", "operator".
 std::string_view RoleName(Role role);
 
 // Tenants and names are 1 to 63 of [a-z0-9._-], beginning with a letter or digit.  INVALID_ARGUMENT.

@@ -22,6 +22,7 @@
 
 #include "absl/time/clock.h"
 #include "common/mutex.h"
+#include "externalscaler/externalscaler.pb.h"
 #include "quant/v1/artifacts.pb.h"
 #include "quant/v1/jobs.pb.h"
 #include "quant/v1/workers.pb.h"
@@ -143,7 +144,8 @@ struct RpcName {
 std::vector<RpcName> KnownRpcs() {
   std::vector<RpcName> names;
   for (const auto* file :
-       {v1::Digest::descriptor()->file(), v1::Job::descriptor()->file(), v1::Worker::descriptor()->file()}) {
+       {v1::Digest::descriptor()->file(), v1::Job::descriptor()->file(), v1::Worker::descriptor()->file(),
+        externalscaler::ScaledObjectRef::descriptor()->file()}) {
     for (int s = 0; s < file->service_count(); ++s) {
       const auto* const service = file->service(s);
       for (int m = 0; m < service->method_count(); ++m) {

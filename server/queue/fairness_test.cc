@@ -162,9 +162,11 @@ TEST_F(FairnessTest, ATenantRunsNoMoreJobsThanItMayAndOthersGoOn) {
   limits_.Set("acme", {.max_running_jobs = 1});
   SubmitFor("acme");
   SubmitFor("acme");
+  EXPECT_EQ(queue_->Demand(), 1);  // a second slot would not run the second job
   const v1::Lease first = Lease("w-1");
   EXPECT_TRUE(HasNoJob("w-2"));
   SubmitFor("zoo");
+  EXPECT_EQ(queue_->Demand(), 2);
   EXPECT_EQ(TenantOf(Lease("w-2")), "zoo");
   const auto parked = Ask("w-3", absl::Minutes(1));
   EXPECT_EQ(parked->answers, 0);

@@ -196,6 +196,21 @@ std::vector<std::string> LiveJobs::Tenants() const {
   return names;
 }
 
+int64_t LiveJobs::Demand(LimitsTable* limits) const {
+  std::map<std::string_view, int64_t> retrying;  // by tenant
+  for (const auto& [time, id] : retries_) ++retrying[jobs_.find(id)->second.row.tenant];
+  int64_t demand = 0;
+  for (const auto& [name, tenant] : tenants_) {
+    const auto waiting = retrying.find(name);
+    const int64_t leased = tenant.count.leased;
+    const int64_t wanted =
+        leased + static_cast<int64_t>(tenant.ready.size()) + (waiting == retrying.end() ? 0 : waiting->second);
+    const int64_t allowed = limits == nullptr ? 0 : limits->For(name).max_running_jobs;
+    demand += allowed > 0 ? std::max(leased, std::min(wanted, allowed)) : wanted;
+  }
+  return demand;
+}
+
 std::vector<std::string> LiveJobs::Ids() const {
   std::vector<std::string> ids;
   ids.reserve(jobs_.size());

@@ -75,6 +75,9 @@ class LiveJobs {
   TenantCount CountOf(std::string_view tenant) const;
   // Tenants that have had unfinished jobs.
   std::vector<std::string> Tenants() const;
+  // Jobs that need a slot now or soon: leased, ready, or waiting to be tried again; of a tenant no more than its
+  // max_running_jobs, since more slots would not run more of them. `limits` may be null.
+  int64_t Demand(LimitsTable* limits) const;
   std::vector<std::string> Ids() const;
   std::vector<std::string> Leased() const;
   int64_t LeasesOf(std::string_view worker_id) const;

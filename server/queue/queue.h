@@ -129,6 +129,10 @@ class JobQueue {
   v1::ListWorkersResponse ListWorkers();
   absl::StatusOr<v1::Worker> DrainWorker(std::string_view id);
 
+  // ---- for autoscaling
+  // How many slots would all be busy now: LiveJobs::Demand.
+  int64_t Demand();
+
   // ---- for the artifact store
   // The id of an unfinished job that names this model or dataset, if any: DeleteModel answers IN_USE then.
   std::optional<std::string> UnfinishedJobUsing(std::string_view artifact_id);

@@ -524,6 +524,11 @@ v1::ListWorkersResponse JobQueue::ListWorkers() {
   return response;
 }
 
+int64_t JobQueue::Demand() {
+  MutexLock lock(&mu_);
+  return live_.Demand(options_.limits);
+}
+
 absl::StatusOr<v1::Worker> JobQueue::DrainWorker(std::string_view id) {
   if (peers_ != nullptr) RETURN_IF_ERROR(peers_->Drain(id));
   Deferred deferred;

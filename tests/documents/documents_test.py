@@ -12,7 +12,7 @@ from service import program
 
 # Flags of programs that are not ours, and of our scripts, as the documents use them.
 _FOREIGN = {"--no-owner", "--privileged", "--build", "--scale", "--profile", "--dry-run", "--headless", "--no-sandbox",
-            "--disable-gpu", "--env-file", "--kubernetes", "--help"}
+            "--disable-gpu", "--env-file", "--kubernetes", "--force-recreate", "--help"}
 _FLAG = re.compile(r"(?<![\w-])--[a-z][a-z0-9-]*[a-z0-9](?![\w-])")
 
 
@@ -32,7 +32,8 @@ def quantctl_commands():
 
 def pages():
     """{command: its help} of everything that has one."""
-    commands = [*quantctl_commands(), ("quantd",), ("quantd", "token"), ("quant-worker",)]
+    commands = [*quantctl_commands(), ("quantd",), ("quantd", "token"), ("quantd", "probe"), ("quant-worker",),
+                ("quant-worker", "probe")]
     return {command: run_help(*command) for command in commands}
 
 
@@ -99,10 +100,8 @@ class DocumentsTest(unittest.TestCase):
                     words.pop(0)
                 if not words or words[0] not in ("quantctl", "quantd", "quant-worker"):
                     continue
-                if words[0] == "quantd":
-                    yield ("quantd", "token") if words[1:2] == ["token"] else ("quantd",), part
-                elif words[0] == "quant-worker":
-                    yield ("quant-worker",), part
+                if words[0] in ("quantd", "quant-worker"):
+                    yield tuple(words[:2]) if words[1:2] in (["token"], ["probe"]) else (words[0],), part
                 else:
                     plain = [w for i, w in enumerate(words) if not w.startswith("-") and (i == 0 or not words[i - 1].startswith("--"))]
                     yield tuple(plain[:3]), part
@@ -125,7 +124,8 @@ class DocumentsTest(unittest.TestCase):
         known = set().union(*(flags_of(text) for text in pages().values())) | _FOREIGN
         known |= set(_FLAG.findall(subprocess.run([TOP / "dev", "--help"], capture_output=True, text=True).stdout))
         for script in [*TOP.glob("bench/*.py"), TOP / "bench/run", *TOP.glob("tools/*"), TOP / "examples/demo",
-                       *TOP.glob("tests/fault/*.py"), *TOP.glob("bench/*.cc"), *TOP.glob("deploy/*.y*ml"), TOP / "fuzz/run"]:
+                       *TOP.glob("tests/fault/*.py"), *TOP.glob("bench/*.cc"), *TOP.glob("deploy/*.y*ml"), TOP / "fuzz/run",
+                       TOP / "deploy/stack", *TOP.glob("tests/container/*.py"), *TOP.glob("deploy/kubernetes/*/*.yaml")]:
             known |= set(_FLAG.findall(script.read_text()))
         for name in documents():
             for number, line in enumerate((TOP / name).read_text().splitlines(), 1):

@@ -18,6 +18,7 @@
 #include "common/build_info.h"
 #include "common/flags.h"
 #include "common/net.h"
+#include "common/probe.h"
 #include "common/shutdown.h"
 #include "common/strings.h"
 #include "worker/agent/agent.h"
@@ -40,6 +41,7 @@ constexpr char kEpilog[] =
     "Examples:\n"
     "  quant-worker --server 127.0.0.1:9000 --cache /var/cache/quant-worker\n"
     "  quant-worker --server quantd:9000 --cache /cache --slots 2 --threads 4 --memory 8GiB --metrics :9101\n"
+    "  quant-worker probe --metrics :9101    (exit status 0 when that worker is connected; for health checks)\n"
     "\n"
     "Prints \"quant-worker ID ready\" on stdout once the server has answered. SIGTERM drains: no new jobs, running\n"
     "ones get --drain-grace to finish and are then handed back without costing an attempt; the exit status is 0.\n"
@@ -102,7 +104,24 @@ bool CheckSandbox(SandboxMode mode, AgentMetrics& metrics) {
   return true;
 }
 
+// Ready: the server answers its heartbeats. The metric is one line, "quant_worker_connected 1".
+int Probe(const std::vector<std::string>& args) {
+  return RunProbe(
+      {.name = "quant-worker",
+       .default_address = "127.0.0.1:9701",
+       .path = "/metrics",
+       .ready_means = "quantd answers its heartbeats",
+       .judge =
+           [](const HttpAnswer& answer) {
+             return answer.body.find("\nquant_worker_connected 1\n") != std::string::npos
+                        ? absl::OkStatus()
+                        : absl::UnavailableError("quantd does not answer its heartbeats (quant_worker_connected)");
+           }},
+      args);
+}
+
 int Main(const std::vector<std::string>& args) {
+  if (!args.empty() && args.front() == "probe") return Probe({args.begin() + 1, args.end()});
   AgentOptions options;
   std::string cache;
   std::string metrics_address;
@@ -112,7 +131,7 @@ int Main(const std::vector<std::string>& args) {
   bool version = false;
   FlagSet flags(
       "quant-worker",
-      "quant-worker --server ADDR:PORT --cache DIR [flags]\n\n"
+      "quant-worker --server ADDR:PORT --cache DIR [flags]\n  quant-worker probe [--metrics ADDR:PORT]\n\n"
       "Runs the jobs of a quantd, each in a process and sandbox of its own. Start as many as there are machines;\n"
       "they find work by themselves and may come and go at any time.");
   flags.Add("server", &options.server, "ADDR:PORT", "Where quantd listens. Required.");

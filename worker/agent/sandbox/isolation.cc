@@ -40,14 +40,15 @@ absl::Status Limit(decltype(RLIMIT_AS) resource, int64_t value, const char* name
 
 }  // namespace
 
-bool LeaveNetwork() {
+bool LeaveNetwork(int64_t threads) {
   const uid_t uid = ::geteuid();
   const gid_t gid = ::getegid();
   if (::unshare(CLONE_NEWUSER | CLONE_NEWNET) != 0) return ::unshare(CLONE_NEWNET) == 0;
   WriteTo("/proc/self/setgroups", "deny");
   WriteTo("/proc/self/uid_map", absl::StrCat(uid, " ", uid, " 1"));
   WriteTo("/proc/self/gid_map", absl::StrCat(gid, " ", gid, " 1"));
-  return true;
+  // Only now: a user namespace takes the limit of its maker for the maker's user outside of it as well.
+  return Limit(RLIMIT_NPROC, threads, "nproc").ok();
 }
 
 absl::Status DropCapabilities() {
@@ -70,7 +71,6 @@ absl::Status LimitResources(const ProcessLimits& limits) {
   RETURN_IF_ERROR(Limit(RLIMIT_AS, limits.address_space, "as"));
   RETURN_IF_ERROR(Limit(RLIMIT_FSIZE, limits.file_size, "fsize"));
   RETURN_IF_ERROR(Limit(RLIMIT_NOFILE, limits.open_files, "nofile"));
-  RETURN_IF_ERROR(Limit(RLIMIT_NPROC, limits.threads, "nproc"));
   ::signal(SIGXFSZ, SIG_IGN);
   return absl::OkStatus();
 }

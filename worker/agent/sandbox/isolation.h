@@ -14,7 +14,10 @@ namespace quant {
 // new user namespace, where its user and group stay what they are and all others show as nobody; else, for root,
 // without one (a process in a chroot may not make a user namespace). False: neither is allowed here; nothing was
 // changed.
-bool LeaveNetwork();
+//
+// `threads` is the most that the process may have from then on (0: as it is), where it got a user namespace. Elsewhere
+// the limit is not set: RLIMIT_NPROC would count whatever else its user runs, in containers that of all containers.
+bool LeaveNetwork(int64_t threads = 0);
 
 // Gives up all capabilities, so that root is a user like any other.
 absl::Status DropCapabilities();
@@ -23,7 +26,6 @@ struct ProcessLimits {
   int64_t address_space = 0;  // bytes of virtual memory; 0: no limit
   int64_t file_size = 0;      // bytes of the largest file written; 0: no limit
   int64_t open_files = 0;     // 0: as it is
-  int64_t threads = 0;        // counts in a user namespace of its own only, and not for root; 0: as it is
 };
 
 // Sets hard and soft limits; one that is above the present hard limit becomes that one. No core dumps. A write past

@@ -10,10 +10,13 @@
 #include <unistd.h>
 
 #include <cerrno>
+#include <cstring>
 #include <filesystem>
 #include <fstream>
 #include <functional>
 #include <string>
+#include <thread>
+#include <vector>
 
 #include "absl/status/status_matchers.h"
 #include "absl/strings/str_cat.h"
@@ -122,6 +125,26 @@ TEST(Landlock, AloneKeepsFromFilesAndTcpAndSignals) {
   if (abi >= 6) {
     EXPECT_EQ(under({"kill", absl::StrCat(::getpid())}), EPERM);
   }
+}
+
+// As in containers, where the server, other workers and their jobs run as one user. Without privileges of its own, with
+// or without a user namespace, the job's limit of threads must not count what others have.
+TEST(Sandbox, ThreadsOfOthersOfItsUserDoNotCount) {
+  if (::geteuid() != 0) GTEST_SKIP() << "only root may become a user that nobody else is";
+  const int answer = InFork([] {
+    if (::setresgid(54321, 54321, 54321) != 0 || ::setresuid(54321, 54321, 54321) != 0) return kBroken;
+    std::vector<std::thread> others;
+    for (int i = 0; i < 2 * SandboxThreads(1); ++i) others.emplace_back([] { ::pause(); });
+    const pid_t job = ::fork();
+    if (job == 0) {
+      const bool entered = EnterSandbox(SandboxMode::kBestEffort, {.folder = "", .threads = 1}).ok();
+      ::_exit(entered ? Attempt({"threads", "3"}) : kBroken);
+    }
+    int status = 0;
+    if (::waitpid(job, &status, 0) != job || !WIFEXITED(status)) return kBroken;
+    ::_exit(WEXITSTATUS(status));  // `others` never end
+  });
+  EXPECT_EQ(answer, 0) << std::strerror(answer);
 }
 
 TEST(Landlock, AMissingPathIsNotFound) {

@@ -116,7 +116,6 @@ ProcessLimits LimitsFor(const SandboxOptions& options) {
   // A result that is wider than its model, and the hidden states of a large calibration set.
   limits.file_size = 4 * inputs + 4 * kGiB;
   limits.open_files = 4096;
-  limits.threads = SandboxThreads(options.threads);
   if (options.memory_bytes > 0 && !kSanitized) {
     // Twice the memory, since freed memory stays mapped; the model, what is made of it, and both again to read them
     // back; per thread a stack, an arena of malloc and the buffers of the libraries; code.
@@ -137,9 +136,9 @@ absl::Status CheckOneThread() {
 }
 
 // All parts that are there, in the order in which they do not hinder each other.
-absl::StatusOr<SandboxFeatures> Enter(const fs::path& folder) {
+absl::StatusOr<SandboxFeatures> Enter(const fs::path& folder, int64_t threads) {
   SandboxFeatures got;
-  got.network = LeaveNetwork();
+  got.network = LeaveNetwork(threads);
   RETURN_IF_ERROR(DropCapabilities());
   if (::prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0) return absl::ErrnoToStatus(errno, "prctl(PR_SET_NO_NEW_PRIVS)");
   if (const int abi = LandlockAbi(); abi > 0) {
@@ -215,7 +214,7 @@ absl::StatusOr<SandboxFeatures> DetectSandbox() {
   const pid_t pid = ::fork();
   if (pid < 0) return absl::ErrnoToStatus(errno, "fork");
   if (pid == 0) {
-    const absl::StatusOr<SandboxFeatures> got = Enter({});
+    const absl::StatusOr<SandboxFeatures> got = Enter({}, 0);
     answer.ok = got.ok();
     if (got.ok()) answer.features = *got;
     absl::SNPrintF(answer.error, sizeof(answer.error), "%s", got.status().ToString());
@@ -235,7 +234,7 @@ absl::StatusOr<SandboxFeatures> EnterSandbox(SandboxMode mode, const SandboxOpti
   if (mode == SandboxMode::kOff) return SandboxFeatures{};
   RETURN_IF_ERROR(CheckOneThread());
   RETURN_IF_ERROR(LimitResources(LimitsFor(options)));
-  ASSIGN_OR_RETURN(const SandboxFeatures got, Enter(options.folder));
+  ASSIGN_OR_RETURN(const SandboxFeatures got, Enter(options.folder, SandboxThreads(options.threads)));
   if (mode == SandboxMode::kOn && !got.Complete()) {
     return absl::FailedPreconditionError(absl::StrCat("the sandbox is not complete: ", got.Missing()));
   }
