@@ -242,11 +242,6 @@ absl::StatusOr<v1::Worker> Client::DrainWorker(const std::string& id) {
   return std::move(*response.mutable_worker());
 }
 
-bool IsSettled(const v1::Job& job) {
-  return job.state() == v1::JOB_STATE_SUCCEEDED || job.state() == v1::JOB_STATE_FAILED ||
-         job.state() == v1::JOB_STATE_CANCELLED || job.state() == v1::JOB_STATE_DEAD;
-}
-
 // One stream, until it ends. Asynchronous inside, so that a cancellation or a silent server is noticed while waiting.
 absl::Status Client::Rep::WatchOnce(const v1::WatchJobRequest& request, const WatchCallbacks& callbacks, v1::Job& job) {
   grpc::CompletionQueue queue;

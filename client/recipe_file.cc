@@ -10,7 +10,7 @@
 #include <string>
 
 #include "absl/strings/str_cat.h"
-#include "client/json.h"
+#include "common/view/json.h"
 #include "common/strings.h"
 #include "quant/v1/recipe.pb.h"
 

@@ -8,7 +8,8 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
-#include "client/report_view.h"
+#include "common/view/report_view.h"
+#include "client/report_text.h"
 #include "client/terminal.h"
 #include "quant/v1/jobs.pb.h"
 #include "quant/v1/report.pb.h"

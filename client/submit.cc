@@ -7,7 +7,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "absl/strings/str_split.h"
-#include "client/proto_fields.h"
+#include "common/view/proto_fields.h"
 #include "client/recipe_file.h"
 #include "common/proto_time.h"
 #include "common/random_id.h"

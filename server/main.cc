@@ -51,7 +51,8 @@ struct Flags {
     set.Add("data", &data, "DIR",
             "Folder of the databases and blobs; made when missing. One quantd at a time uses it. Required.");
     set.Add("metrics", &metrics, "ADDR:PORT",
-            "Serve /metrics (Prometheus), /healthz and /readyz over HTTP here. Off by default.");
+            "Serve /metrics (Prometheus), /healthz, /readyz and the status pages for a browser over HTTP here; the pages want a "
+            "token where there are --tokens. Off by default.");
     set.Add("store", &store, "sqlite|postgres://…",
             "Where jobs and the lists of models and datasets are kept: in the data folder, or in PostgreSQL. Several "
             "quantd may use one database, with a --data each and the same --blobs.");

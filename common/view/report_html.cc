@@ -7,10 +7,12 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_split.h"
-#include "client/json.h"
-#include "client/report_view.h"
-#include "client/terminal.h"
+#include "common/view/job_view.h"
+#include "common/view/json.h"
+#include "common/view/report_view.h"
 #include "common/strings.h"
+#include "common/view/html.h"
+#include "common/view/human.h"
 #include "quant/v1/jobs.pb.h"
 #include "quant/v1/report.pb.h"
 
@@ -20,8 +22,8 @@ namespace {
 constexpr size_t kMostBars = 200;  // a page with more is slow to scroll and tells nothing more
 
 constexpr char kStyle[] = R"css(
-:root{--bg:#fff;--fg:#1c2330;--dim:#5c6678;--line:#dfe3ea;--old:#9aa6b8;--new:#2563c9;--bad:#c2571b;--card:#f5f7fa}
-@media(prefers-color-scheme:dark){:root{--bg:#14181f;--fg:#e6eaf0;--dim:#9aa6b8;--line:#2d3542;--old:#6b7788;--new:#6ea3f5;--bad:#f0925a;--card:#1c222c}}
+:root{--bg:#fff;--fg:#1c2330;--dim:#5c6678;--line:#dfe3ea;--old:#9aa6b8;--new:#2563c9;--bad:#b84a0f;--good:#1d7a3e;--card:#f5f7fa}
+@media(prefers-color-scheme:dark){:root{--bg:#14181f;--fg:#e6eaf0;--dim:#9aa6b8;--line:#2d3542;--old:#6b7788;--new:#6ea3f5;--bad:#f0925a;--good:#6fcf8f;--card:#1c222c}}
 *{box-sizing:border-box}
 body{margin:0 auto;max-width:60rem;padding:1rem;background:var(--bg);color:var(--fg);font:16px/1.5 system-ui,sans-serif}
 h1{font-size:1.5rem;margin:.5rem 0 0}h2{font-size:1.15rem;margin:2rem 0 .5rem}
@@ -46,33 +48,6 @@ pre{background:var(--card);padding:.75rem;border-radius:.5rem;overflow-x:auto;fo
 li{overflow-wrap:anywhere}summary{cursor:pointer}
 )css";
 
-// Safe between tags and inside double-quoted attributes.
-std::string Escape(std::string_view text) {
-  std::string out;
-  for (char c : Printable(text)) {
-    switch (c) {
-      case '&':
-        out += "&amp;";
-        break;
-      case '<':
-        out += "&lt;";
-        break;
-      case '>':
-        out += "&gt;";
-        break;
-      case '"':
-        out += "&quot;";
-        break;
-      case '\'':
-        out += "&#39;";
-        break;
-      default:
-        out += c;
-    }
-  }
-  return out;
-}
-
 std::string Dash(const std::string& text) { return text == "-" || text.empty() ? "–" : text; }
 
 // A horizontal bar that fills `value`/`most` of its cell.
@@ -85,12 +60,12 @@ std::string Bar(double value, double most, const char* css) {
 
 void BarRow(std::string& out, std::string_view name, double value, double most, const char* css,
             std::string_view text) {
-  absl::StrAppend(&out, "<tr><td class=\"name\">", Escape(name), "</td><td class=\"plot\">", Bar(value, most, css),
-                  "</td><td class=\"n\">", Escape(text), "</td></tr>\n");
+  absl::StrAppend(&out, "<tr><td class=\"name\">", HtmlEscape(name), "</td><td class=\"plot\">", Bar(value, most, css),
+                  "</td><td class=\"n\">", HtmlEscape(text), "</td></tr>\n");
 }
 
 void Card(std::string& out, const std::string& value, const std::string& caption) {
-  absl::StrAppend(&out, "<div class=\"card\"><b>", Escape(value), "</b><span>", Escape(caption), "</span></div>\n");
+  absl::StrAppend(&out, "<div class=\"card\"><b>", HtmlEscape(value), "</b><span>", HtmlEscape(caption), "</span></div>\n");
 }
 
 void Cards(const v1::Report& report, std::string& out) {
@@ -127,8 +102,8 @@ void HeadlineTable(const v1::Report& report, std::string& out) {
       "<h2>Before and after</h2>\n<div class=\"wide\"><table><tr><th></th><th class=\"n\">original</th>"
       "<th class=\"n\">quantized</th><th>change</th></tr>\n";
   for (const HeadlineRow& row : rows) {
-    absl::StrAppend(&out, "<tr><td>", Escape(row.name), "</td><td class=\"n\">", Escape(Dash(row.original)),
-                    "</td><td class=\"n\">", Escape(Dash(row.quantized)), "</td><td>", Escape(row.change),
+    absl::StrAppend(&out, "<tr><td>", HtmlEscape(row.name), "</td><td class=\"n\">", HtmlEscape(Dash(row.original)),
+                    "</td><td class=\"n\">", HtmlEscape(Dash(row.quantized)), "</td><td>", HtmlEscape(row.change),
                     "</td></tr>\n");
   }
   out += "</table></div>\n";
@@ -187,12 +162,12 @@ void LayerTable(const v1::Report& report, std::string& out) {
                   "<th class=\"n\">group</th><th class=\"n\">SQNR dB</th><th class=\"n\">rel. error</th>",
                   "<th class=\"n\">MSE</th><th class=\"n\">MAE</th><th>fall-back</th></tr>\n");
   for (const v1::Layer& layer : report.layers()) {
-    absl::StrAppend(&out, "<tr><td>", Escape(layer.name()), "</td><td>", Escape(layer.op()), "</td><td>",
-                    Escape(layer.method()), "</td><td class=\"n\">", layer.bits(), "</td><td class=\"n\">",
+    absl::StrAppend(&out, "<tr><td>", HtmlEscape(layer.name()), "</td><td>", HtmlEscape(layer.op()), "</td><td>",
+                    HtmlEscape(layer.method()), "</td><td class=\"n\">", layer.bits(), "</td><td class=\"n\">",
                     layer.group_size() == 0 ? "–" : absl::StrCat(layer.group_size()), "</td><td class=\"n\">");
     absl::StrAppend(&out, absl::StrFormat("%.1f", layer.sqnr_db()), "</td><td class=\"n\">",
                     Significant(layer.relative_error()), "</td><td class=\"n\">", Significant(layer.mse()),
-                    "</td><td class=\"n\">", Significant(layer.mae()), "</td><td>", Escape(layer.fallback()),
+                    "</td><td class=\"n\">", Significant(layer.mae()), "</td><td>", HtmlEscape(layer.fallback()),
                     "</td></tr>\n");
   }
   out += "</table></div></details>\n";
@@ -212,7 +187,7 @@ void Phases(const v1::Report& report, std::string& out) {
 void Provenance(const v1::Provenance& provenance, std::string& out) {
   out += "<h2>Provenance</h2>\n<dl>\n";
   const auto item = [&](const char* name, const std::string& value) {
-    if (!value.empty()) absl::StrAppend(&out, "<dt>", name, "</dt><dd>", Escape(value), "</dd>\n");
+    if (!value.empty()) absl::StrAppend(&out, "<dt>", name, "</dt><dd>", HtmlEscape(value), "</dd>\n");
   };
   item("model", provenance.model_digest());
   item("result", provenance.result_digest());
@@ -226,7 +201,7 @@ void Provenance(const v1::Provenance& provenance, std::string& out) {
     out += "<details><summary>Recipe, with every default filled in</summary><pre>";
     // Escape makes line ends printable, so it goes line by line.
     for (absl::string_view line : absl::StrSplit(MessageToJson(provenance.recipe()), '\n')) {
-      absl::StrAppend(&out, Escape(StdView(line)), "\n");
+      absl::StrAppend(&out, HtmlEscape(StdView(line)), "\n");
     }
     out += "</pre></details>\n";
   }
@@ -234,21 +209,15 @@ void Provenance(const v1::Provenance& provenance, std::string& out) {
 
 }  // namespace
 
-std::string ReportHtml(const v1::Report& report, const v1::Job& job) {
-  const std::string title = absl::StrCat("Report of ", JobTitle(job));
-  std::string out = absl::StrCat(
-      "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">\n",
-      "<meta name=\"viewport\" content=\"width=device-width,initial-scale=1\">\n",
-      "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\">\n",
-      "<title>", Escape(title), "</title>\n<style>", kStyle, "</style></head><body>\n");
-  absl::StrAppend(&out, "<h1>", Escape(title), "</h1>\n<p class=\"sub\">job ", Escape(job.id()),
-                  job.result_model_id().empty() ? "" : absl::StrCat(", result ", Escape(job.result_model_id())),
-                  "</p>\n");
+std::string_view ReportStyle() { return kStyle; }
+
+std::string ReportBody(const v1::Report& report) {
+  std::string out;
   Cards(report, out);
   HeadlineTable(report, out);
   if (!report.notes().empty()) {
     out += "<h2>Notes</h2>\n<ul>\n";
-    for (const std::string& note : report.notes()) absl::StrAppend(&out, "<li>", Escape(note), "</li>\n");
+    for (const std::string& note : report.notes()) absl::StrAppend(&out, "<li>", HtmlEscape(note), "</li>\n");
     out += "</ul>\n";
   }
   if (report.has_latency()) LatencyChart(report.latency(), out);
@@ -256,7 +225,19 @@ std::string ReportHtml(const v1::Report& report, const v1::Job& job) {
   Phases(report, out);
   LayerTable(report, out);
   if (report.has_provenance()) Provenance(report.provenance(), out);
-  out += "</body></html>\n";
+  return out;
+}
+
+std::string ReportHtml(const v1::Report& report, const v1::Job& job) {
+  const std::string title = absl::StrCat("Report of ", JobTitle(job));
+  std::string out = absl::StrCat(
+      "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">\n",
+      "<meta name=\"viewport\" content=\"width=device-width,initial-scale=1\">\n",
+      "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\">\n",
+      "<title>", HtmlEscape(title), "</title>\n<style>", kStyle, "</style></head><body>\n");
+  absl::StrAppend(&out, "<h1>", HtmlEscape(title), "</h1>\n<p class=\"sub\">job ", HtmlEscape(job.id()),
+                  job.result_model_id().empty() ? "" : absl::StrCat(", result ", HtmlEscape(job.result_model_id())),
+                  "</p>\n", ReportBody(report), "</body></html>\n");
   return out;
 }
 
