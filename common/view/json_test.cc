@@ -73,7 +73,8 @@ TEST(JsonTest, AJobIsWrittenAsScriptsExpectIt) {
   "create_time": "2001-09-09T01:46:40.25Z",
   "result_model_id": "",
   "cached_from": "",
-  "attached_to": ""
+  "attached_to": "",
+  "traceparent": ""
 })");
 }
 

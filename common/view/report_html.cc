@@ -7,19 +7,18 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_split.h"
-#include "common/view/job_view.h"
-#include "common/view/json.h"
-#include "common/view/report_view.h"
 #include "common/strings.h"
 #include "common/view/html.h"
 #include "common/view/human.h"
+#include "common/view/job_view.h"
+#include "common/view/json.h"
+#include "common/view/report_charts.h"
+#include "common/view/report_view.h"
 #include "quant/v1/jobs.pb.h"
 #include "quant/v1/report.pb.h"
 
 namespace quant {
 namespace {
-
-constexpr size_t kMostBars = 200;  // a page with more is slow to scroll and tells nothing more
 
 constexpr char kStyle[] = R"css(
 :root{--bg:#fff;--fg:#1c2330;--dim:#5c6678;--line:#dfe3ea;--old:#9aa6b8;--new:#2563c9;--bad:#b84a0f;--good:#1d7a3e;--card:#f5f7fa}
@@ -36,36 +35,42 @@ table{border-collapse:collapse;width:100%;font-variant-numeric:tabular-nums}
 th,td{text-align:left;padding:.35rem .6rem .35rem 0;border-bottom:1px solid var(--line);vertical-align:top}
 th{font-size:.85rem;color:var(--dim);font-weight:600}
 td.n,th.n{text-align:right;white-space:nowrap}
+td.n+td:not(.n),th.n+th:not(.n){padding-left:.6rem}
 .bars td{border:0;padding:.1rem .6rem .1rem 0;font-size:.85rem}
-.bars td.name{width:40%;overflow-wrap:anywhere}.bars td.plot{width:50%}
+.bars td.name{width:36%;overflow-wrap:anywhere}.bars td.plot{width:44%}
 svg{display:block;width:100%;height:.9rem}
-.old{fill:var(--old)}.new{fill:var(--new)}.bad{fill:var(--bad)}
+.old{fill:var(--old)}.new{fill:var(--new)}.bad{fill:var(--bad)}.axis{fill:var(--dim)}
+.pale{opacity:.35}
 .key{display:inline-block;width:.8rem;height:.8rem;border-radius:.15rem;margin-right:.3rem}
 .key.old{background:var(--old)}.key.new{background:var(--new)}.key.bad{background:var(--bad)}
-.legend{color:var(--dim);font-size:.85rem}.legend span{margin-right:1rem;white-space:nowrap}
+.legend{color:var(--dim);font-size:.85rem}.legend span{margin-right:1rem;display:inline-block}
 dl{display:grid;grid-template-columns:minmax(5rem,auto) 1fr;gap:.2rem 1rem}dt{color:var(--dim)}dd{margin:0;overflow-wrap:anywhere}
 pre{background:var(--card);padding:.75rem;border-radius:.5rem;overflow-x:auto;font-size:.8rem}
 li{overflow-wrap:anywhere}summary{cursor:pointer}
+.map{display:grid;grid-template-columns:minmax(2rem,max-content) 1fr;gap:.2rem .6rem;font-size:.8rem;align-items:start}
+.map.flat{display:block}
+.map>span{color:var(--dim);max-width:12rem;overflow-wrap:anywhere}
+.cells{display:flex;flex-wrap:wrap;gap:2px}
+.bit{display:inline-block;min-width:1.5rem;padding:0 .15rem;border-radius:.15rem;text-align:center;font-size:.75rem;line-height:1.4rem;color:#fff;border:2px solid transparent}
+.b2{background:#7b1f6a}.b3{background:#a02c53}.b4{background:#b84a0f}.b8{background:#2563c9}.b16{background:#4d6a4f}.b32{background:#5c6678}
+.bit.fb{border-color:var(--fg)}
+@media(max-width:30rem){.bars td.name{width:30%}.bars td.plot{width:40%}.bars td{padding-right:.3rem}.bars td.n{white-space:normal}}
+@media print{
+:root{--bg:#fff;--fg:#1c2330;--dim:#5c6678;--line:#dfe3ea;--old:#9aa6b8;--new:#2563c9;--bad:#b84a0f;--good:#1d7a3e;--card:#f5f7fa}
+*{print-color-adjust:exact;-webkit-print-color-adjust:exact}
+body{font-size:11px;max-width:none;padding:0}
+h2{break-after:avoid}tr,.card,.map{break-inside:avoid}thead{display:table-header-group}
+.wide{overflow:visible}
+details::details-content{content-visibility:visible;block-size:auto}
+summary{list-style:none}
+}
 )css";
 
 std::string Dash(const std::string& text) { return text == "-" || text.empty() ? "–" : text; }
 
-// A horizontal bar that fills `value`/`most` of its cell.
-std::string Bar(double value, double most, const char* css) {
-  const double width = most > 0 && value > 0 ? std::min(1.0, value / most) * 100 : 0;
-  return absl::StrFormat(
-      R"(<svg viewBox="0 0 100 10" preserveAspectRatio="none" aria-hidden="true"><rect class="%s" width="%.2f" height="10"/></svg>)",
-      css, width);
-}
-
-void BarRow(std::string& out, std::string_view name, double value, double most, const char* css,
-            std::string_view text) {
-  absl::StrAppend(&out, "<tr><td class=\"name\">", HtmlEscape(name), "</td><td class=\"plot\">", Bar(value, most, css),
-                  "</td><td class=\"n\">", HtmlEscape(text), "</td></tr>\n");
-}
-
 void Card(std::string& out, const std::string& value, const std::string& caption) {
-  absl::StrAppend(&out, "<div class=\"card\"><b>", HtmlEscape(value), "</b><span>", HtmlEscape(caption), "</span></div>\n");
+  absl::StrAppend(&out, "<div class=\"card\"><b>", HtmlEscape(value), "</b><span>", HtmlEscape(caption),
+                  "</span></div>\n");
 }
 
 void Cards(const v1::Report& report, std::string& out) {
@@ -109,52 +114,6 @@ void HeadlineTable(const v1::Report& report, std::string& out) {
   out += "</table></div>\n";
 }
 
-void LatencyChart(const v1::LatencyPair& pair, std::string& out) {
-  const double most = std::max(pair.original().p99_ms(), pair.quantized().p99_ms());
-  if (!(most > 0)) return;
-  absl::StrAppend(&out, "<h2>Latency</h2>\n<p class=\"legend\"><span><i class=\"key old\"></i>original</span>",
-                  "<span><i class=\"key new\"></i>quantized</span><span>", pair.runs(), " interleaved runs, ",
-                  pair.threads(), " threads, batch ", pair.batch(), "</span></p>\n<table class=\"bars\">\n");
-  const auto row = [&](const char* name, double original, double quantized) {
-    BarRow(out, name, original, most, "old", absl::StrCat(Significant(original), " ms"));
-    BarRow(out, "", quantized, most, "new", absl::StrCat(Significant(quantized), " ms"));
-  };
-  row("median", pair.original().p50_ms(), pair.quantized().p50_ms());
-  row("95th percentile", pair.original().p95_ms(), pair.quantized().p95_ms());
-  row("99th percentile", pair.original().p99_ms(), pair.quantized().p99_ms());
-  out += "</table>\n";
-}
-
-void LayerChart(const v1::Report& report, std::string& out) {
-  std::vector<const v1::Layer*> layers;
-  double most = 0;
-  for (const v1::Layer& layer : report.layers()) {
-    if (layer.method() == "fp32") continue;
-    layers.push_back(&layer);
-    most = std::max(most, layer.sqnr_db());
-  }
-  if (layers.empty() || !(most > 0)) return;
-  out +=
-      "<h2>Signal to quantization noise by layer</h2>\n<p class=\"legend\"><span><i class=\"key new\"></i>as asked"
-      "</span><span><i class=\"key bad\"></i>with a fall-back</span><span>dB, more is better</span></p>\n";
-  if (layers.size() > kMostBars) {
-    absl::StrAppend(&out, "<p class=\"legend\">The ", kMostBars, " worst of ", layers.size(), " layers.</p>\n");
-    // Keeps graph order among the worst.
-    std::vector<const v1::Layer*> sorted = layers;
-    std::nth_element(sorted.begin(), sorted.begin() + kMostBars, sorted.end(),
-                     [](const v1::Layer* a, const v1::Layer* b) { return SqnrKey(*a) < SqnrKey(*b); });
-    const double limit = SqnrKey(*sorted[kMostBars]);
-    std::erase_if(layers, [&](const v1::Layer* layer) { return SqnrKey(*layer) > limit; });
-    layers.resize(std::min(layers.size(), kMostBars));
-  }
-  out += "<table class=\"bars\">\n";
-  for (const v1::Layer* layer : layers) {
-    BarRow(out, layer->name(), layer->sqnr_db(), most, layer->fallback().empty() ? "new" : "bad",
-           absl::StrFormat("%.1f", layer->sqnr_db()));
-  }
-  out += "</table>\n";
-}
-
 void LayerTable(const v1::Report& report, std::string& out) {
   if (report.layers().empty()) return;
   absl::StrAppend(&out, "<h2>Layers</h2>\n<details><summary>All ", report.layers_size(), " layers</summary>\n",
@@ -171,17 +130,6 @@ void LayerTable(const v1::Report& report, std::string& out) {
                     "</td></tr>\n");
   }
   out += "</table></div></details>\n";
-}
-
-void Phases(const v1::Report& report, std::string& out) {
-  double most = 0;
-  for (const v1::Phase& phase : report.phases()) most = std::max(most, phase.seconds());
-  if (!(most > 0)) return;
-  out += "<h2>Time by phase</h2>\n<table class=\"bars\">\n";
-  for (const v1::Phase& phase : report.phases()) {
-    BarRow(out, phase.name(), phase.seconds(), most, "new", HumanDuration(absl::Seconds(phase.seconds())));
-  }
-  out += "</table>\n";
 }
 
 void Provenance(const v1::Provenance& provenance, std::string& out) {
@@ -220,9 +168,12 @@ std::string ReportBody(const v1::Report& report) {
     for (const std::string& note : report.notes()) absl::StrAppend(&out, "<li>", HtmlEscape(note), "</li>\n");
     out += "</ul>\n";
   }
+  AccuracyChart(report, out);
+  if (report.has_size()) SizeChart(report.size(), out);
   if (report.has_latency()) LatencyChart(report.latency(), out);
+  BitMap(report, out);
   LayerChart(report, out);
-  Phases(report, out);
+  PhaseChart(report, out);
   LayerTable(report, out);
   if (report.has_provenance()) Provenance(report.provenance(), out);
   return out;

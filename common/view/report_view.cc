@@ -23,19 +23,6 @@ std::string Ratio(double original, double quantized, std::string_view better, st
                    : absl::StrCat(Significant(1 / ratio), "x ", AbslView(worse));
 }
 
-std::string MetricName(const std::string& name) {
-  // "top1" of several outputs is "top1/output".
-  const std::vector<std::string> parts = absl::StrSplit(name, absl::MaxSplits('/', 1));
-  const char* known[][2] = {{"top1", "top-1 accuracy, %"},      {"top5", "top-5 accuracy, %"},
-                            {"perplexity", "perplexity"},       {"kl_divergence", "KL divergence"},
-                            {"same_top", "same top answer, %"}, {"sqnr_db", "output SQNR, dB"},
-                            {"cosine", "output cosine"}};
-  for (const auto& [key, text] : known) {
-    if (parts[0] == key) return absl::StrCat(text, parts.size() > 1 ? absl::StrCat(" (", parts[1], ")") : "");
-  }
-  return name;
-}
-
 bool IsPercent(const v1::Metric& metric) {
   return absl::StartsWith(metric.name(), "top") || absl::StartsWith(metric.name(), "same_top");
 }
@@ -68,6 +55,19 @@ HeadlineRow MetricRow(const v1::Metric& metric) {
 }
 
 }  // namespace
+
+std::string MetricName(const std::string& name) {
+  // "top1" of several outputs is "top1/output".
+  const std::vector<std::string> parts = absl::StrSplit(name, absl::MaxSplits('/', 1));
+  const char* known[][2] = {{"top1", "top-1 accuracy, %"},      {"top5", "top-5 accuracy, %"},
+                            {"perplexity", "perplexity"},       {"kl_divergence", "KL divergence"},
+                            {"same_top", "same top answer, %"}, {"sqnr_db", "output SQNR, dB"},
+                            {"cosine", "output cosine"}};
+  for (const auto& [key, text] : known) {
+    if (parts[0] == key) return absl::StrCat(text, parts.size() > 1 ? absl::StrCat(" (", parts[1], ")") : "");
+  }
+  return name;
+}
 
 double SqnrKey(const v1::Layer& layer) {
   return std::isnan(layer.sqnr_db()) ? -std::numeric_limits<double>::infinity() : layer.sqnr_db();

@@ -31,6 +31,9 @@ struct HeadlineRow {
 };
 std::vector<HeadlineRow> Headline(const v1::Report& report);
 
+// A metric as people call it: "top-1 accuracy, %" for "top1", "top-1 accuracy, % (output)" for "top1/output".
+std::string MetricName(const std::string& name);
+
 // The order of layers from worst to best by SQNR; a NaN is worst of all (and keeps sorting well-defined).
 double SqnrKey(const v1::Layer& layer);
 
