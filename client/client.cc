@@ -13,6 +13,7 @@
 #include "absl/time/clock.h"
 #include "common/error_detail.h"
 #include "common/grpc_status.h"
+#include "common/logging.h"
 #include "common/net.h"
 #include "common/status_macros.h"
 #include "quant/v1/artifacts.grpc.pb.h"
@@ -101,7 +102,10 @@ struct Client::Rep {
     transfer.call_deadline = options.call_deadline;
     transfer.retry.give_up_after = options.long_patience;
     transfer.retry.cancelled = std::move(cancelled);
-    transfer.prepare = [auth = auth](grpc::ClientContext& context) { auth->Prepare(context); };
+    transfer.prepare = [auth = auth, fields = LogScope::Current()](grpc::ClientContext& context) {
+      const LogScope scope(fields);  // transfers have threads of their own
+      auth->Prepare(context);
+    };
     return transfer;
   }
 

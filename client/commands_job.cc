@@ -9,15 +9,15 @@
 #include "absl/strings/str_format.h"
 #include "absl/time/clock.h"
 #include "client/command.h"
-#include "common/view/job_view.h"
-#include "common/view/json.h"
-#include "common/view/proto_fields.h"
-#include "common/view/report_view.h"
 #include "client/report_text.h"
 #include "client/submit.h"
 #include "common/proto_time.h"
 #include "common/status_macros.h"
 #include "common/strings.h"
+#include "common/view/job_view.h"
+#include "common/view/json.h"
+#include "common/view/proto_fields.h"
+#include "common/view/report_view.h"
 #include "quant/v1/jobs.pb.h"
 #include "quant/v1/report.pb.h"
 
@@ -39,7 +39,8 @@ std::string JobText(const v1::Job& job) {
   if (job.has_expire_time())
     line("kept until", absl::FormatTime(absl::RFC3339_sec, FromProto(job.expire_time()), absl::UTCTimeZone()));
   if (job.state() == v1::JOB_STATE_RUNNING || job.state() == v1::JOB_STATE_CANCELLING) {
-    line("progress", absl::StrCat(ProgressText(job, absl::Now()), "  ", job.progress().message()));
+    line("progress", absl::StrCat(ProgressText(job, absl::Now()), "  ", ProgressFigures(job.progress()), "  ",
+                                  job.progress().message()));
     line("worker", job.worker_id());
   }
   if (job.has_error()) line("error", ErrorText(job.error()));
@@ -49,6 +50,7 @@ std::string JobText(const v1::Job& job) {
   if (job.has_end_time()) line("ended", HumanTime(FromProto(job.end_time())));
   if (job.has_retry_time() && job.state() == v1::JOB_STATE_RETRY_WAIT) line("retry", ProgressText(job, absl::Now()));
   line("run time", RunTime(job, absl::Now()) == "-" ? "" : RunTime(job, absl::Now()));
+  line("trace", job.traceparent());
   std::map<std::string, std::string> labels(job.spec().labels().begin(), job.spec().labels().end());
   for (const auto& [key, value] : labels) line("label", absl::StrCat(key, "=", value));
   return out;
@@ -74,10 +76,13 @@ absl::StatusOr<int> Watch(Session& session, const std::string& id) {
               line.Note(absl::StrCat("attempt ", attempt, " ended with ", ErrorText(job.error())));
             }
             if (job.state() == v1::JOB_STATE_RUNNING && !job.progress().phase().empty()) {
-              line.Update(job.progress().phase(), job.progress().fraction(), job.progress().message());
+              const std::string figures = ProgressFigures(job.progress());
+              line.Update(job.progress().phase(), job.progress().fraction(),
+                          absl::StrCat(figures, figures.empty() ? "" : "  ", job.progress().message()));
             } else {
-              line.Update(absl::AsciiStrToLower(StateName(job)), 0,
-                          job.state() == v1::JOB_STATE_QUEUED ? "waiting for a worker" : ProgressText(job, absl::Now()));
+              line.Update(
+                  absl::AsciiStrToLower(StateName(job)), 0,
+                  job.state() == v1::JOB_STATE_QUEUED ? "waiting for a worker" : ProgressText(job, absl::Now()));
             }
           },
       .note = [&](const std::string& text) { line.Note(text); },
@@ -183,8 +188,8 @@ class List : public Command {
                    {"RAN", kRight}});
       for (const v1::Job& job : jobs) {
         table.Add({job.id(), JobTitle(job), StateName(job),
-                   job.has_error() && IsSettled(job) ? job.error().reason() : ProgressText(job, absl::Now()), ModelOf(job),
-                   HumanTime(FromProto(job.create_time())), RunTime(job, absl::Now())});
+                   job.has_error() && IsSettled(job) ? job.error().reason() : ProgressText(job, absl::Now()),
+                   ModelOf(job), HumanTime(FromProto(job.create_time())), RunTime(job, absl::Now())});
       }
       session.Print(table.Render(session.width()));
     }

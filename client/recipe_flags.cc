@@ -13,10 +13,10 @@
 #include "absl/strings/str_join.h"
 #include "absl/strings/str_replace.h"
 #include "absl/strings/str_split.h"
-#include "common/view/proto_fields.h"
 #include "common/status_macros.h"
 #include "common/strings.h"
 #include "common/view/method_name.h"
+#include "common/view/proto_fields.h"
 #include "quant/v1/recipe.pb.h"
 
 namespace quant {

@@ -12,11 +12,11 @@
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
 #include "absl/strings/str_split.h"
+#include "client/terminal.h"
+#include "common/strings.h"
 #include "common/view/job_view.h"
 #include "common/view/json.h"
 #include "common/view/report_view.h"
-#include "client/terminal.h"
-#include "common/strings.h"
 #include "quant/v1/jobs.pb.h"
 #include "quant/v1/report.pb.h"
 

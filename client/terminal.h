@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// What quantctl needs to write for people beside common/view: tables, and a progress line that is a bar on a terminal and
-// a few plain lines elsewhere.
+// What quantctl needs to write for people beside common/view: tables, and a progress line that is a bar on a terminal
+// and a few plain lines elsewhere.
 #ifndef QUANT_CLIENT_TERMINAL_H_
 #define QUANT_CLIENT_TERMINAL_H_
 
