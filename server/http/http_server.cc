@@ -118,8 +118,8 @@ std::optional<HttpResponse> ReadRequest(mg_connection* connection, const mg_requ
   };
   if (info.content_length < 0) return refuse(411, "a POST needs Content-Length\n");
   if (info.content_length > HttpServer::kMaxBody) {
-    return refuse(413, absl::StrCat("a body of ", info.content_length, " bytes; at most ", HttpServer::kMaxBody,
-                                    " are taken\n"));
+    return refuse(
+        413, absl::StrCat("a body of ", info.content_length, " bytes; at most ", HttpServer::kMaxBody, " are taken\n"));
   }
   request->body.resize(static_cast<size_t>(info.content_length));
   size_t have = 0;
@@ -178,9 +178,8 @@ absl::StatusOr<std::unique_ptr<HttpServer>> HttpServer::Start(const HostPort& ad
   const std::string port = numeric.host.empty() ? absl::StrCat(numeric.port) : numeric.ToString();
   // A scrape and a probe at once; and browsers, whose slow connections must not keep these waiting.
   const char* const threads = impl->handlers.page == nullptr ? "2" : "16";
-  const char* options[] = {
-      "listening_ports",    port.c_str(), "num_threads",           threads,
-      "request_timeout_ms", "10000",      "keep_alive_timeout_ms", "0", nullptr};
+  const char* options[] = {"listening_ports",       port.c_str(), "num_threads", threads, "request_timeout_ms", "10000",
+                           "keep_alive_timeout_ms", "0",          nullptr};
   mg_callbacks callbacks{};
   callbacks.log_message = LogMessage;
   std::string error;

@@ -47,9 +47,8 @@ std::string_view HostOf(std::string_view authority) {
 bool CannotBeRebound(std::string_view host) {
   if (host.empty()) return false;
   if (host.front() == '[') return true;
-  const bool number = std::all_of(host.begin(), host.end(), [](char c) {
-    return c == '.' || absl::ascii_isdigit(static_cast<unsigned char>(c));
-  });
+  const bool number = std::all_of(
+      host.begin(), host.end(), [](char c) { return c == '.' || absl::ascii_isdigit(static_cast<unsigned char>(c)); });
   return number || host.find('.') == std::string_view::npos;
 }
 
@@ -140,9 +139,9 @@ absl::Status PageAccess::Allow(const Principal& caller, std::string_view method)
   const MethodRule* const rule = FindMethodRule(method);
   CHECK(rule != nullptr) << method;
   if (Allows(*rule, caller.role)) return absl::OkStatus();
-  return WithReason(absl::PermissionDeniedError(
-                        absl::StrCat("this page is not for the role ", AbslView(RoleName(caller.role)))),
-                    "ROLE_FORBIDS");
+  return WithReason(
+      absl::PermissionDeniedError(absl::StrCat("this page is not for the role ", AbslView(RoleName(caller.role)))),
+      "ROLE_FORBIDS");
 }
 
 std::string PageAccess::Sign(std::string_view text) const {
@@ -185,8 +184,8 @@ absl::StatusOr<std::string> PageAccess::Login(const HttpRequest& request, std::s
   const absl::StatusOr<Principal> caller = options_.authenticator->Authenticate({.authorization = {header}});
   if (!caller.ok()) return CountWrong(request, caller.status());
   Audit(request, *caller, "page/login", "", absl::OkStatus());
-  const std::string text = absl::StrCat(AbslView(token.substr(0, token.find('.'))), ".",
-                                        absl::ToUnixSeconds(clock_->Now() + kSession));
+  const std::string text =
+      absl::StrCat(AbslView(token.substr(0, token.find('.'))), ".", absl::ToUnixSeconds(clock_->Now() + kSession));
   return absl::StrCat(AbslView(kCookie), "=", text, ".", Sign(text),
                       CookieAttributes(request, absl::ToInt64Seconds(kSession)));
 }

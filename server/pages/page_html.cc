@@ -57,7 +57,8 @@ progress::-moz-progress-bar{background:var(--new)}
 .label{display:inline-block;background:var(--card);border:1px solid var(--line);border-radius:.3rem;padding:0 .4rem;margin:0 .3rem .2rem 0;font-size:.85rem;overflow-wrap:anywhere}
 .pages{display:flex;gap:1rem;margin:1rem 0}
 td{overflow-wrap:anywhere}
-td.id,td.short{white-space:nowrap}
+.id,td time{white-space:nowrap}
+table.rows td.n{padding-right:1.2rem}
 footer{color:var(--dim);font-size:.8rem;margin:2.5rem 0 1rem;border-top:1px solid var(--line);padding-top:.5rem}
 @media(max-width:44rem){
 table.rows thead{display:none}
@@ -72,13 +73,15 @@ table.rows td>div{min-width:0}
 )css";
 
 std::string CspHash(std::string_view style) {
-  return absl::StrCat("'sha256-", absl::Base64Escape(absl::HexStringToBytes(Sha256Hex(style))), "'");
+  std::string digest;
+  CHECK(absl::HexStringToBytes(Sha256Hex(style), &digest));
+  return absl::StrCat("'sha256-", absl::Base64Escape(digest), "'");
 }
 
 std::vector<std::pair<std::string, std::string>> SafeHeaders() {
   static const auto* const policy =
-      new std::string(absl::StrCat("default-src 'none'; style-src ", CspHash(ReportStyle()), " ",
-                                   CspHash(kPageStyle), "; img-src 'self'; form-action 'self'; frame-ancestors 'none'; base-uri 'none'"));
+      new std::string(absl::StrCat("default-src 'none'; style-src ", CspHash(ReportStyle()), " ", CspHash(kPageStyle),
+                                   "; img-src 'self'; form-action 'self'; frame-ancestors 'none'; base-uri 'none'"));
   return {{"Content-Security-Policy", *policy},
           {"X-Content-Type-Options", "nosniff"},
           {"X-Frame-Options", "DENY"},
@@ -114,7 +117,7 @@ Markup Element(std::string_view tag, std::string_view css, const Markup& inside)
 
 Markup ResourceLink(std::string_view kind, std::string_view id) {
   if (id.empty()) return {};
-  return Link(absl::StrCat("/", AbslView(kind), "/", UrlEncode(id)), id);
+  return Element("span", "id", Link(absl::StrCat("/", AbslView(kind), "/", UrlEncode(id)), id));
 }
 
 Markup StateBadge(const v1::Job& job) {
@@ -164,9 +167,10 @@ Markup Ago(absl::Time time, absl::Time now) {
   const absl::TimeZone utc = absl::UTCTimeZone();
   const std::string exact = absl::FormatTime("%Y-%m-%dT%H:%M:%SZ", time, utc);
   const absl::Duration age = now - time;
-  const std::string text = age < absl::Seconds(1)  ? "now"
-                           : age < absl::Hours(48) ? absl::StrCat(HumanDuration(absl::Floor(age, absl::Seconds(1))), " ago")
-                                                   : absl::FormatTime("%Y-%m-%d", time, utc);
+  const std::string text = age < absl::Seconds(1) ? "now"
+                           : age < absl::Hours(48)
+                               ? absl::StrCat(HumanDuration(absl::Floor(age, absl::Seconds(1))), " ago")
+                               : absl::FormatTime("%Y-%m-%d", time, utc);
   return {absl::StrCat("<time datetime=\"", exact, "\" title=\"", exact, "\">", text, "</time>")};
 }
 
@@ -175,9 +179,8 @@ void HtmlTable::Add(const std::vector<Markup>& cells) {
   rows_ += "<tr>";
   for (size_t i = 0; i < cells.size(); ++i) {
     const bool number = headers_[i].front() == '>';
-    absl::StrAppend(&rows_, "<td class=\"", number ? "n" : "", cells[i].html.empty() ? " none" : "",
-                    "\" data-name=\"", HtmlEscape(headers_[i].substr(number ? 1 : 0)), "\"><div>", cells[i].html,
-                    "</div></td>");
+    absl::StrAppend(&rows_, "<td class=\"", number ? "n" : "", cells[i].html.empty() ? " none" : "", "\" data-name=\"",
+                    HtmlEscape(headers_[i].substr(number ? 1 : 0)), "\"><div>", cells[i].html, "</div></td>");
   }
   rows_ += "</tr>\n";
 }
@@ -188,8 +191,8 @@ Markup HtmlTable::Render() const {
     const bool number = header.front() == '>';
     absl::StrAppend(&head, number ? "<th class=\"n\">" : "<th>", HtmlEscape(header.substr(number ? 1 : 0)), "</th>");
   }
-  return {absl::StrCat("<table class=\"rows\"><thead><tr>", head, "</tr></thead><tbody>\n", rows_,
-                       "</tbody></table>\n")};
+  return {
+      absl::StrCat("<table class=\"rows\"><thead><tr>", head, "</tr></thead><tbody>\n", rows_, "</tbody></table>\n")};
 }
 
 void HtmlList::Add(std::string_view name, const Markup& value) {
@@ -207,7 +210,8 @@ HttpResponse MakePage(int code, const PageFrame& frame, const Markup& body) {
           ? absl::StrCat("<meta http-equiv=\"refresh\" content=\"", absl::ToInt64Seconds(frame.refresh), "\">\n")
           : "",
       "<link rel=\"icon\" href=\"/icon.svg\">\n<title>", HtmlEscape(frame.title), " – quantd</title>\n<style>",
-      AbslView(ReportStyle()), "</style><style>", kPageStyle, "</style></head><body>\n<header><b><a href=\"/\">quantd</a></b>");
+      AbslView(ReportStyle()), "</style><style>", kPageStyle,
+      "</style></head><body>\n<header><b><a href=\"/\">quantd</a></b>");
   if (frame.navigation) {
     out += "<nav>";
     for (const char* name : {"jobs", "models", "datasets"}) NavigationLink(name, frame, &out);
@@ -231,8 +235,9 @@ HttpResponse MakeReportPage(std::string html) { return {.body = std::move(html),
 
 HttpResponse Icon() {
   return {.type = "image/svg+xml",
-          .body = "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 8 8\"><path fill=\"#2563c9\" "
-                  "d=\"M0 6h2v2H0zM2 4h2v4H2zM4 2h2v6H4zM6 0h2v8H6z\"/></svg>",
+          .body =
+              "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 8 8\"><path fill=\"#2563c9\" "
+              "d=\"M0 6h2v2H0zM2 4h2v4H2zM4 2h2v6H4zM6 0h2v8H6z\"/></svg>",
           .headers = SafeHeaders()};
 }
 
@@ -244,11 +249,9 @@ std::string FormValue(std::string_view form, std::string_view name) {
     std::string value;
     const absl::string_view raw = pair.substr(equals + 1);
     for (size_t i = 0; i < raw.size(); ++i) {
-      const auto hex = [&](size_t at) {
-        return at < raw.size() && absl::ascii_isxdigit(static_cast<unsigned char>(raw[at]));
-      };
-      if (raw[i] == '%' && hex(i + 1) && hex(i + 2)) {
-        value += absl::HexStringToBytes(raw.substr(i + 1, 2));
+      std::string byte;
+      if (raw[i] == '%' && i + 2 < raw.size() && absl::HexStringToBytes(raw.substr(i + 1, 2), &byte)) {
+        value += byte;
         i += 2;
       } else {
         value += raw[i] == '+' ? ' ' : raw[i];

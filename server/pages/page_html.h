@@ -6,6 +6,7 @@
 
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "absl/time/time.h"
@@ -64,9 +65,9 @@ class HtmlList {
 
 struct PageFrame {
   std::string title;
-  std::string section;           // which link of the navigation is the present one: "jobs"
-  std::string who;               // "ann of acme"; empty: no login here, or nobody logged in
-  bool workers = false;          // whether the navigation has /workers
+  std::string section;   // which link of the navigation is the present one: "jobs"
+  std::string who;       // "ann of acme"; empty: no login here, or nobody logged in
+  bool workers = false;  // whether the navigation has /workers
   bool navigation = true;
   absl::Duration refresh = absl::ZeroDuration();  // the page loads itself again after; zero: never
 };

@@ -50,8 +50,9 @@ Markup Now(const v1::Job& job) {
   const std::string percent = absl::StrFormat("%d %%", static_cast<int>(100 * progress.fraction()));
   const std::string figures = ProgressFigures(progress);
   return Element("div", "now",
-                 Element("p", "", Element("b", "", Text(progress.phase())) + Text(" " + percent) +
-                                      Text(figures.empty() ? "" : ", " + figures)) +
+                 Element("p", "",
+                         Element("b", "", Text(progress.phase())) + Text(" " + percent) +
+                             Text(figures.empty() ? "" : ", " + figures)) +
                      Markup{absl::StrFormat("<progress max=\"1\" value=\"%.3f\"></progress>", progress.fraction())} +
                      Element("p", "", Text(progress.message())) + Element("p", "steps", steps));
 }
@@ -62,13 +63,13 @@ Markup Specification(const v1::Job& job) {
   for (absl::string_view line : absl::StrSplit(MessageToJson(job.spec()), '\n')) {
     absl::StrAppend(&json, Text(StdView(line)).html, "\n");
   }
-  return Element("details", "", Element("summary", "", Text("What was asked for, as JSON")) +
-                                    Element("pre", "", Markup{json}));
+  return Element("details", "",
+                 Element("summary", "", Text("What was asked for, as JSON")) + Element("pre", "", Markup{json}));
 }
 
 }  // namespace
 
-Markup JobTable(const std::vector<v1::Job>& jobs, absl::Time now) {
+Markup JobRows(const std::vector<v1::Job>& jobs, absl::Time now) {
   if (jobs.empty()) return Element("p", "dim", Text("none"));
   HtmlTable table({"Job", "Does", "State", "Progress", "Result", "Created", ">Ran"});
   for (const v1::Job& job : jobs) {
@@ -79,7 +80,7 @@ Markup JobTable(const std::vector<v1::Job>& jobs, absl::Time now) {
   return table.Render();
 }
 
-Markup WorkerTable(const std::vector<v1::Worker>& workers, absl::Time now) {
+Markup WorkerRows(const std::vector<v1::Worker>& workers, absl::Time now) {
   if (workers.empty()) return Element("p", "dim", Text("none"));
   HtmlTable table({"Worker", "State", "Runs", ">Slots", ">Threads", ">Memory", "ISA", "Build", "Heard"});
   for (const v1::Worker& worker : workers) {
@@ -97,23 +98,23 @@ Markup WorkerTable(const std::vector<v1::Worker>& workers, absl::Time now) {
   return table.Render();
 }
 
-Markup ModelTable(const std::vector<v1::Model>& models, absl::Time now) {
+Markup ModelRows(const std::vector<v1::Model>& models, absl::Time now) {
   if (models.empty()) return Element("p", "dim", Text("none"));
   HtmlTable table({"Name", "Id", "Format", ">Size", "Made by", "Created"});
   for (const v1::Model& model : models) {
-    table.Add({Name("models", model.id(), model.name()), Text(model.id()),
+    table.Add({Name("models", model.id(), model.name()), Element("span", "id", Text(model.id())),
                Text(ShortEnumName(*v1::ModelFormat_descriptor(), model.format())), Text(HumanBytes(model.size_bytes())),
                ResourceLink("jobs", model.source_job_id()), Ago(FromProto(model.create_time()), now)});
   }
   return table.Render();
 }
 
-Markup DatasetTable(const std::vector<v1::Dataset>& datasets, absl::Time now) {
+Markup DatasetRows(const std::vector<v1::Dataset>& datasets, absl::Time now) {
   if (datasets.empty()) return Element("p", "dim", Text("none"));
   HtmlTable table({"Name", "Id", ">Size", "Created"});
   for (const v1::Dataset& dataset : datasets) {
-    table.Add({Name("datasets", dataset.id(), dataset.name()), Text(dataset.id()), Text(HumanBytes(dataset.size_bytes())),
-               Ago(FromProto(dataset.create_time()), now)});
+    table.Add({Name("datasets", dataset.id(), dataset.name()), Element("span", "id", Text(dataset.id())),
+               Text(HumanBytes(dataset.size_bytes())), Ago(FromProto(dataset.create_time()), now)});
   }
   return table.Render();
 }
@@ -145,8 +146,8 @@ std::string EvaluationOf(const v1::Job& job) {
 }
 
 Markup JobFacts(const v1::Job& job, const JobNames& names, absl::Time now) {
-  Markup out = Element("h1", "", Text(absl::StrCat(JobTitle(job), " ")) + StateBadge(job)) +
-               Element("p", "sub", Text(job.id()));
+  Markup out =
+      Element("h1", "", Text(absl::StrCat(JobTitle(job), " ")) + StateBadge(job)) + Element("p", "sub", Text(job.id()));
   if (job.state() == v1::JOB_STATE_RUNNING || job.state() == v1::JOB_STATE_CANCELLING) out = out + Now(job);
   if (job.has_error()) out = out + Element("p", "error", Text(ErrorText(job.error())));
   HtmlList facts;
@@ -169,7 +170,8 @@ Markup JobFacts(const v1::Job& job, const JobNames& names, absl::Time now) {
   if (job.has_expire_time()) facts.Add("kept until", Moment(FromProto(job.expire_time())));
   const std::map<std::string, std::string> sorted(job.spec().labels().begin(), job.spec().labels().end());
   Markup labels;
-  for (const auto& [key, value] : sorted) labels = labels + Element("span", "label", Text(absl::StrCat(key, "=", value)));
+  for (const auto& [key, value] : sorted)
+    labels = labels + Element("span", "label", Text(absl::StrCat(key, "=", value)));
   facts.Add("labels", labels);
   facts.Add("trace", Text(job.traceparent()));
   return out + facts.Render() + Specification(job);

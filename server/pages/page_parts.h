@@ -14,10 +14,10 @@
 
 namespace quant {
 
-Markup JobTable(const std::vector<v1::Job>& jobs, absl::Time now);
-Markup WorkerTable(const std::vector<v1::Worker>& workers, absl::Time now);
-Markup ModelTable(const std::vector<v1::Model>& models, absl::Time now);
-Markup DatasetTable(const std::vector<v1::Dataset>& datasets, absl::Time now);
+Markup JobRows(const std::vector<v1::Job>& jobs, absl::Time now);
+Markup WorkerRows(const std::vector<v1::Worker>& workers, absl::Time now);
+Markup ModelRows(const std::vector<v1::Model>& models, absl::Time now);
+Markup DatasetRows(const std::vector<v1::Dataset>& datasets, absl::Time now);
 
 // Links to the lists of one state each; `state` is the present one ("running", "" for all).
 Markup StateFilter(const std::string& state);

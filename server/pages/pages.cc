@@ -1,8 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "server/pages/pages.h"
 
-#include <map>
-#include <optional>
 #include <string>
 #include <utility>
 
@@ -36,7 +34,7 @@ constexpr char kListDatasets[] = "/quant.v1.ArtifactService/ListDatasets";
 constexpr char kGetDataset[] = "/quant.v1.ArtifactService/GetDataset";
 constexpr char kListWorkers[] = "/quant.v1.WorkerService/ListWorkers";
 
-constexpr int kNewest = 10;   // rows of a list on the first page
+constexpr int kNewest = 10;  // rows of a list on the first page
 constexpr int kPageSize = 50;
 constexpr absl::Duration kRefresh = absl::Seconds(5);
 
@@ -177,18 +175,18 @@ class Pages::Impl {
     v1::ListJobsRequest jobs;
     jobs.set_page_size(kNewest);
     ASSIGN_OR_RETURN(const v1::ListJobsResponse newest, options_.queue->List(caller, jobs));
-    Markup body = Element("h1", "", Text("Jobs")) + JobTable({newest.jobs().begin(), newest.jobs().end()}, now);
+    Markup body = Element("h1", "", Text("Jobs")) + JobRows({newest.jobs().begin(), newest.jobs().end()}, now);
     if (!newest.next_page_token().empty()) body = body + Element("p", "pages", Link("/jobs", "all jobs"));
     if (frame.workers) {
       const v1::ListWorkersResponse workers = options_.queue->ListWorkers();
       body = body + Element("h2", "", Text("Workers")) +
-             WorkerTable({workers.workers().begin(), workers.workers().end()}, now);
+             WorkerRows({workers.workers().begin(), workers.workers().end()}, now);
     }
     v1::ListModelsRequest models;
     models.set_page_size(kNewest);
     ASSIGN_OR_RETURN(const v1::ListModelsResponse made, options_.artifacts->ListModels(caller, models));
-    body = body + Element("h2", "", Text("Newest models")) +
-           ModelTable({made.models().begin(), made.models().end()}, now);
+    body =
+        body + Element("h2", "", Text("Newest models")) + ModelRows({made.models().begin(), made.models().end()}, now);
     return MakePage(200, frame, body);
   }
 
@@ -216,7 +214,7 @@ class Pages::Impl {
     ASSIGN_OR_RETURN(const v1::ListJobsResponse page, options_.queue->List(caller, list));
     if (list.page_token().empty() && state.empty()) SetRefresh(request, &frame);
     const Markup body = Element("h1", "", Text("Jobs")) + StateFilter(state) +
-                        JobTable({page.jobs().begin(), page.jobs().end()}, options_.clock->Now()) +
+                        JobRows({page.jobs().begin(), page.jobs().end()}, options_.clock->Now()) +
                         PageLinks("/jobs", state.empty() ? "" : absl::StrCat("state=", UrlEncode(state)),
                                   list.page_token().empty(), page.next_page_token());
     return MakePage(200, frame, body);
@@ -278,7 +276,7 @@ class Pages::Impl {
     ASSIGN_OR_RETURN(const v1::ListModelsResponse page, options_.artifacts->ListModels(caller, list));
     return MakePage(200, Frame("Models", "models", &caller),
                     Element("h1", "", Text("Models")) +
-                        ModelTable({page.models().begin(), page.models().end()}, options_.clock->Now()) +
+                        ModelRows({page.models().begin(), page.models().end()}, options_.clock->Now()) +
                         PageLinks("/models", "", list.page_token().empty(), page.next_page_token()));
   }
 
@@ -290,7 +288,7 @@ class Pages::Impl {
     ASSIGN_OR_RETURN(const v1::ListDatasetsResponse page, options_.artifacts->ListDatasets(caller, list));
     return MakePage(200, Frame("Datasets", "datasets", &caller),
                     Element("h1", "", Text("Datasets")) +
-                        DatasetTable({page.datasets().begin(), page.datasets().end()}, options_.clock->Now()) +
+                        DatasetRows({page.datasets().begin(), page.datasets().end()}, options_.clock->Now()) +
                         PageLinks("/datasets", "", list.page_token().empty(), page.next_page_token()));
   }
 
@@ -313,7 +311,7 @@ class Pages::Impl {
     const v1::ListWorkersResponse workers = options_.queue->ListWorkers();
     return MakePage(200, frame,
                     Element("h1", "", Text("Workers")) +
-                        WorkerTable({workers.workers().begin(), workers.workers().end()}, options_.clock->Now()));
+                        WorkerRows({workers.workers().begin(), workers.workers().end()}, options_.clock->Now()));
   }
 
   const PagesOptions options_;

@@ -253,6 +253,7 @@ void JobQueue::Deliver(const Grant& grant) {
     grant.callback(std::move(response));
     return;
   }
+  const LogScope scope(LogFieldsOf(grant.job));
   LOG(WARNING) << "queue: job " << grant.job.id() << " cannot be sent: " << filled;
   v1::CompleteJobRequest end;
   end.set_worker_id(grant.job.worker_id());
@@ -335,6 +336,7 @@ v1::LeaseCommand JobQueue::Hear(const std::string& worker_id, const v1::LeasePro
       }
       if (now - live->progress_saved >= options_.progress_save) {
         live->progress_saved = now;
+        const LogScope scope(LogFieldsOf(job));
         const absl::Status saved = store_->Update(live->row, VersionOf(live->row));
         LOG_IF(WARNING, !saved.ok()) << "queue: saving the progress of job " << job.id() << ": " << saved;
         if (absl::IsAborted(saved)) {  // another server has moved it on: cancelled, perhaps
