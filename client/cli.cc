@@ -16,7 +16,9 @@
 #include "absl/strings/str_join.h"
 #include "absl/strings/str_split.h"
 #include "client/command.h"
+#include "common/logging.h"
 #include "common/strings.h"
+#include "common/trace_context.h"
 
 namespace quant {
 namespace {
@@ -37,7 +39,7 @@ constexpr char kOutro[] =
     "  --help                help on everything, a group or a command\n"
     "  --version             prints the version\n"
     "\n"
-    "$QUANT_TOKEN may hold the token itself.\n"
+    "$QUANT_TOKEN may hold the token itself. $TRACEPARENT (W3C Trace Context) names the trace of the calls.\n"
     "Exit status: 0 done, 1 the job failed or the server refused, 2 wrong usage, 3 server not reachable,\n"
     "130 stopped by Ctrl-C.\n"
     "\n"
@@ -268,6 +270,10 @@ int RunCommand(Command& command, const std::vector<std::string>& args, const Cli
   absl::StatusOr<Client> client = Client::Create(std::move(options));
   if (!client.ok()) return Wrong(environment, StdView(client.status().message()), program);
   const std::string server = client->server();
+  // All calls of one run are of one trace: the caller's, or a new one.
+  std::string trace = ParseTraceparent(environment.getenv("TRACEPARENT"));
+  if (trace.empty()) trace = NewTraceparent();
+  const LogScope scope({.traceparent = trace});
   Session session(*std::move(client), *form, environment.out, environment.err);
   absl::StatusOr<int> exit = command.Run(session, arguments);
   return exit.ok() ? *exit : Fail(environment, exit.status(), server);

@@ -13,6 +13,7 @@
 #include "absl/time/clock.h"
 #include "common/error_detail.h"
 #include "common/grpc_status.h"
+#include "common/logging.h"
 #include "common/net.h"
 #include "common/status_macros.h"
 #include "quant/v1/artifacts.grpc.pb.h"
@@ -101,7 +102,10 @@ struct Client::Rep {
     transfer.call_deadline = options.call_deadline;
     transfer.retry.give_up_after = options.long_patience;
     transfer.retry.cancelled = std::move(cancelled);
-    transfer.prepare = [auth = auth](grpc::ClientContext& context) { auth->Prepare(context); };
+    transfer.prepare = [auth = auth, fields = LogScope::Current()](grpc::ClientContext& context) {
+      const LogScope scope(fields);  // transfers have threads of their own
+      auth->Prepare(context);
+    };
     return transfer;
   }
 
@@ -240,11 +244,6 @@ absl::StatusOr<v1::Worker> Client::DrainWorker(const std::string& id) {
   request.set_id(id);
   ASSIGN_OR_RETURN(auto response, rep_->Call(*rep_->workers, &v1::WorkerService::Stub::DrainWorker, request));
   return std::move(*response.mutable_worker());
-}
-
-bool IsSettled(const v1::Job& job) {
-  return job.state() == v1::JOB_STATE_SUCCEEDED || job.state() == v1::JOB_STATE_FAILED ||
-         job.state() == v1::JOB_STATE_CANCELLED || job.state() == v1::JOB_STATE_DEAD;
 }
 
 // One stream, until it ends. Asynchronous inside, so that a cancellation or a silent server is noticed while waiting.

@@ -20,6 +20,7 @@
 #include "absl/time/time.h"
 #include "common/client_auth.h"
 #include "common/transfer/transfer.h"
+#include "common/view/job_view.h"
 
 namespace quant {
 
@@ -101,9 +102,6 @@ class Client {
   explicit Client(std::unique_ptr<Rep> rep);
   std::unique_ptr<Rep> rep_;
 };
-
-// True for states in which a watch ends.
-bool IsSettled(const v1::Job& job);
 
 }  // namespace quant
 

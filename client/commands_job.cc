@@ -9,60 +9,20 @@
 #include "absl/strings/str_format.h"
 #include "absl/time/clock.h"
 #include "client/command.h"
-#include "client/json.h"
-#include "client/proto_fields.h"
-#include "client/report_view.h"
+#include "client/report_text.h"
 #include "client/submit.h"
 #include "common/proto_time.h"
 #include "common/status_macros.h"
 #include "common/strings.h"
+#include "common/view/job_view.h"
+#include "common/view/json.h"
+#include "common/view/proto_fields.h"
+#include "common/view/report_view.h"
 #include "quant/v1/jobs.pb.h"
 #include "quant/v1/report.pb.h"
 
 namespace quant {
 namespace {
-
-std::string StateName(const v1::Job& job) { return ShortEnumName(*v1::JobState_descriptor(), job.state()); }
-
-std::string ModelOf(const v1::Job& job) {
-  switch (job.spec().kind_case()) {
-    case v1::JobSpec::kQuantize:
-      return job.spec().quantize().model_id();
-    case v1::JobSpec::kCalibrate:
-      return job.spec().calibrate().model_id();
-    case v1::JobSpec::kBenchmark:
-      return job.spec().benchmark().model_id();
-    case v1::JobSpec::kAnalyze:
-      return job.spec().analyze().model_id();
-    case v1::JobSpec::kTune:
-      return job.spec().tune().model_id();
-    case v1::JobSpec::KIND_NOT_SET:
-      break;
-  }
-  return "";
-}
-
-// Time from the newest start to the end, or to now; "-" when it has not started.
-std::string RunTime(const v1::Job& job) {
-  if (!job.has_start_time()) return "-";
-  const absl::Time end = job.has_end_time() && IsSettled(job) ? FromProto(job.end_time()) : absl::Now();
-  return HumanDuration(std::max(end - FromProto(job.start_time()), absl::ZeroDuration()));
-}
-
-std::string ErrorText(const v1::JobError& error) {
-  return absl::StrCat(error.reason(), error.phase().empty() ? "" : absl::StrCat(" in ", error.phase()), ": ",
-                      error.message());
-}
-
-std::string ProgressText(const v1::Job& job) {
-  if (job.state() == v1::JOB_STATE_RETRY_WAIT && job.has_retry_time()) {
-    return absl::StrCat("tries again in ",
-                        HumanDuration(std::max(FromProto(job.retry_time()) - absl::Now(), absl::ZeroDuration())));
-  }
-  if (job.state() != v1::JOB_STATE_RUNNING && job.state() != v1::JOB_STATE_CANCELLING) return "";
-  if (job.progress().phase().empty()) return "starting";
-  return absl::StrFormat("%s %d%%", job.progress().phase(), static_cast<int>(100 * job.progress().fraction()));
-}
 
 std::string JobText(const v1::Job& job) {
   std::string out;
@@ -79,7 +39,8 @@ std::string JobText(const v1::Job& job) {
   if (job.has_expire_time())
     line("kept until", absl::FormatTime(absl::RFC3339_sec, FromProto(job.expire_time()), absl::UTCTimeZone()));
   if (job.state() == v1::JOB_STATE_RUNNING || job.state() == v1::JOB_STATE_CANCELLING) {
-    line("progress", absl::StrCat(ProgressText(job), "  ", job.progress().message()));
+    line("progress", absl::StrCat(ProgressText(job, absl::Now()), "  ", ProgressFigures(job.progress()), "  ",
+                                  job.progress().message()));
     line("worker", job.worker_id());
   }
   if (job.has_error()) line("error", ErrorText(job.error()));
@@ -87,8 +48,9 @@ std::string JobText(const v1::Job& job) {
   line("created", HumanTime(FromProto(job.create_time())));
   if (job.has_start_time()) line("started", HumanTime(FromProto(job.start_time())));
   if (job.has_end_time()) line("ended", HumanTime(FromProto(job.end_time())));
-  if (job.has_retry_time() && job.state() == v1::JOB_STATE_RETRY_WAIT) line("retry", ProgressText(job));
-  line("run time", RunTime(job) == "-" ? "" : RunTime(job));
+  if (job.has_retry_time() && job.state() == v1::JOB_STATE_RETRY_WAIT) line("retry", ProgressText(job, absl::Now()));
+  line("run time", RunTime(job, absl::Now()) == "-" ? "" : RunTime(job, absl::Now()));
+  line("trace", job.traceparent());
   std::map<std::string, std::string> labels(job.spec().labels().begin(), job.spec().labels().end());
   for (const auto& [key, value] : labels) line("label", absl::StrCat(key, "=", value));
   return out;
@@ -114,10 +76,13 @@ absl::StatusOr<int> Watch(Session& session, const std::string& id) {
               line.Note(absl::StrCat("attempt ", attempt, " ended with ", ErrorText(job.error())));
             }
             if (job.state() == v1::JOB_STATE_RUNNING && !job.progress().phase().empty()) {
-              line.Update(job.progress().phase(), job.progress().fraction(), job.progress().message());
+              const std::string figures = ProgressFigures(job.progress());
+              line.Update(job.progress().phase(), job.progress().fraction(),
+                          absl::StrCat(figures, figures.empty() ? "" : "  ", job.progress().message()));
             } else {
-              line.Update(absl::AsciiStrToLower(StateName(job)), 0,
-                          job.state() == v1::JOB_STATE_QUEUED ? "waiting for a worker" : ProgressText(job));
+              line.Update(
+                  absl::AsciiStrToLower(StateName(job)), 0,
+                  job.state() == v1::JOB_STATE_QUEUED ? "waiting for a worker" : ProgressText(job, absl::Now()));
             }
           },
       .note = [&](const std::string& text) { line.Note(text); },
@@ -134,7 +99,7 @@ absl::StatusOr<int> Watch(Session& session, const std::string& id) {
       [&] {
         return absl::StrCat(
             "job ", Printable(id), " ", StateName(*job),
-            RunTime(*job) == "-" ? "" : absl::StrCat(" after ", RunTime(*job)),
+            RunTime(*job, absl::Now()) == "-" ? "" : absl::StrCat(" after ", RunTime(*job, absl::Now())),
             job->result_model_id().empty() ? "" : absl::StrCat(", result ", Printable(job->result_model_id())),
             job->cached_from().empty() ? "" : absl::StrCat(", answered from job ", Printable(job->cached_from())));
       });
@@ -223,8 +188,8 @@ class List : public Command {
                    {"RAN", kRight}});
       for (const v1::Job& job : jobs) {
         table.Add({job.id(), JobTitle(job), StateName(job),
-                   job.has_error() && IsSettled(job) ? job.error().reason() : ProgressText(job), ModelOf(job),
-                   HumanTime(FromProto(job.create_time())), RunTime(job)});
+                   job.has_error() && IsSettled(job) ? job.error().reason() : ProgressText(job, absl::Now()),
+                   ModelOf(job), HumanTime(FromProto(job.create_time())), RunTime(job, absl::Now())});
       }
       session.Print(table.Render(session.width()));
     }

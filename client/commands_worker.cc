@@ -4,9 +4,9 @@
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "client/command.h"
-#include "client/json.h"
 #include "common/proto_time.h"
 #include "common/status_macros.h"
+#include "common/view/json.h"
 #include "quant/v1/workers.pb.h"
 
 namespace quant {

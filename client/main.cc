@@ -5,16 +5,14 @@
 #include <vector>
 
 #include "absl/base/log_severity.h"
-#include "absl/log/globals.h"
-#include "absl/log/initialize.h"
 #include "client/cli.h"
 #include "common/build_info.h"
+#include "common/logging.h"
 #include "common/transfer/transfer.h"
 
 int main(int argc, char** argv) {
   quant::KeepMemoryForMessages();
-  absl::SetStderrThreshold(absl::LogSeverityAtLeast::kError);  // stderr is for people
-  absl::InitializeLog();
+  quant::InitLogging("quantctl", absl::LogSeverityAtLeast::kError);  // stderr is for people
   quant::CliEnvironment environment;
   environment.version = quant::BuildVersion();
   environment.getenv = [](const char* name) {

@@ -10,8 +10,8 @@
 #include <string>
 
 #include "absl/strings/str_cat.h"
-#include "client/json.h"
 #include "common/strings.h"
+#include "common/view/json.h"
 #include "quant/v1/recipe.pb.h"
 
 namespace quant {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Reads what --recipe names: a quant.v1.Recipe as JSON (client/json.h) or as protobuf text.
+// Reads what --recipe names: a quant.v1.Recipe as JSON (common/view/json.h) or as protobuf text.
 #ifndef QUANT_CLIENT_RECIPE_FILE_H_
 #define QUANT_CLIENT_RECIPE_FILE_H_
 

@@ -13,9 +13,10 @@
 #include "absl/strings/str_join.h"
 #include "absl/strings/str_replace.h"
 #include "absl/strings/str_split.h"
-#include "client/proto_fields.h"
 #include "common/status_macros.h"
 #include "common/strings.h"
+#include "common/view/method_name.h"
+#include "common/view/proto_fields.h"
 #include "quant/v1/recipe.pb.h"
 
 namespace quant {
@@ -197,19 +198,6 @@ const std::vector<std::string>& MethodNames() {
   return *names;
 }
 
-std::string MethodName(const v1::Recipe& recipe) {
-  switch (recipe.method_case()) {
-    case v1::Recipe::METHOD_NOT_SET:
-      return "";
-    case v1::Recipe::kStaticInt8:
-      return "static";
-    case v1::Recipe::kHalf:
-      return recipe.half().type() == v1::HALF_TYPE_BF16 ? "bf16" : "fp16";
-    default:
-      return v1::Recipe::descriptor()->FindFieldByNumber(recipe.method_case())->name();
-  }
-}
-
 absl::Status SetMethod(std::string_view name, v1::Recipe& recipe) {
   const auto& names = MethodNames();
   if (std::find(names.begin(), names.end(), name) == names.end()) {
@@ -278,7 +266,7 @@ absl::Status RecipeFlags::Apply(const FlagSet& flags, RecipeParts parts, std::st
     }
     if (absl::Status status = SetMethod(Value("method"), recipe); !status.ok()) return Wrong("method", status);
   }
-  const std::string method = MethodName(recipe);
+  const std::string method(MethodName(recipe));
   if (parts == RecipeParts::kAll && method.empty()) {
     return absl::InvalidArgumentError(absl::StrCat("no method: give --method, one of ",
                                                    absl::StrJoin(MethodNames(), ", "), ", or a --recipe that has one"));

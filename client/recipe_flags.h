@@ -23,9 +23,6 @@ class Recipe;
 // What --method takes, in the order they are shown: "dynamic", "static", …, "hqq".
 const std::vector<std::string>& MethodNames();
 
-// The name of the recipe's method as --method takes it ("static", "bf16"); "" when it has none.
-std::string MethodName(const v1::Recipe& recipe);
-
 // Gives the recipe this method with its defaults, unless it has the same one already: then its options stay.
 //   INVALID_ARGUMENT: no such method; lists them.
 absl::Status SetMethod(std::string_view name, v1::Recipe& recipe);

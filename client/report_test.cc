@@ -8,8 +8,9 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
-#include "client/report_view.h"
+#include "client/report_text.h"
 #include "client/terminal.h"
+#include "common/view/report_view.h"
 #include "quant/v1/jobs.pb.h"
 #include "quant/v1/report.pb.h"
 
@@ -173,6 +174,44 @@ TEST(ReportHtmlTest, ShowsWhatTheReportHas) {
   for (const char* part : {"<script", "http:", "https:", "src=", "href=", "@import", "url("}) {
     EXPECT_THAT(html, Not(HasSubstr(part)));
   }
+}
+
+TEST(ReportHtmlTest, MapsBitsInRowsOfBlocks) {
+  v1::Report report;
+  for (int block = 0; block < 2; ++block) {
+    for (const char* name : {"attn.q", "attn.k", "mlp.up"}) {
+      v1::Layer& layer = *report.add_layers();
+      layer.set_name(absl::StrCat("model.layers.", block, ".", name));
+      layer.set_method("gptq");
+      layer.set_bits(4);
+    }
+  }
+  report.mutable_layers(4)->set_method("fp32");
+  report.mutable_layers(5)->set_fallback("worse than rtn");
+  std::string html = ReportHtml(report, ExampleJob());
+  EXPECT_THAT(html,
+              AllOf(HasSubstr("<span>model.layers.0</span><div class=\"cells\">"),
+                    HasSubstr("<span class=\"bit b4\" title=\"model.layers.0.attn.q: gptq, 4 bits\">4</span>"),
+                    HasSubstr("<span>model.layers.1</span>"),
+                    HasSubstr("model.layers.1.attn.k: left in floating point\">fp</span>"),
+                    HasSubstr("class=\"bit b4 fb\" title=\"model.layers.1.mlp.up: gptq, 4 bits; worse than rtn\"")));
+  // Names without blocks: one row.
+  for (int i = 0; i < 6; ++i) report.mutable_layers(i)->set_name(absl::StrCat("conv", i));
+  html = ReportHtml(report, ExampleJob());
+  EXPECT_THAT(html, HasSubstr("<div class=\"map flat\">\n<div class=\"cells\"><span class=\"bit b4\""));
+}
+
+TEST(ReportHtmlTest, DrawsIntervalsAndDistributions) {
+  v1::Report report = ExampleReport();
+  const std::string html = ReportHtml(report, ExampleJob());
+  EXPECT_THAT(html, AllOf(HasSubstr("Change with its 95 % interval"), HasSubstr("-0.12 (-0.4 to +0.16)"),
+                          HasSubstr("0.58 · 0.62 · 0.7 ms"), HasSubstr("0.39 · 0.43 · 0.5 ms")));
+  // The interval from -0.40 to +0.16 on an axis of 0.44 to each side: 4.5 % to 68.2 %.
+  EXPECT_THAT(html, HasSubstr("<rect class=\"new pale\" x=\"4.55\" y=\"1\" width=\"63.64\" height=\"8\"/>"));
+  report.mutable_metrics(0)->set_high(std::nan(""));
+  report.mutable_latency()->mutable_original()->set_std_ms(std::nan(""));
+  report.mutable_latency()->mutable_quantized()->set_p99_ms(std::numeric_limits<double>::infinity());
+  EXPECT_THAT(ReportHtml(report, ExampleJob()), AllOf(Not(HasSubstr("=\"nan")), Not(HasSubstr("=\"inf"))));
 }
 
 TEST(ReportHtmlTest, EveryTextFromTheReportIsEscaped) {

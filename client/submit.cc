@@ -7,12 +7,12 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "absl/strings/str_split.h"
-#include "client/proto_fields.h"
 #include "client/recipe_file.h"
 #include "common/proto_time.h"
 #include "common/random_id.h"
 #include "common/status_macros.h"
 #include "common/strings.h"
+#include "common/view/proto_fields.h"
 #include "quant/v1/jobs.pb.h"
 
 namespace quant {

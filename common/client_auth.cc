@@ -7,9 +7,12 @@
 
 #include "absl/log/log.h"
 #include "absl/strings/str_cat.h"
+#include "common/logging.h"
 #include "common/net.h"
+#include "common/random_id.h"
 #include "common/status_macros.h"
 #include "common/strings.h"
+#include "common/trace_context.h"
 
 namespace quant {
 namespace {
@@ -89,6 +92,10 @@ absl::Status ClientAuth::ReadToken() {
 }
 
 void ClientAuth::Prepare(grpc::ClientContext& context) {
+  context.AddMetadata("x-request-id", RandomId("r-"));
+  if (const std::string trace = LogScope::Current().traceparent; !trace.empty()) {
+    context.AddMetadata(kTraceparentHeader, trace);
+  }
   MutexLock lock(&mu_);
   if (!file_.empty()) {
     const absl::Status status = ReadToken();

@@ -40,7 +40,8 @@ class ClientAuth {
   static absl::StatusOr<std::shared_ptr<ClientAuth>> Create(const ClientAuthOptions& options, const std::string& host);
 
   const std::shared_ptr<grpc::ChannelCredentials>& channel_credentials() const { return credentials_; }
-  // Adds the token to a call.
+  // Adds the token to a call, a request id of its own (x-request-id), and the trace of the calling thread's LogScope,
+  // if it has one (traceparent).
   void Prepare(grpc::ClientContext& context);
 
  private:

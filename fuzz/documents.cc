@@ -4,10 +4,11 @@
 #include <string_view>
 
 #include "absl/log/check.h"
-#include "client/json.h"
 #include "client/recipe_file.h"
-#include "client/report_view.h"
+#include "client/report_text.h"
 #include "common/proto_time.h"
+#include "common/view/json.h"
+#include "common/view/report_view.h"
 #include "fuzz/fuzz_target.h"
 #include "quant/v1/jobs.pb.h"
 #include "quant/v1/recipe.pb.h"

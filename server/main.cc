@@ -8,14 +8,12 @@
 #include <string>
 #include <vector>
 
-#include "absl/base/log_severity.h"
-#include "absl/log/globals.h"
-#include "absl/log/initialize.h"
 #include "absl/log/log.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "common/build_info.h"
 #include "common/flags.h"
+#include "common/logging.h"
 #include "common/net.h"
 #include "common/probe.h"
 #include "common/shutdown.h"
@@ -39,6 +37,7 @@ struct Flags {
   std::string tokens;
   std::string limits;
   std::string audit;
+  std::string log_format = "text";
   bool version = false;
   ServerOptions options;
   FlagSet set{"quantd",
@@ -53,7 +52,9 @@ struct Flags {
     set.Add("data", &data, "DIR",
             "Folder of the databases and blobs; made when missing. One quantd at a time uses it. Required.");
     set.Add("metrics", &metrics, "ADDR:PORT",
-            "Serve /metrics (Prometheus), /healthz and /readyz over HTTP here. Off by default.");
+            "Serve /metrics (Prometheus), /healthz, /readyz and the status pages for a browser over HTTP here; the "
+            "pages want a "
+            "token where there are --tokens. Off by default.");
     set.Add("store", &store, "sqlite|postgres://…",
             "Where jobs and the lists of models and datasets are kept: in the data folder, or in PostgreSQL. Several "
             "quantd may use one database, with a --data each and the same --blobs.");
@@ -88,6 +89,7 @@ struct Flags {
             "What each tenant may use (JSON; see docs/security.md), followed while running.");
     set.Add("audit-log", &audit, "FILE",
             "Append who did what to this file, one JSON object a line. SIGHUP opens it anew after a rotation.");
+    set.Add("log-format", &log_format, "text|json", "How lines on stderr are written; see docs/logs.md.");
     set.Add("version", &version, "", "Print the version and exit.");
     set.SetEpilog(R"(Examples:
   quantd --listen 127.0.0.1:9000 --data ~/quantd
@@ -144,6 +146,8 @@ absl::Status Check(Flags* flags) {
     return absl::InvalidArgumentError(
         absl::StrCat("--job-retention must be 1m or more, not ", absl::FormatDuration(flags->options.job_retention)));
   }
+  ASSIGN_OR_RETURN(const LogFormat format, ParseLogFormat(flags->log_format));
+  SetLogFormat(format);
   flags->options.data = flags->data;
   flags->options.tokens = flags->tokens;
   flags->options.limits = flags->limits;
@@ -174,8 +178,7 @@ int Main(const std::vector<std::string>& args) {
   ShutdownSignal shutdown(ShutdownSignal::Hangup::kCallback);  // before any thread
   std::signal(SIGPIPE, SIG_IGN);
   ::umask(077);  // the data folder holds other people's models
-  absl::SetStderrThreshold(absl::LogSeverityAtLeast::kInfo);
-  absl::InitializeLog();
+  InitLogging("quantd");
 
   Flags flags;
   absl::Status status = flags.set.Parse(args, nullptr);

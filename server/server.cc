@@ -41,6 +41,7 @@
 #include "server/http/http_server.h"
 #include "server/metrics/grpc_metrics.h"
 #include "server/metrics/server_metrics.h"
+#include "server/pages/pages.h"
 #include "server/queue/queue.h"
 #include "server/store/artifact_store.h"
 #include "server/store/postgres.h"
@@ -307,14 +308,28 @@ class Server::Impl {
     }
     address_ = Shown(options_.listen, port);
     for (const char* service : kServices) grpc_->GetHealthCheckService()->SetServingStatus(service, true);
-    if (options_.metrics.has_value()) {
-      ASSIGN_OR_RETURN(http_,
-                       HttpServer::Start(*options_.metrics, {.metrics = [this] { return metrics_.Serialize(); },
-                                                             .ready = [this]() -> absl::Status {
-                                                               if (!draining_) return absl::OkStatus();
-                                                               return absl::UnavailableError("the server is stopping");
-                                                             }}));
+    return options_.metrics.has_value() ? ServeHttp() : absl::OkStatus();
+  }
+
+  absl::Status ServeHttp() {
+    HttpHandlers handlers{.metrics = [this] { return metrics_.Serialize(); },
+                          .ready = [this]() -> absl::Status {
+                            if (!draining_) return absl::OkStatus();
+                            return absl::UnavailableError("the server is stopping");
+                          }};
+    // Where certificates alone let in, a page cannot tell who asks.
+    if (options_.tls.ca.empty() || authenticator_ != nullptr) {
+      pages_ = std::make_unique<Pages>(PagesOptions{.queue = queue_.get(),
+                                                    .artifacts = artifacts_.get(),
+                                                    .clock = &SystemClock(),
+                                                    .access = {.authenticator = authenticator_.get(),
+                                                               .limiter = limiter_.get(),
+                                                               .audit = audit_.get(),
+                                                               .insecure_tokens = options_.insecure_tokens,
+                                                               .open_to_network = !IsLoopback(options_.listen.host)}});
+      handlers.page = [this](const HttpRequest& request) { return pages_->Answer(request); };
     }
+    ASSIGN_OR_RETURN(http_, HttpServer::Start(*options_.metrics, std::move(handlers)));
     return absl::OkStatus();
   }
 
@@ -354,6 +369,7 @@ class Server::Impl {
   std::unique_ptr<grpc::Server> grpc_;
   HostPort address_;
   std::atomic<bool> draining_{false};
+  std::unique_ptr<Pages> pages_;
   std::unique_ptr<HttpServer> http_;
   Mutex mu_;
   CondVar stop_;

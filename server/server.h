@@ -33,7 +33,7 @@ namespace quant {
 
 struct ServerOptions {
   HostPort listen{"127.0.0.1", 9000};          // gRPC; port 0: any free one
-  std::optional<HostPort> metrics;             // HTTP: /metrics, /healthz, /readyz
+  std::optional<HostPort> metrics;             // HTTP: /metrics, /healthz, /readyz, the status pages
   std::filesystem::path data;                  // made when missing
   std::filesystem::path blobs;                 // empty: in `data`
   std::optional<S3Options> s3_blobs;           // instead of a folder

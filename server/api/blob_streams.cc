@@ -105,6 +105,7 @@ class WriteBlobReactor : public grpc::ServerReadReactor<v1::WriteBlobRequest> {
       // What the disk took before the error stays, unless the bytes themselves were wrong.
       if (writer_ != nullptr && reason != "BLOB_DIGEST_MISMATCH") {
         if (const auto committed = writer_->Commit(); !committed.ok()) {
+          const LogScope scope(LogFieldsOf(context_));
           LOG(WARNING) << "upload ended by an error, and so did its commit: " << committed.status();
         }
       } else if (writer_ != nullptr && streams_->metrics != nullptr) {

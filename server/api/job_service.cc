@@ -25,6 +25,7 @@ grpc::ServerUnaryReactor* Reply(grpc::CallbackServerContext* context, const absl
 // Calls `work` on behalf of the caller, and puts the job that it returns into the response.
 template <typename Response, typename Work>
 grpc::ServerUnaryReactor* ReplyJob(grpc::CallbackServerContext* context, Response* response, Work work) {
+  const LogScope scope(LogFieldsOf(context));
   const absl::StatusOr<Principal> caller = CallerOf(context);
   if (!caller.ok()) return Reply(context, caller.status());
   absl::StatusOr<v1::Job> job = work(*caller);
@@ -173,7 +174,9 @@ class JobService::Impl final : public v1::JobService::CallbackService {
 
   grpc::ServerUnaryReactor* SubmitJob(grpc::CallbackServerContext* context, const v1::SubmitJobRequest* request,
                                       v1::SubmitJobResponse* response) override {
-    return ReplyJob(context, response, [&](const Principal& caller) { return queue_->Submit(caller, *request); });
+    return ReplyJob(context, response, [&](const Principal& caller) {
+      return queue_->Submit(caller, *request, LogFieldsOf(context).traceparent);
+    });
   }
   grpc::ServerUnaryReactor* GetJob(grpc::CallbackServerContext* context, const v1::GetJobRequest* request,
                                    v1::GetJobResponse* response) override {

@@ -36,6 +36,7 @@ class LeaseReactor : public grpc::ServerUnaryReactor {
       Finish(ToGrpc(caller.status()));
       return;
     }
+    const LogScope scope(LogFieldsOf(context));
     // `this` may be gone when Lease returns: the call can be answered in it.
     const std::shared_ptr<State> state = state_;
     const uint64_t handle =
@@ -111,6 +112,7 @@ class WorkerService::Impl final : public v1::WorkerService::CallbackService {
   grpc::ServerUnaryReactor* Heartbeat(grpc::CallbackServerContext* context, const v1::HeartbeatRequest* request,
                                       v1::HeartbeatResponse* response) override {
     if (const auto caller = CallerOf(context); !caller.ok()) return Reply(context, caller.status());
+    const LogScope scope(LogFieldsOf(context));
     absl::StatusOr<v1::HeartbeatResponse> answer = queue_->Heartbeat(*request);
     if (answer.ok()) *response = std::move(*answer);
     return Reply(context, answer.status());
@@ -119,11 +121,12 @@ class WorkerService::Impl final : public v1::WorkerService::CallbackService {
                                         v1::CompleteJobResponse* response) override {
     if (const auto caller = CallerOf(context); !caller.ok()) return Reply(context, caller.status());
     SetObject(context, request->job_id());
-    if (!request->has_success()) return Reply(context, Complete(*request, response));
+    const LogFields fields = LogFieldsOf(context);
+    if (!request->has_success()) return Reply(context, Complete(fields, *request, response));
     // A result is published: that looks for its blobs, which may be far away.
     grpc::ServerUnaryReactor* const reactor = context->DefaultReactor();
-    const bool posted =
-        pool_.TryPost([this, reactor, request, response] { reactor->Finish(ToGrpc(Complete(*request, response))); });
+    const bool posted = pool_.TryPost(
+        [this, fields, reactor, request, response] { reactor->Finish(ToGrpc(Complete(fields, *request, response))); });
     if (!posted) reactor->Finish(ToGrpc(absl::UnavailableError("too many results are being published; try again")));
     return reactor;
   }
@@ -143,7 +146,9 @@ class WorkerService::Impl final : public v1::WorkerService::CallbackService {
   }
 
  private:
-  absl::Status Complete(const v1::CompleteJobRequest& request, v1::CompleteJobResponse* response) {
+  absl::Status Complete(const LogFields& fields, const v1::CompleteJobRequest& request,
+                        v1::CompleteJobResponse* response) {
+    const LogScope scope(fields);
     absl::StatusOr<v1::Job> job = queue_->Complete(request);
     if (job.ok()) *response->mutable_job() = std::move(*job);
     return job.status();

@@ -17,9 +17,16 @@ namespace {
 
 constexpr size_t kMaxHeader = 256;
 constexpr std::string_view kScheme = "Bearer ";
+constexpr std::string_view kInvalid = "the token is not one of this server's";
 
 absl::Status Refuse(std::string_view reason, std::string_view message) {
   return WithReason(absl::UnauthenticatedError(AbslView(message)), reason);
+}
+
+absl::StatusOr<Principal> Valid(const Credential& credential, absl::Time now) {
+  if (credential.revoked) return Refuse("TOKEN_REVOKED", "the token was revoked");
+  if (now >= credential.expires) return Refuse("TOKEN_EXPIRED", "the token has expired");
+  return credential.principal;
 }
 
 }  // namespace
@@ -69,7 +76,7 @@ absl::StatusOr<Principal> Authenticator::Authenticate(const Evidence& evidence) 
     }
     return Refuse("TOKEN_MISSING", "this server wants a token: set QUANT_TOKEN");
   }
-  absl::Status invalid = Refuse("TOKEN_INVALID", "the token is not one of this server's");
+  absl::Status invalid = Refuse("TOKEN_INVALID", kInvalid);
   if (evidence.authorization.size() != 1) return invalid;
   std::string_view header = evidence.authorization.front();
   if (header.size() > kMaxHeader || !absl::StartsWithIgnoreCase(AbslView(header), AbslView(kScheme))) return invalid;
@@ -79,9 +86,14 @@ absl::StatusOr<Principal> Authenticator::Authenticate(const Evidence& evidence) 
   const Credential& credential = it->second;
   const std::string shown = Sha256Hex(token);
   if (CRYPTO_memcmp(shown.data(), credential.sha256.data(), shown.size()) != 0) return invalid;
-  if (credential.revoked) return Refuse("TOKEN_REVOKED", "the token was revoked");
-  if (now >= credential.expires) return Refuse("TOKEN_EXPIRED", "the token has expired");
-  return credential.principal;
+  return Valid(credential, now);
+}
+
+absl::StatusOr<Principal> Authenticator::Find(std::string_view token_id) {
+  const std::shared_ptr<const Loaded> loaded = Current();
+  const auto it = loaded->by_id.find(token_id);
+  if (it == loaded->by_id.end()) return Refuse("TOKEN_INVALID", kInvalid);
+  return Valid(it->second, clock_->Now());
 }
 
 }  // namespace quant

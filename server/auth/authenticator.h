@@ -38,6 +38,10 @@ class Authenticator {
   //   TOKEN_EXPIRED (both only with the right secret), CERTIFICATE_UNKNOWN. No message repeats what was sent.
   absl::StatusOr<Principal> Authenticate(const Evidence& evidence);
 
+  // Whose token has this id, for who showed the token itself before.
+  //   UNAUTHENTICATED, reason TOKEN_INVALID, TOKEN_REVOKED, TOKEN_EXPIRED.
+  absl::StatusOr<Principal> Find(std::string_view token_id);
+
  private:
   struct Loaded {
     std::map<std::string, Credential, std::less<>> by_id;

@@ -7,18 +7,22 @@
 #include <grpcpp/server_context.h>
 #include <grpcpp/support/interceptor.h>
 
+#include <algorithm>
 #include <map>
 #include <string>
 #include <utility>
 
 #include "absl/log/log.h"
+#include "absl/strings/ascii.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "common/error_detail.h"
 #include "common/grpc_status.h"
 #include "common/mutex.h"
+#include "common/random_id.h"
 #include "common/strings.h"
+#include "common/trace_context.h"
 #include "server/auth/audit_log.h"
 #include "server/auth/authenticator.h"
 #include "server/auth/method_table.h"
@@ -41,6 +45,7 @@ class CallContext : public grpc::CallbackServerContext {
  public:
   // Written by the interceptor before the handler starts, then only read.
   absl::StatusOr<Principal> caller = absl::InternalError("the call did not pass the gate");
+  LogFields log;
 
   void SetObject(std::string_view object) {
     MutexLock lock(&mu_);
@@ -70,6 +75,14 @@ std::string Header(const Headers* headers, const char* name) {
   if (headers == nullptr) return "";
   const auto it = headers->find(name);
   return it == headers->end() ? "" : std::string(View(it->second));
+}
+
+// The client's id for the call where it can stand in a log as it is, else one of ours.
+std::string RequestId(std::string id) {
+  const bool good = !id.empty() && id.size() <= 64 && std::all_of(id.begin(), id.end(), [](char c) {
+    return absl::ascii_isalnum(static_cast<unsigned char>(c)) || c == '-' || c == '_' || c == '.';
+  });
+  return good ? id : RandomId("r-");
 }
 
 // Lives as long as one rpc; gRPC calls it from one thread at a time.
@@ -102,8 +115,11 @@ class GateInterceptor : public Interceptor {
 
  private:
   void Decide(const Headers* headers) {
+    context_->log.request = RequestId(Header(headers, "x-request-id"));
+    context_->log.traceparent = ParseTraceparent(Header(headers, kTraceparentHeader));
+    if (context_->log.traceparent.empty()) context_->log.traceparent = NewTraceparent();
+    const LogScope scope(context_->log);
     context_->caller = Check(headers);
-    if (options_.audit != nullptr) request_id_ = Header(headers, "x-request-id");
   }
 
   absl::StatusOr<Principal> Check(const Headers* headers) {
@@ -158,7 +174,7 @@ class GateInterceptor : public Interceptor {
                            .object = object,
                            .status = FromGrpc(status),
                            .peer = context_->peer(),
-                           .request_id = request_id_,
+                           .request_id = context_->log.request,
                            .duration = absl::Now() - start_});
   }
 
@@ -168,7 +184,6 @@ class GateInterceptor : public Interceptor {
   const MethodRule* const rule_;
   const absl::Time start_ = absl::Now();
   Principal who_{.tenant = "", .name = "", .role = Role::kUser};
-  std::string request_id_;
 };
 
 class Factory : public ServerInterceptorFactoryInterface {
@@ -192,6 +207,11 @@ absl::StatusOr<Principal> CallerOf(grpc::CallbackServerContext* context) {
   auto* const call = dynamic_cast<CallContext*>(context);
   if (call == nullptr) return absl::InternalError("the server has no gate");
   return call->caller;
+}
+
+LogFields LogFieldsOf(grpc::CallbackServerContext* context) {
+  auto* const call = dynamic_cast<CallContext*>(context);
+  return call == nullptr ? LogFields() : call->log;
 }
 
 void SetObject(grpc::CallbackServerContext* context, std::string_view object) {

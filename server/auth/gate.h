@@ -17,6 +17,7 @@
 #include <string_view>
 
 #include "absl/status/statusor.h"
+#include "common/logging.h"
 #include "server/auth/principal.h"
 
 namespace quant {
@@ -40,6 +41,10 @@ std::unique_ptr<grpc::experimental::ServerInterceptorFactoryInterface> InstallGa
 //   UNAUTHENTICATED, PERMISSION_DENIED (reason ROLE_FORBIDS), RESOURCE_EXHAUSTED (reason RATE_LIMITED).
 //   INTERNAL: the server was built without a gate.
 absl::StatusOr<Principal> CallerOf(grpc::CallbackServerContext* context);
+
+// The ids that log lines of this call have: its request id (the header x-request-id, or one made here) and its trace
+// (the header traceparent where it is well-formed, or a new one).
+LogFields LogFieldsOf(grpc::CallbackServerContext* context);
 
 // What the call is about, for the audit log: an id, or a digest. Empty: nothing.
 void SetObject(grpc::CallbackServerContext* context, std::string_view object);

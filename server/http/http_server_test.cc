@@ -75,6 +75,38 @@ TEST_F(HttpServerTest, OtherPathsMethodsAndGarbageAreErrors) {
   EXPECT_THAT(Get(server_->port(), "/healthz"), StartsWith("HTTP/1.1 200"));
 }
 
+TEST(HttpServerPages, OtherPathsAreThePagesOwnAndBodiesAreBounded) {
+  HttpRequest seen;
+  auto server =
+      HttpServer::Start({"127.0.0.1", 0}, {.metrics = [] { return std::string("quant_x 1\n"); },
+                                           .ready = [] { return absl::OkStatus(); },
+                                           .page = [&seen](const HttpRequest& request) -> HttpResponse {
+                                             seen = request;
+                                             return {.code = 303, .body = "page", .headers = {{"Location", "/x"}}};
+                                           }});
+  ASSERT_TRUE(server.ok()) << server.status();
+  const int port = (*server)->port();
+  EXPECT_THAT(Get(port, "/jobs/%41?x=%42&y"), AllOf(StartsWith("HTTP/1.1 303 See Other"), HasSubstr("Location: /x\r\n"),
+                                                    HasSubstr("Cache-Control: no-store"), HasSubstr("\r\n\r\npage")));
+  EXPECT_EQ(seen.path, "/jobs/A");
+  EXPECT_EQ(seen.query, "x=%42&y");
+  EXPECT_EQ(seen.peer, "127.0.0.1");
+  EXPECT_EQ(seen.Header("host"), "x");
+  EXPECT_THAT(Get(port, "/x", "HEAD"), AllOf(HasSubstr("Content-Length: 4"), Not(HasSubstr("page"))));
+  EXPECT_THAT(Get(port, "/metrics"), HasSubstr("quant_x 1"));  // as without pages
+
+  const auto post = [&](const std::string& path, const std::string& length, const std::string& body) {
+    return Ask(port, absl::StrCat("POST ", path, " HTTP/1.1\r\nHost: x\r\n", length, "\r\n", body));
+  };
+  EXPECT_THAT(post("/login", "Content-Length: 7\r\n", "token=a"), StartsWith("HTTP/1.1 303"));
+  EXPECT_EQ(seen.body, "token=a");
+  EXPECT_THAT(post("/login", "Content-Length: 4097\r\n", std::string(4097, 'a')), StartsWith("HTTP/1.1 413"));
+  EXPECT_THAT(post("/login", "", ""), StartsWith("HTTP/1.1 4"));
+  EXPECT_THAT(post("/metrics", "Content-Length: 0\r\n", ""), StartsWith("HTTP/1.1 405"));
+  EXPECT_THAT(Get(port, "/x", "DELETE"), StartsWith("HTTP/1.1 405"));
+  EXPECT_THAT(Get(port, absl::StrCat("/", std::string(40000, 'a'))), Not(StartsWith("HTTP/1.1 303")));
+}
+
 TEST_F(HttpServerTest, AddressInUseIsAnErrorThatNamesIt) {
   const auto second = HttpServer::Start({"127.0.0.1", server_->port()}, {});
   EXPECT_EQ(second.status().code(), absl::StatusCode::kUnavailable);

@@ -128,6 +128,7 @@ absl::Status JobQueue::Load() {
     if (!result.ParseFromString(stored.bytes)) {
       return absl::DataLossError("the stored result of job " + id + " cannot be read");
     }
+    const LogScope scope({.job = id});
     const absl::Status status = FinishPublication(id, stored.token, result).status();
     // Not fatal: the worker may repeat its call, or Tick tries again when the lease runs out.
     LOG(INFO) << "queue: publishing the result that job " << id << " had delivered before the restart: " << status;
@@ -141,6 +142,7 @@ bool JobQueue::SaveSequence(LiveJob* live) {
   const absl::Status saved = store_->Update(live->row, VersionOf(live->row));
   live->sequence_saved = saved.ok();
   if (!saved.ok()) {
+    const LogScope scope(LogFieldsOf(live->row.job));
     LOG(WARNING) << "queue: saving the sequence of job " << live->row.job.id() << ": " << saved;
     Pause();
   }
@@ -198,6 +200,7 @@ absl::StatusOr<v1::Job> JobQueue::Apply(JobEvent event, JobRow row, Deferred* de
   row.job.set_state(static_cast<v1::JobState>(*after));
   row.job.set_sequence(NextSequence(row.job));
   Settle(event, now, options_.job_retention, &row);
+  const LogScope scope(LogFieldsOf(row.job));
   JobVersion expected = VersionOf(old);
   expected.undelivered = peers_ != nullptr && IsLeased(before) && !IsLeased(*after) && event != JobEvent::kSucceed &&
                          delivered == Delivered::kWins;
@@ -213,6 +216,9 @@ absl::StatusOr<v1::Job> JobQueue::Apply(JobEvent event, JobRow row, Deferred* de
     return stored;
   }
 
+  LOG(INFO) << "queue: " << JobEventName(event) << ": " << JobStateName(before) << " to " << JobStateName(*after)
+            << (row.job.attempt() > 0 ? absl::StrCat(", attempt ", row.job.attempt(), " by ", row.job.worker_id()) : "")
+            << (row.job.has_error() ? absl::StrCat(", ", row.job.error().reason()) : "");
   if (metrics_ != nullptr) CountTransition(event, old, row, now, metrics_);
   --counts_[old.job.state()];
   ++counts_[row.job.state()];

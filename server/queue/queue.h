@@ -99,7 +99,9 @@ class JobQueue {
 
   // ---- for clients
   // A job belongs to the tenant of who submits it. One that `caller` does not see is NotVisible.
-  absl::StatusOr<v1::Job> Submit(const Principal& caller, const v1::SubmitJobRequest& request);
+  // `traceparent` has been parsed; it becomes the job's.
+  absl::StatusOr<v1::Job> Submit(const Principal& caller, const v1::SubmitJobRequest& request,
+                                 std::string_view traceparent = "");
   absl::StatusOr<v1::Job> Get(const Principal& caller, std::string_view id);
   absl::StatusOr<v1::ListJobsResponse> List(const Principal& caller, const v1::ListJobsRequest& request);
   absl::StatusOr<v1::Job> Cancel(const Principal& caller, std::string_view id);

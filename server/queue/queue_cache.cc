@@ -69,6 +69,7 @@ absl::Status JobQueue::SetHold(JobRow row, const std::string& cached_from, const
   row.job.set_sequence(NextSequence(row.job));
   const absl::Status stored = store_->Update(row, expected);
   if (!stored.ok()) {
+    const LogScope scope(LogFieldsOf(row.job));
     const bool changed = absl::IsAborted(stored) || absl::IsNotFound(stored);
     LOG_IF(ERROR, peers_ == nullptr || !changed) << "queue: job " << row.job.id() << ", holding it back: " << stored;
     if (changed) Resync(row.job.id());
@@ -109,6 +110,7 @@ void JobQueue::AnswerFromCache(const std::string& id) {
     const LiveJob* live = live_.Find(id);
     if (live == nullptr || !IsHeld(live->row.job)) return;
     JobRow row = live->row;
+    const LogScope scope(LogFieldsOf(row.job));
     if (model_id.ok()) {
       row.job.set_result_model_id(*model_id);
       Apply(JobEvent::kCached, std::move(row), &deferred).IgnoreError();  // logged there; TickCache tries again

@@ -4,6 +4,7 @@
 #include <limits>
 #include <utility>
 
+#include "absl/log/log.h"
 #include "absl/strings/escaping.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_split.h"
@@ -125,7 +126,8 @@ absl::Status JobQueue::CheckQuota(const Principal& caller) {
       "QUOTA_EXCEEDED", {{"resource", "queued_jobs"}, {"limit", absl::StrCat(limit)}}, kQueueFullRetry);
 }
 
-absl::StatusOr<v1::Job> JobQueue::Submit(const Principal& caller, const v1::SubmitJobRequest& request) {
+absl::StatusOr<v1::Job> JobQueue::Submit(const Principal& caller, const v1::SubmitJobRequest& request,
+                                         std::string_view traceparent) {
   RETURN_IF_ERROR(CheckRequestId(request.request_id()));
   SubmitRequest key;
   if (!request.request_id().empty()) {
@@ -144,6 +146,8 @@ absl::StatusOr<v1::Job> JobQueue::Submit(const Principal& caller, const v1::Subm
   *row.job.mutable_spec() = std::move(spec);
   row.job.set_state(v1::JOB_STATE_QUEUED);
   row.job.set_sequence(1);
+  row.job.set_traceparent(std::string(traceparent));
+  const LogScope scope(LogFieldsOf(row.job));
   SetProto(clock_->Now(), row.job.mutable_create_time());
   const char* cache_outcome = "bypass";
   {
@@ -173,6 +177,8 @@ absl::StatusOr<v1::Job> JobQueue::Submit(const Principal& caller, const v1::Subm
     MutexLock lock(&mu_);
     inserting_.erase(row.job.id());
     if (inserted.ok()) {
+      LOG(INFO) << "queue: submitted, " << JobKindName(row.job.spec()) << " for tenant " << row.tenant << ", cache "
+                << cache_outcome;
       // With peers another server may already have told us more of it.
       if (live_.Find(row.job.id()) == nullptr) live_.Put(row, clock_->Now());
       ++counts_[row.job.state()];

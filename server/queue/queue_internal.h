@@ -10,6 +10,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/time/time.h"
 #include "common/error_detail.h"
+#include "common/logging.h"
 #include "common/strings.h"
 #include "quant/v1/jobs.pb.h"
 #include "server/queue/job_state.h"
@@ -34,6 +35,9 @@ inline absl::Status StateForbids(const v1::Job& job, std::string_view what) {
 
 // Whether to look at the job again: another server changed it between our look and our change.
 inline bool ChangedMeanwhile(const absl::Status& status, int* tries) { return absl::IsAborted(status) && ++*tries < 3; }
+
+// For log lines about a job.
+inline LogFields LogFieldsOf(const v1::Job& job) { return {.job = job.id(), .traceparent = job.traceparent()}; }
 
 inline absl::Status Stopping() {
   return WithReason(absl::UnavailableError("the server is stopping: reconnect and repeat the call"), "SERVER_STOPPING",

@@ -9,6 +9,8 @@
 #include <utility>
 #include <vector>
 
+#include "absl/base/log_severity.h"
+#include "absl/log/globals.h"
 #include "absl/status/status_matchers.h"
 #include "common/clock.h"
 #include "common/error_detail.h"
@@ -61,6 +63,7 @@ class QueueTest : public testing::Test {
   // With `shared` the store may have several servers: see At.
   explicit QueueTest(bool with_metrics = true, bool shared = false)
       : store_(shared ? &clock_ : nullptr), metrics_(with_metrics ? std::make_unique<ServerMetrics>() : nullptr) {
+    absl::SetMinLogLevel(absl::LogSeverityAtLeast::kWarning);  // not a line for each change of millions of jobs
     catalog_.AddModel("m-1");
     catalog_.AddDataset("d-1");
     options_.jitter_seed = 7;

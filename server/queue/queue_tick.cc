@@ -55,6 +55,7 @@ void JobQueue::TickLease(const std::string& id, absl::Time now, Deferred* deferr
   LiveJob* live = live_.Find(id);
   if (live == nullptr || !IsLeased(StateOf(live->row)) || now < LeaseDue(*live)) return;
 
+  const LogScope scope(LogFieldsOf(live->row.job));
   const int64_t token = live->row.token;
   const absl::StatusOr<JobStore::Result> stored = store_->GetResult(id);
   if (!stored.ok() && !absl::IsNotFound(stored.status())) {
@@ -211,6 +212,7 @@ void JobQueue::DeleteExpired(absl::Time now, Deferred* deferred) {
     return;
   }
   for (const JobRow& row : *rows) {
+    const LogScope scope(LogFieldsOf(row.job));
     const absl::Status gone = absl::NotFoundError(absl::StrCat("job ", row.job.id(), " expired"));
     const absl::Status removed = Remove(row, gone, deferred);
     if (removed.ok() || (peers_ != nullptr && (absl::IsAborted(removed) || absl::IsNotFound(removed)))) continue;

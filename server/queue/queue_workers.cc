@@ -7,6 +7,7 @@
 #include "absl/log/log.h"
 #include "common/proto_time.h"
 #include "common/status_macros.h"
+#include "common/view/method_name.h"
 #include "server/queue/queue.h"
 #include "server/queue/queue_internal.h"
 #include "server/queue/queue_metrics.h"
@@ -17,6 +18,8 @@ namespace {
 
 constexpr size_t kMaxPhaseBytes = 32;
 constexpr size_t kMaxProgressBytes = 256;
+constexpr size_t kMaxUnitBytes = 16;
+constexpr absl::Duration kMaxRemaining = absl::Hours(24 * 366);
 constexpr size_t kMaxErrorBytes = 4096;
 constexpr size_t kMaxReasonBytes = 63;
 constexpr size_t kMaxModelNameBytes = 128;
@@ -42,11 +45,19 @@ v1::Progress CleanProgress(const v1::Progress& in, absl::Time now) {
   out.set_fraction(std::isfinite(in.fraction()) ? std::clamp(in.fraction(), 0.0, 1.0) : 0.0);
   out.set_message(Cut(in.message(), kMaxProgressBytes));
   SetProto(in.has_update_time() ? FromProto(in.update_time()) : now, out.mutable_update_time());
+  if (in.has_phase_start_time()) SetProto(FromProto(in.phase_start_time()), out.mutable_phase_start_time());
+  out.set_total(std::max<int64_t>(in.total(), 0));
+  out.set_done(std::clamp<int64_t>(in.done(), 0, out.total()));
+  out.set_unit(Cut(in.unit(), kMaxUnitBytes));
+  out.set_rate(std::isfinite(in.rate()) && in.rate() > 0 ? in.rate() : 0.0);
+  const absl::Duration remaining = in.has_remaining() ? FromProto(in.remaining()) : absl::InfiniteDuration();
+  if (remaining >= absl::ZeroDuration() && remaining <= kMaxRemaining) SetProto(remaining, out.mutable_remaining());
   return out;
 }
 
+// Nothing that happened: the rate and the remaining time alone change with every second of standing still.
 bool SameProgress(const v1::Progress& a, const v1::Progress& b) {
-  return a.phase() == b.phase() && a.fraction() == b.fraction() && a.message() == b.message();
+  return a.phase() == b.phase() && a.fraction() == b.fraction() && a.message() == b.message() && a.done() == b.done();
 }
 
 // An error as the contract promises it. A class that is missing counts as retryable: another attempt can do no harm,
@@ -242,6 +253,7 @@ void JobQueue::Deliver(const Grant& grant) {
     grant.callback(std::move(response));
     return;
   }
+  const LogScope scope(LogFieldsOf(grant.job));
   LOG(WARNING) << "queue: job " << grant.job.id() << " cannot be sent: " << filled;
   v1::CompleteJobRequest end;
   end.set_worker_id(grant.job.worker_id());
@@ -324,6 +336,7 @@ v1::LeaseCommand JobQueue::Hear(const std::string& worker_id, const v1::LeasePro
       }
       if (now - live->progress_saved >= options_.progress_save) {
         live->progress_saved = now;
+        const LogScope scope(LogFieldsOf(job));
         const absl::Status saved = store_->Update(live->row, VersionOf(live->row));
         LOG_IF(WARNING, !saved.ok()) << "queue: saving the progress of job " << job.id() << ": " << saved;
         if (absl::IsAborted(saved)) {  // another server has moved it on: cancelled, perhaps

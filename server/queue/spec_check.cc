@@ -15,6 +15,7 @@
 #include "common/proto_time.h"
 #include "common/status_macros.h"
 #include "common/strings.h"
+#include "common/view/method_name.h"
 #include "server/queue/capabilities.h"
 #include "server/queue/field_check.h"
 #include "server/queue/live_jobs.h"
@@ -277,36 +278,6 @@ absl::Status CheckDataset(const Principal& caller, const std::string& id, Artifa
 }
 
 }  // namespace
-
-std::string_view MethodName(const v1::Recipe& recipe) {
-  switch (recipe.method_case()) {
-    case v1::Recipe::kDynamic:
-      return "dynamic";
-    case v1::Recipe::kStaticInt8:
-      return "static";
-    case v1::Recipe::kSmoothquant:
-      return "smoothquant";
-    case v1::Recipe::kRtn:
-      return "rtn";
-    case v1::Recipe::kGptq:
-      return "gptq";
-    case v1::Recipe::kAwq:
-      return "awq";
-    case v1::Recipe::kNf4:
-      return "nf4";
-    case v1::Recipe::kLlmInt8:
-      return "llm_int8";
-    case v1::Recipe::kHalf:
-      return recipe.half().type() == v1::HALF_TYPE_BF16 ? "bf16" : "fp16";
-    case v1::Recipe::kMixed:
-      return "mixed";
-    case v1::Recipe::kHqq:
-      return "hqq";
-    case v1::Recipe::METHOD_NOT_SET:
-      break;
-  }
-  return "";
-}
 
 std::string_view MethodLabel(const v1::JobSpec& spec) {
   std::string_view name;

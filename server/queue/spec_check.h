@@ -33,9 +33,6 @@ absl::Status CheckSpec(v1::JobSpec* spec);
 //   NotVisible, UNIMPLEMENTED (reason NOT_BUILT), and the catalog's errors.
 absl::Status CheckInputs(const Principal& caller, const v1::JobSpec& spec, ArtifactCatalog* catalog);
 
-// The method as quantctl names it: "dynamic", "static", "smoothquant", "rtn", "gptq", "awq", "nf4", "llm_int8", "fp16",
-// "bf16", "mixed", "hqq"; "" when none is set.
-std::string_view MethodName(const v1::Recipe& recipe);
 // The method of a job for metric labels: MethodName, or "none" for kinds without a recipe.
 std::string_view MethodLabel(const v1::JobSpec& spec);
 

@@ -8,6 +8,7 @@
 #include "absl/status/status_matchers.h"
 #include "common/error_detail.h"
 #include "common/proto_time.h"
+#include "common/view/method_name.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "server/queue/fake_artifact_catalog.h"

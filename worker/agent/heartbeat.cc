@@ -53,10 +53,17 @@ bool HeartbeatLoop::Beat() {
     v1::LeaseProgress& progress = *request.add_leases();
     progress.set_job_id(lease->job_id());
     progress.set_token(lease->token());
-    progress.mutable_progress()->set_phase(at.phase);
-    progress.mutable_progress()->set_fraction(at.fraction);
-    progress.mutable_progress()->set_message(at.message);
-    SetProto(at.update_time, progress.mutable_progress()->mutable_update_time());
+    v1::Progress& told = *progress.mutable_progress();
+    told.set_phase(at.phase);
+    told.set_fraction(at.fraction);
+    told.set_message(at.message);
+    SetProto(at.update_time, told.mutable_update_time());
+    SetProto(at.phase_start_time, told.mutable_phase_start_time());
+    told.set_done(at.done);
+    told.set_total(at.total);
+    told.set_unit(at.unit);
+    told.set_rate(at.rate);
+    if (at.remaining.has_value()) SetProto(*at.remaining, told.mutable_remaining());
   }
   const SteadyTime sent = SteadyNow();
   // Not longer than the leases may live, so that their end is noticed in time.

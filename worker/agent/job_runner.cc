@@ -11,9 +11,11 @@
 #include "absl/time/clock.h"
 #include "common/digest.h"
 #include "common/error_detail.h"
+#include "common/logging.h"
 #include "common/proto_time.h"
 #include "common/status_macros.h"
 #include "common/strings.h"
+#include "common/trace_context.h"
 #include "quant/v1/workers.pb.h"
 #include "worker/agent/outcome.h"
 #include "worker/agent/supervisor.h"
@@ -57,8 +59,6 @@ void AddPhase(double seconds, const char* name, bool first, v1::Report& report) 
   for (int i = report.phases_size() - 1; i > 0; --i) report.mutable_phases()->SwapElements(i, i - 1);
 }
 
-std::string MiB(int64_t bytes) { return absl::StrCat((bytes + (int64_t{1} << 19)) >> 20, " MiB"); }
-
 }  // namespace
 
 struct JobRunner::Work {
@@ -96,6 +96,8 @@ JobRunner::JobRunner(JobRunnerOptions options, ServerLink& link, BlobCache& cach
     : options_(std::move(options)), link_(link), cache_(cache), metrics_(metrics) {}
 
 void JobRunner::Run(const v1::Lease& lease, ActiveLease& active) {
+  // What the server says is checked like anything from outside.
+  const LogScope scope({.job = active.job_id(), .traceparent = ParseTraceparent(lease.job().traceparent())});
   LOG(INFO) << "job " << active.job_id() << " (lease " << active.token() << ") begins";
   Work work(lease, active);
   work.done.set_worker_id(options_.worker_id);
@@ -161,8 +163,7 @@ absl::Status JobRunner::Fetch(Work& work, JobFolder& folder) {
       absl::Status linked = CheckManifestPath(file.path());
       const auto tell = [&](int64_t bytes) {
         const double of = total > 0 ? static_cast<double>(done + bytes) / static_cast<double>(total) : 1;
-        work.active.SetProgress("fetch", of,
-                                absl::StrCat(file.path(), " (", MiB(done + bytes), " of ", MiB(total), ")"));
+        work.active.SetProgress("fetch", of, file.path(), {done + bytes, total, "bytes"});
       };
       if (linked.ok()) {
         ASSIGN_OR_RETURN(const std::filesystem::path cached,
@@ -209,7 +210,8 @@ void JobRunner::RunProcess(Work& work, JobFolder& folder) {
                                  if (!progress.ParseFromArray(payload.data(), static_cast<int>(payload.size()))) {
                                    return absl::InvalidArgumentError("a frame that is no quant.v1.Progress");
                                  }
-                                 work.active.SetProgress(progress.phase(), progress.fraction(), progress.message());
+                                 work.active.SetProgress(progress.phase(), progress.fraction(), progress.message(),
+                                                         {progress.done(), progress.total(), progress.unit()});
                                  return absl::OkStatus();
                                },
                            .memory =
@@ -266,7 +268,7 @@ absl::Status JobRunner::Upload(Work& work, const JobFolder& folder) {
   int64_t sent = 0;
   const absl::Status status = link_.Upload(files, stop, [&](int64_t done, int64_t total) {
     work.active.SetProgress("upload", total > 0 ? static_cast<double>(done) / static_cast<double>(total) : 1,
-                            absl::StrCat(MiB(done), " of ", MiB(total)));
+                            "files of the result", {done, total, "bytes"});
     if (done > sent) metrics_.Uploaded(done - sent);
     sent = std::max(sent, done);
   });

@@ -4,6 +4,7 @@
 #include <sys/eventfd.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <utility>
 
@@ -46,18 +47,32 @@ bool ActiveLease::SleepUnless(LeaseOrder wanted, absl::Duration duration) {
   return true;
 }
 
-void ActiveLease::SetProgress(std::string_view phase, double fraction, std::string_view message) {
+void ActiveLease::SetProgress(std::string_view phase, double fraction, std::string_view message, const Count& count) {
+  const absl::Time now = absl::Now();
   LeaseState state{.phase = CleanText(phase, 32, Keep::kHead),
                    .fraction = fraction > 0 ? (fraction < 1 ? fraction : 1.0) : 0.0,
                    .message = CleanText(message, 256, Keep::kHead),
-                   .update_time = absl::Now()};
+                   .total = std::max<int64_t>(count.total, 0),
+                   .unit = CleanText(count.unit, 16, Keep::kHead),
+                   .update_time = now,
+                   .phase_start_time = now};
+  state.done = std::clamp<int64_t>(count.done, 0, state.total);
   MutexLock lock(&mu_);
+  if (state.phase == state_.phase) {
+    state.phase_start_time = state_.phase_start_time;
+  } else {
+    meter_.Begin();
+  }
+  if (!message.empty()) meter_.Report(state.fraction, state.done, state.unit, SteadyNow());
   state_ = std::move(state);
 }
 
 LeaseState ActiveLease::state() const {
   MutexLock lock(&mu_);
-  return state_;
+  LeaseState state = state_;
+  state.rate = meter_.Rate();
+  state.remaining = meter_.Remaining(SteadyNow());
+  return state;
 }
 
 }  // namespace quant

@@ -5,6 +5,7 @@
 
 #include <atomic>
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <string_view>
 
@@ -12,6 +13,7 @@
 #include "absl/time/time.h"
 #include "common/mutex.h"
 #include "common/unique_fd.h"
+#include "worker/agent/phase_meter.h"
 
 namespace quant {
 
@@ -28,7 +30,14 @@ struct LeaseState {
   std::string phase;
   double fraction = 0;
   std::string message;
+  int64_t done = 0;
+  int64_t total = 0;
+  std::string unit;
   absl::Time update_time;
+  // Found out here.
+  absl::Time phase_start_time;
+  double rate = 0;
+  std::optional<absl::Duration> remaining;
 };
 
 // Thread-safe.
@@ -50,8 +59,17 @@ class ActiveLease {
   // Sleeps at most `duration`; returns early, true, when the order is `wanted` or above.
   bool SleepUnless(LeaseOrder wanted, absl::Duration duration);
 
-  // Values from outside are cut to their legal range: phase to 32 and message to 256 bytes, fraction to 0..1 (NaN: 0).
-  void SetProgress(std::string_view phase, double fraction, std::string_view message);
+  // Values from outside are cut to their legal range: phase to 32, message to 256 and unit to 16 bytes, fraction to
+  // 0..1 (NaN: 0), done to 0..total. With an empty message nothing is measured yet: the phase only begins.
+  struct Count {
+    int64_t done = 0;
+    int64_t total = 0;
+    std::string_view unit;
+  };
+  void SetProgress(std::string_view phase, double fraction, std::string_view message, const Count& count);
+  void SetProgress(std::string_view phase, double fraction, std::string_view message) {
+    SetProgress(phase, fraction, message, {});
+  }
   LeaseState state() const;
 
  private:
@@ -62,6 +80,7 @@ class ActiveLease {
   mutable Mutex mu_;
   CondVar ordered_;
   LeaseState state_ ABSL_GUARDED_BY(mu_);
+  PhaseMeter meter_ ABSL_GUARDED_BY(mu_);
 };
 
 }  // namespace quant

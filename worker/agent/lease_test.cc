@@ -62,6 +62,24 @@ TEST(ActiveLease, ProgressIsCutToItsLegalRange) {
   EXPECT_EQ(lease.state().message, "?");
   lease.SetProgress("load", -1, "");
   EXPECT_EQ(lease.state().fraction, 0);
+  lease.SetProgress("load", 0.5, "x", {9, 4, std::string(40, 'u')});
+  EXPECT_EQ(lease.state().done, 4);
+  EXPECT_EQ(lease.state().unit.size(), 16u);
+  lease.SetProgress("load", 0.5, "x", {-1, -2, "samples"});
+  EXPECT_EQ(lease.state().done, 0);
+  EXPECT_EQ(lease.state().total, 0);
+}
+
+TEST(ActiveLease, AChangeOfPhaseBeginsItsTimeAnew) {
+  ActiveLease lease("j-1", 7);
+  lease.SetProgress("load", 0, "");
+  const absl::Time load = lease.state().phase_start_time;
+  lease.SetProgress("load", 0.5, "x");
+  EXPECT_EQ(lease.state().phase_start_time, load);
+  EXPECT_EQ(lease.state().rate, 0);
+  EXPECT_FALSE(lease.state().remaining.has_value());
+  lease.SetProgress("quantize", 0, "");
+  EXPECT_GE(lease.state().phase_start_time, load);
 }
 
 TEST(AgentState, ClaimsOnlyWhileConnectedAndNotDraining) {

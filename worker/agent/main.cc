@@ -10,13 +10,12 @@
 #include <string>
 #include <vector>
 
-#include "absl/log/globals.h"
-#include "absl/log/initialize.h"
 #include "absl/log/log.h"
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
 #include "common/build_info.h"
 #include "common/flags.h"
+#include "common/logging.h"
 #include "common/net.h"
 #include "common/probe.h"
 #include "common/shutdown.h"
@@ -128,6 +127,7 @@ int Main(const std::vector<std::string>& args) {
   std::string run_job;
   std::string sandbox = SandboxModeName(options.sandbox);
   std::vector<std::string> phase_timeouts;
+  std::string log_format = "text";
   bool version = false;
   FlagSet flags(
       "quant-worker",
@@ -162,6 +162,7 @@ int Main(const std::vector<std::string>& args) {
       "on: run no job without the whole sandbox (network namespace, Landlock, seccomp); best-effort: use what this "
       "system has and say what is missing; off.");
   flags.Add("run-job", &run_job, "FOLDER", "Run the job of FOLDER and exit: how this program calls itself.");
+  flags.Add("log-format", &log_format, "text|json", "How lines on stderr are written; see docs/logs.md.");
   flags.Add("version", &version, "", "Print the version and exit.");
   flags.SetEpilog(kEpilog);
   if (absl::Status status = flags.Parse(args, nullptr); !status.ok()) return WrongUsage(status);
@@ -173,6 +174,9 @@ int Main(const std::vector<std::string>& args) {
     std::cout << "quant-worker " << BuildVersion() << "\n";
     return kDone;
   }
+  const absl::StatusOr<LogFormat> format = ParseLogFormat(log_format);
+  if (!format.ok()) return WrongUsage(format.status());
+  SetLogFormat(*format);
   FillDefaults(flags, options);
   const absl::StatusOr<SandboxMode> mode = ParseSandboxMode(sandbox);
   if (!mode.ok()) return WrongUsage(mode.status());
@@ -230,7 +234,6 @@ int Main(const std::vector<std::string>& args) {
 }  // namespace quant
 
 int main(int argc, char** argv) {
-  absl::InitializeLog();
-  absl::SetStderrThreshold(absl::LogSeverityAtLeast::kInfo);
+  quant::InitLogging("quant-worker");
   return quant::Main(std::vector<std::string>(argv + 1, argv + argc));
 }

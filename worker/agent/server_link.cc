@@ -9,6 +9,7 @@
 #include "absl/cleanup/cleanup.h"
 #include "absl/time/clock.h"
 #include "common/grpc_status.h"
+#include "common/logging.h"
 #include "common/mutex.h"
 #include "common/proto_time.h"
 #include "common/transfer/transfer.h"
@@ -42,7 +43,11 @@ TransferOptions Patient(const std::shared_ptr<ClientAuth>& auth, const ServerLin
   options.retry.longest_wait = absl::Seconds(2);
   options.retry.give_up_after = absl::InfiniteDuration();  // the lease ends it
   options.retry.cancelled = stop;
-  options.prepare = [auth](grpc::ClientContext& context) { auth->Prepare(context); };
+  // Transfers have threads of their own.
+  options.prepare = [auth, fields = LogScope::Current()](grpc::ClientContext& context) {
+    const LogScope scope(fields);
+    auth->Prepare(context);
+  };
   options.wait_for_room = true;  // a result of hours is not thrown away for it
   return options;
 }

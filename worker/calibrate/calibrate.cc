@@ -68,9 +68,7 @@ absl::StatusOr<Statistics> Calibrate(std::shared_ptr<const Graph> graph, std::sp
   for (int64_t begin = out.samples; begin < samples; begin += batch) {
     const int64_t count = std::min(batch, samples - begin);
     where = absl::StrCat("samples ", begin, " to ", begin + count - 1);
-    if (absl::Status s = Tell(progress, static_cast<double>(begin) / static_cast<double>(samples), where); !s.ok()) {
-      return s;
-    }
+    if (absl::Status s = Tell(progress, "ranges of activations", {begin, samples, "samples"}); !s.ok()) return s;
     absl::StatusOr<std::vector<Tensor>> inputs = data.Read(begin, count);
     if (!inputs.ok()) return inputs.status();
     absl::StatusOr<std::span<const Tensor>> ran = (*exe)->Run(*inputs);
@@ -78,7 +76,7 @@ absl::StatusOr<Statistics> Calibrate(std::shared_ptr<const Graph> graph, std::sp
     out.samples = begin + count;
     if (options.checkpoint) options.checkpoint(out);
   }
-  if (absl::Status s = Tell(progress, 1, absl::StrCat(samples, " samples")); !s.ok()) return s;
+  if (absl::Status s = Tell(progress, "ranges of activations", {samples, samples, "samples"}); !s.ok()) return s;
   return out;
 }
 

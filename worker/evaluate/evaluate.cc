@@ -187,11 +187,7 @@ absl::StatusOr<Evaluation> Evaluate(const std::shared_ptr<const Graph>& original
   for (; done < *samples; done += batch) {
     const int64_t begin = options.skip + done;
     const int64_t count = std::min(batch, *samples - done);
-    if (absl::Status s = Tell(progress, static_cast<double>(done) / static_cast<double>(*samples),
-                              absl::StrCat("sample ", done, " of ", *samples));
-        !s.ok()) {
-      return s;
-    }
+    if (absl::Status s = Tell(progress, "outputs of both models", {done, *samples, "samples"}); !s.ok()) return s;
     absl::StatusOr<std::vector<Tensor>> inputs = data.Read(begin, count);
     if (!inputs.ok()) return inputs.status();
     absl::StatusOr<std::span<const Tensor>> x = (*a)->Run(*inputs);
@@ -303,8 +299,7 @@ absl::StatusOr<std::vector<LayerError>> ErrorProfile(std::shared_ptr<const Graph
   if (!b.ok()) return b.status();
   for (int64_t begin = 0; begin < *total; begin += batch) {
     const int64_t count = std::min(batch, *total - begin);
-    const double fraction = static_cast<double>(begin) / static_cast<double>(*total);
-    if (absl::Status s = Tell(progress, fraction, "per-layer error"); !s.ok()) return s;
+    if (absl::Status s = Tell(progress, "per-layer error", {begin, *total, "samples"}); !s.ok()) return s;
     absl::StatusOr<std::vector<Tensor>> inputs = data.Read(begin, count);
     if (!inputs.ok()) return inputs.status();
     if (absl::StatusOr<std::span<const Tensor>> r = (*a)->Run(*inputs); !r.ok()) return r.status();

@@ -161,9 +161,8 @@ absl::StatusOr<Evaluation> EvaluateLanguage(std::shared_ptr<const Graph> origina
   for (size_t i = static_cast<size_t>(state.done); i < windows.size(); ++i) {
     const std::vector<int32_t>& tokens = windows[i];
     if (tokens.size() < 2) return absl::InvalidArgumentError(absl::StrCat("window ", i, " has no token to predict"));
-    const double fraction = static_cast<double>(i) / static_cast<double>(windows.size());
-    if (absl::Status s = Tell(progress, fraction, absl::StrCat("window ", i, " of ", windows.size())); !s.ok())
-      return s;
+    const Counted counted{static_cast<int64_t>(i), static_cast<int64_t>(windows.size()), "windows"};
+    if (absl::Status s = Tell(progress, "perplexity and divergence", counted); !s.ok()) return s;
     absl::StatusOr<Tensor> ids = IdsOf(tokens);
     if (!ids.ok()) return ids.status();
     absl::StatusOr<std::span<const Tensor>> x = (*a)->Run(std::span<const Tensor>(&*ids, 1));

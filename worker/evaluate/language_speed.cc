@@ -104,7 +104,7 @@ absl::StatusOr<LatencyPairResult> MeasureDecode(std::shared_ptr<const Graph> ori
   std::vector<double> times[2];
   for (Writer* w : writers) RETURN_IF_ERROR(w->Read(prompt).status());
   for (int t = 0; t < std::max(tokens, 2); ++t) {
-    RETURN_IF_ERROR(Tell(progress, static_cast<double>(t) / std::max(tokens, 2), "decode"));
+    RETURN_IF_ERROR(Tell(progress, "decode", {t, std::max(tokens, 2), "tokens"}));
     for (int m = 0; m < 2; ++m) {
       ASSIGN_OR_RETURN(const double ms, writers[m]->Write());
       if (t > 0) times[m].push_back(ms);

@@ -108,8 +108,7 @@ absl::StatusOr<LatencyPairResult> MeasureLatency(std::shared_ptr<const Graph> or
   for (int i = 0; i < std::max(runs, 1); ++i) {
     if (absl::Status s = once(); !s.ok()) return s;
     if (i % 20 == 0) {
-      absl::Status s = Tell(progress, static_cast<double>(i) / runs, absl::StrCat("latency run ", i, " of ", runs));
-      if (!s.ok()) return s;
+      if (absl::Status s = Tell(progress, "latency", {i, runs, "runs"}); !s.ok()) return s;
     }
   }
   LatencyPairResult r;

@@ -52,7 +52,7 @@ class CalibrationPointTest : public ::testing::Test {
   void RunAndStop(absl::Duration interval = absl::ZeroDuration()) {
     CalibrationPoint point(folder_, "fingerprint", interval);
     options_.checkpoint = [&](const Statistics& so_far) { point.Tell(so_far); };
-    EXPECT_THAT(Run([](double fraction, std::string_view) {
+    EXPECT_THAT(Run([](double fraction, std::string_view, const Counted&) {
                   return fraction > 0.5 ? absl::CancelledError("killed") : absl::OkStatus();
                 }),
                 StatusIs(absl::StatusCode::kCancelled));
@@ -78,7 +78,7 @@ TEST_F(CalibrationPointTest, TheNextAttemptGoesOnAndEndsWithTheSameBits) {
   EXPECT_EQ(kept->samples, 24);
   options_.resume = &*kept;
   int batches = 0;
-  const absl::StatusOr<Statistics> resumed = Run([&](double fraction, std::string_view) {
+  const absl::StatusOr<Statistics> resumed = Run([&](double fraction, std::string_view, const Counted&) {
     batches += fraction < 1 ? 1 : 0;
     return absl::OkStatus();
   });

@@ -68,7 +68,7 @@ class EvaluationPointTest : public ::testing::Test {
   void RunAndStop(const Evaluator& run, absl::Duration interval = absl::ZeroDuration()) {
     EvaluationPoint point = Point(1, interval);
     EXPECT_THAT(run(point.Resume(),
-                    [](double fraction, std::string_view) {
+                    [](double fraction, std::string_view, const Counted&) {
                       return fraction > 0.5 ? absl::CancelledError("killed") : absl::OkStatus();
                     }),
                 StatusIs(absl::StatusCode::kCancelled));
@@ -76,7 +76,7 @@ class EvaluationPointTest : public ::testing::Test {
 
   void ExpectToGoOn(const Evaluator& run, int steps, int rest, const std::string& note) {
     int told = 0;
-    const ProgressFn count = [&](double, std::string_view) {
+    const ProgressFn count = [&](double, std::string_view, const Counted&) {
       ++told;
       return absl::OkStatus();
     };

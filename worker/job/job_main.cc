@@ -13,6 +13,8 @@
 
 #include "absl/status/statusor.h"
 #include "absl/strings/str_cat.h"
+#include "common/logging.h"
+#include "common/trace_context.h"
 #include "quant/v1/workers.pb.h"
 #include "worker/job/job_error.h"
 #include "worker/job/quantize_job.h"
@@ -78,6 +80,7 @@ int RunJobMain(const fs::path& folder, const JobLimits& limits) {
       return 1;
     }
   }
+  LogScope::SetProcess({.job = lease.job().id(), .traceparent = ParseTraceparent(lease.job().traceparent())});
   JobLimits resolved = limits;
   if (resolved.threads <= 0) resolved.threads = static_cast<int>(std::max(1u, std::thread::hardware_concurrency()));
   Reporter reporter(fcntl(kProgressFd, F_GETFD) >= 0 ? kProgressFd : -1);

@@ -176,7 +176,7 @@ absl::Status LanguageExport::Verify(const ProgressFn& progress) {
   ASSIGN_OR_RETURN(const auto written, Checkpoint::Open(folder_));
   const std::vector<std::pair<std::string, std::string>> layers(digests_.begin(), digests_.end());
   std::vector<absl::Status> statuses(layers.size());
-  size_t done = 0;
+  int64_t done = 0;
   std::atomic<bool> failed = false;
 #pragma omp parallel for schedule(dynamic) num_threads(std::min(omp_get_max_threads(), kLayersAtOnce))
   for (size_t i = 0; i < layers.size(); ++i) {
@@ -188,8 +188,7 @@ absl::Status LanguageExport::Verify(const ProgressFn& progress) {
     }
 #pragma omp critical
     {
-      const double fraction = static_cast<double>(++done) / static_cast<double>(layers.size());
-      statuses[i].Update(Tell(progress, fraction, layers[i].first));
+      statuses[i].Update(Tell(progress, layers[i].first, {++done, static_cast<int64_t>(layers.size()), "layers"}));
     }
     if (!statuses[i].ok()) failed = true;
   }
@@ -199,10 +198,10 @@ absl::Status LanguageExport::Verify(const ProgressFn& progress) {
 
 absl::Status LanguageExport::VerifyGguf(const ProgressFn& progress) {
   ASSIGN_OR_RETURN(const std::shared_ptr<const GgufModel> file, GgufModel::Open(folder_ / kGgufFile));
-  size_t done = 0;
+  int64_t done = 0;
   for (const Node& node : graph_->nodes) {
     if (!digests_.contains(node.name)) continue;
-    RETURN_IF_ERROR(Tell(progress, static_cast<double>(done++) / static_cast<double>(digests_.size()), node.name));
+    RETURN_IF_ERROR(Tell(progress, node.name, {done++, static_cast<int64_t>(digests_.size()), "layers"}));
     ASSIGN_OR_RETURN(const WeightMatrix weights, QuantizedWeightsOf(*graph_, node));
     double change = 0, size = 0;
     for (int64_t begin = 0; begin < quant::Rows(weights); begin += kRowsAtOnce) {

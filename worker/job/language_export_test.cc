@@ -141,7 +141,7 @@ TEST_F(LanguageExportTest, VerifyStopsWhereProgressSaysSo) {
   const auto out = Write(CheckpointFormat::kGptq);
   const weight_only::ThreadScope scope(2);
   int calls = 0;
-  const ProgressFn cancel = [&](double, std::string_view) {
+  const ProgressFn cancel = [&](double, std::string_view, const Counted&) {
     ++calls;
     return absl::CancelledError("enough");
   };

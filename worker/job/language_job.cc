@@ -12,6 +12,7 @@
 #include "absl/strings/str_cat.h"
 #include "common/build_info.h"
 #include "common/status_macros.h"
+#include "common/strings.h"
 #include "worker/evaluate/evaluate.h"
 #include "worker/formats/file/mapped_file.h"
 #include "worker/formats/huggingface/builder.h"
@@ -168,7 +169,14 @@ class LanguageQuantizeJob {
     while (!driver->done()) {
       const double from = static_cast<double>(driver->next()) / static_cast<double>(driver->blocks());
       const double to = static_cast<double>(driver->next() + 1) / static_cast<double>(driver->blocks());
-      absl::StatusOr<BlockResult> block = driver->Next(reporter_.Progress(from, to));
+      const ProgressFn of_phase = reporter_.Progress(from, to);
+      const std::string where = absl::StrCat("block ", driver->next() + 1, " of ", driver->blocks(), ": ");
+      absl::StatusOr<BlockResult> block =
+          driver->Next([&](double fraction, std::string_view message, const Counted& counted) {
+            return of_phase(
+                fraction, absl::StrCat(where, AbslView(message)),
+                {static_cast<int64_t>(layers_.size()) + counted.done, static_cast<int64_t>(linears_.size()), "layers"});
+          });
       if (!block.ok()) return DataReason(block.status());
       RETURN_IF_ERROR(Take(*block));
       for (const Linear& linear : linears_) Release(linear);
@@ -192,8 +200,8 @@ class LanguageQuantizeJob {
     std::vector<float> buffer(static_cast<size_t>(largest));  // one for all layers: fresh pages are dear
     for (size_t i = 0; i < linears_.size(); ++i) {
       const Linear& linear = linears_[i];
-      RETURN_IF_ERROR(Tell(progress, static_cast<double>(i) / static_cast<double>(linears_.size()),
-                           absl::StrCat(linear.name, " (", i + 1, " of ", linears_.size(), ")")));
+      const Counted counted{static_cast<int64_t>(i), static_cast<int64_t>(linears_.size()), "layers"};
+      RETURN_IF_ERROR(Tell(progress, linear.name, counted));
       if (i + 1 < linears_.size()) Prefetch(linears_[i + 1]);
       BlockResult one;
       QuantizedLayer layer;

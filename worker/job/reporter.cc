@@ -30,12 +30,12 @@ void Reporter::BeginPhase(std::string_view name) {
   if (!phase_.empty()) done_.emplace_back(phase_, absl::ToDoubleSeconds(now - phase_begin_));
   phase_ = std::string(name);
   phase_begin_ = now;
-  Send(0, "", /*always=*/true);
+  Send(0, "", {}, /*always=*/true);
 }
 
 ProgressFn Reporter::Progress(double from, double to) {
-  return [this, from, to](double fraction, std::string_view message) {
-    Send(from + (to - from) * fraction, message, /*always=*/false);
+  return [this, from, to](double fraction, std::string_view message, const Counted& counted) {
+    Send(from + (to - from) * fraction, message, counted, /*always=*/false);
     return absl::OkStatus();
   };
 }
@@ -46,7 +46,7 @@ std::vector<std::pair<std::string, double>> Reporter::Phases() const {
   return all;
 }
 
-void Reporter::Send(double fraction, std::string_view message, bool always) {
+void Reporter::Send(double fraction, std::string_view message, const Counted& counted, bool always) {
   const absl::Time now = absl::Now();
   if (fd_ < 0 || (!always && now - last_sent_ < kInterval)) return;
   last_sent_ = now;
@@ -54,6 +54,9 @@ void Reporter::Send(double fraction, std::string_view message, bool always) {
   progress.set_phase(phase_);
   progress.set_fraction(fraction);
   progress.set_message(std::string(message.substr(0, kMaxMessage)));
+  progress.set_done(counted.done);
+  progress.set_total(counted.total);
+  progress.set_unit(counted.unit);
   std::string frame(4, '\0');
   progress.AppendToString(&frame);
   const uint32_t size = static_cast<uint32_t>(frame.size() - 4);

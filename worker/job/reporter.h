@@ -30,7 +30,7 @@ class Reporter {
   const std::string& phase() const { return phase_; }
 
  private:
-  void Send(double fraction, std::string_view message, bool always);
+  void Send(double fraction, std::string_view message, const Counted& counted, bool always);
 
   int fd_;
   std::string phase_;

@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "common/strings.h"
 
 namespace quant {
 namespace {
@@ -60,8 +61,9 @@ absl::Status CorrectBiases(const Graph& original, const std::vector<BiasTarget>&
   size_t done = 0;
   int64_t batches = 0;
   const auto tick = [&] {
-    return Tell(progress, static_cast<double>(done) / static_cast<double>(targets.size()),
-                absl::StrCat("bias correction (", done + 1, " of ", targets.size(), "), batch ", ++batches));
+    const std::string_view layer = done < targets.size() ? targets[done].value : std::string_view();
+    return Tell(progress, absl::StrCat("bias of ", AbslView(layer), ", batch ", ++batches),
+                {static_cast<int64_t>(done), static_cast<int64_t>(targets.size()), "layers"});
   };
   absl::StatusOr<Means> want = ChannelMeans(std::make_shared<const Graph>(original), values, data, threads, tick);
   if (!want.ok()) return want.status();

@@ -169,8 +169,8 @@ absl::StatusOr<QuantizedModel> DynamicQuantizer::Run(const ProgressFn& progress)
       o.fallback = "its bias is not a constant";
     }
     if (o.fallback.empty()) {
-      const double fraction = static_cast<double>(result.layers.size()) / static_cast<double>(layers.size());
-      if (absl::Status s = Tell(progress, fraction, node.name); !s.ok()) return s;
+      const Counted counted{static_cast<int64_t>(result.layers.size()), static_cast<int64_t>(layers.size()), "layers"};
+      if (absl::Status s = Tell(progress, node.name, counted); !s.ok()) return s;
       if (absl::Status s = Rewrite(*it->second, node, &nodes); !s.ok()) return s;
       o.method = "dynamic";
       o.bits = options_.reduce_range == ReduceRange::kAlways ? 7 : 8;

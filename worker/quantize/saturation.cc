@@ -58,8 +58,8 @@ absl::Status SaturationCensus::Collect(const Graph& graph, const std::vector<std
   if (!exe.ok()) return exe.status();
   const int64_t batch = RunnableBatch(graph, 1);
   for (int64_t begin = 0; begin + batch <= std::min(data.size(), std::max(kSamples, batch)); begin += batch) {
-    const std::string what = "counting saturating pair sums, sample " + std::to_string(begin);
-    if (absl::Status s = Tell(progress, 0, what); !s.ok()) return s;
+    const Counted counted{begin, std::min(data.size(), std::max(kSamples, batch)), "samples"};
+    if (absl::Status s = Tell(progress, 0, "counting saturating pair sums", counted); !s.ok()) return s;
     absl::StatusOr<std::vector<Tensor>> sample = data.Read(begin, batch);
     if (!sample.ok()) return sample.status();
     if (absl::StatusOr<std::span<const Tensor>> r = (*exe)->Run(*sample); !r.ok()) return r.status();

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Messages as plain dicts and back: the JSON that quantctl prints and reads (client/json.h). Field names as in the proto,
+"""Messages as plain dicts and back: the JSON that quantctl prints and reads (common/view/json.h). Field names as in the proto,
 64-bit integers as int, enum values without their prefix, times as RFC 3339, unset messages left out."""
 import math
 import re

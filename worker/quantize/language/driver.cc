@@ -134,7 +134,11 @@ class BlockWork {
   const DecoderBlock& block() const { return block_; }
 
  private:
-  absl::Status Say(std::string_view what) { return Tell(progress_, done_ / total_, what); }
+  absl::Status Say(std::string_view what) { return Tell(progress_, done_ / total_, what, Layers()); }
+  // Of this block.
+  Counted Layers() const {
+    return {static_cast<int64_t>(result_.layers.size()), static_cast<int64_t>(methods_.size()), "layers"};
+  }
 
   // How many of the samples' tokens go to each expert of a mixture, before anything is quantized.
   absl::Status CountRouted() {
@@ -250,8 +254,8 @@ class BlockWork {
     }
     for (size_t s = 0; s < windows_.size(); ++s) {
       const double fraction = static_cast<double>(s) / static_cast<double>(windows_.size());
-      RETURN_IF_ERROR(
-          Tell(progress_, (done_ + 0.8 * fraction) / total_, absl::StrCat("inputs of ", groups[0].linears[0].name)));
+      RETURN_IF_ERROR(Tell(progress_, (done_ + 0.8 * fraction) / total_,
+                           absl::StrCat("inputs of ", groups[0].linears[0].name), Layers()));
       ASSIGN_OR_RETURN(const std::span<const Tensor> y, runner.Run(hidden_, s, windows_[s]));
       std::span<const Tensor> x;
       if (original.has_value()) {
@@ -354,7 +358,8 @@ absl::StatusOr<BlockDriver> BlockDriver::Create(const Graph& model, std::vector<
       Compile(std::make_shared<const Graph>(std::move(embedding)), {.threads = options.threads, .max_plans = 2}));
   std::optional<HiddenStates> hidden;
   for (size_t s = 0; s < windows.size(); ++s) {
-    RETURN_IF_ERROR(Tell(progress, static_cast<double>(s) / static_cast<double>(windows.size()), "embedding"));
+    const Counted counted{static_cast<int64_t>(s), static_cast<int64_t>(windows.size()), "windows"};
+    RETURN_IF_ERROR(Tell(progress, "embedding", counted));
     ASSIGN_OR_RETURN(Tensor ids, Tensor::Allocate(DType::kInt64, {1, tokens[s]}));
     std::copy(windows[s].begin(), windows[s].end(), ids.mutable_data<int64_t>().begin());
     ASSIGN_OR_RETURN(const std::span<const Tensor> out, executable->Run(std::span<const Tensor>(&ids, 1)));

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "client/json.h"
+#include "common/view/json.h"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -8,7 +8,7 @@
 
 #include "absl/status/status_matchers.h"
 #include "absl/strings/str_cat.h"
-#include "client/proto_fields.h"
+#include "common/view/proto_fields.h"
 #include "quant/v1/artifacts.pb.h"
 #include "quant/v1/jobs.pb.h"
 #include "quant/v1/report.pb.h"
@@ -73,7 +73,8 @@ TEST(JsonTest, AJobIsWrittenAsScriptsExpectIt) {
   "create_time": "2001-09-09T01:46:40.25Z",
   "result_model_id": "",
   "cached_from": "",
-  "attached_to": ""
+  "attached_to": "",
+  "traceparent": ""
 })");
 }
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "client/proto_fields.h"
+#include "common/view/proto_fields.h"
 
 #include <google/protobuf/descriptor.h>
 #include <google/protobuf/message.h>

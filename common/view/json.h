@@ -3,8 +3,8 @@
 // written in the .proto (not camelCase), 64-bit integers are numbers (not strings), and enum values come without their
 // enum's prefix ("SUCCEEDED"). Scalars are always there, also when zero, save those that know whether they were set
 // (optional, oneof). Timestamps are RFC 3339 in UTC, durations "12.5s", bytes base64, NaN and infinities strings.
-#ifndef QUANT_CLIENT_JSON_H_
-#define QUANT_CLIENT_JSON_H_
+#ifndef QUANT_COMMON_VIEW_JSON_H_
+#define QUANT_COMMON_VIEW_JSON_H_
 
 #include <string>
 #include <string_view>
@@ -37,4 +37,4 @@ absl::Status JsonToMessage(std::string_view json, google::protobuf::Message& mes
 
 }  // namespace quant
 
-#endif  // QUANT_CLIENT_JSON_H_
+#endif  // QUANT_COMMON_VIEW_JSON_H_

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "client/json.h"
+#include "common/view/json.h"
 
 #include <google/protobuf/descriptor.h>
 #include <google/protobuf/duration.pb.h>
@@ -18,10 +18,10 @@
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_replace.h"
 #include "absl/time/time.h"
-#include "client/proto_fields.h"
 #include "common/proto_time.h"
 #include "common/status_macros.h"
 #include "common/strings.h"
+#include "common/view/proto_fields.h"
 
 namespace quant {
 namespace {

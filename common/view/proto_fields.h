@@ -3,8 +3,8 @@
 //
 // Enum values are written without their enum's prefix ("SUCCEEDED" for JOB_STATE_SUCCEEDED) and read in any of the
 // forms "MIN_MAX", "min-max", "min_max", "OBSERVER_MIN_MAX".
-#ifndef QUANT_CLIENT_PROTO_FIELDS_H_
-#define QUANT_CLIENT_PROTO_FIELDS_H_
+#ifndef QUANT_COMMON_VIEW_PROTO_FIELDS_H_
+#define QUANT_COMMON_VIEW_PROTO_FIELDS_H_
 
 #include <string>
 #include <string_view>
@@ -50,4 +50,4 @@ const google::protobuf::FieldDescriptor& FieldAt(const google::protobuf::Message
 
 }  // namespace quant
 
-#endif  // QUANT_CLIENT_PROTO_FIELDS_H_
+#endif  // QUANT_COMMON_VIEW_PROTO_FIELDS_H_

@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-// A report (quant.v1.Report) for people. Its JSON form is MessageToJson of client/json.h.
-#ifndef QUANT_CLIENT_REPORT_VIEW_H_
-#define QUANT_CLIENT_REPORT_VIEW_H_
+// A report (quant.v1.Report) for people. Its JSON form is MessageToJson of json.h, its text form client/report_text.h.
+#ifndef QUANT_COMMON_VIEW_REPORT_VIEW_H_
+#define QUANT_COMMON_VIEW_REPORT_VIEW_H_
 
 #include <string>
+#include <string_view>
 #include <vector>
 
 namespace quant {
@@ -14,13 +15,12 @@ class Layer;
 class Report;
 }  // namespace v1
 
-// Plain text of at most 100 columns: headline table, notes, worst layers, fall-backs, phases, provenance. Parts that
-// the report does not have are left out. Ends with a newline.
-std::string ReportText(const v1::Report& report, const v1::Job& job);
-
 // One self-contained HTML page: inline style and SVG, no script, nothing loaded from anywhere (a content security
 // policy in the page says so too); every text from the report is escaped.
 std::string ReportHtml(const v1::Report& report, const v1::Job& job);
+// What is in that page below its heading, for a page that has ReportStyle among its styles.
+std::string ReportBody(const v1::Report& report);
+std::string_view ReportStyle();
 
 // A row of the headline table, shared by both forms: original against quantized.
 struct HeadlineRow {
@@ -31,12 +31,12 @@ struct HeadlineRow {
 };
 std::vector<HeadlineRow> Headline(const v1::Report& report);
 
+// A metric as people call it: "top-1 accuracy, %" for "top1", "top-1 accuracy, % (output)" for "top1/output".
+std::string MetricName(const std::string& name);
+
 // The order of layers from worst to best by SQNR; a NaN is worst of all (and keeps sorting well-defined).
 double SqnrKey(const v1::Layer& layer);
 
-// "quantize static", "benchmark": what the job did.
-std::string JobTitle(const v1::Job& job);
-
 }  // namespace quant
 
-#endif  // QUANT_CLIENT_REPORT_VIEW_H_
+#endif  // QUANT_COMMON_VIEW_REPORT_VIEW_H_
