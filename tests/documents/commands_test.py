@@ -86,7 +86,7 @@ class CommandsTest(unittest.TestCase):
         with contextlib.ExitStack() as stack:
             more = {"QUANT_SERVER": self.service.server}
             if any("DATABASE" in b.text for b in blocks):
-                more["DATABASE"] = stack.enter_context(PostgresServer()).url
+                more["DATABASE"] = stack.enter_context(PostgresServer(tcp=True)).new_database()
             self.run_blocks(name, blocks, more)
 
     def run_blocks(self, name, blocks, more):

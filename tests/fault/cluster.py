@@ -12,7 +12,7 @@ import subprocess
 import time
 
 from proxy import Proxy
-from service import Service, program
+from service import Process, Service, program
 
 HEARTBEAT = 0.25          # seconds; a lease is lost after three
 DISK_BYTES = 192 << 20    # of the data folder
@@ -43,14 +43,16 @@ class FakeClock:
 
 class Cluster(Service):
     """A Service whose quantd and workers are started again by the one who killed them. `store`: as quantd's --store; its
-    `postmaster` is one more process to kill, where it is given (an object with kill(), start() and stop())."""
+    `postmaster` is one more process to break, where it is given (PostgresServer), and then `servers` quantd use it, with
+    one folder of blobs; clients and workers are connected to any of them."""
 
-    def __init__(self, seed, workers=2, store=None, postmaster=None):
+    def __init__(self, seed, workers=2, store=None, postmaster=None, servers=1):
         flags = ["--heartbeat", f"{int(HEARTBEAT * 1000)}ms", "--reserve", "1MiB"]
         if store:
             flags += ["--store", store]
         super().__init__(workers=workers, quantd_flags=flags, worker_flags=["--threads", "1"])
-        self._seed, self.postmaster = seed, postmaster
+        self._seed, self.postmaster, self._servers = seed, postmaster, servers
+        self.others = []  # quantd beside the first
         self.without, self.crashes = {}, []
         self.proxies, self.clocks, self._mounted = {}, {}, False
         if FakeClock.reason_missing():
@@ -61,10 +63,33 @@ class Cluster(Service):
     def start_quantd(self, env=None):
         if self.server is None:
             self._mount_disk()
+            if self._servers > 1:
+                self._quantd_flags += ["--blobs", self.folder / "data" / "shared"]
         super().start_quantd(env or self._clock_environment("quantd"))
+        while len(self.others) < self._servers - 1:
+            self.others.append(self._start_other(len(self.others) + 2, "127.0.0.1:0"))
         if "client" not in self.proxies:
             self._add_proxy("client")
         return self.quantd
+
+    def _start_other(self, number, listen):
+        other = Process([program("quantd"), "--listen", listen, "--data", self.folder / f"data-{number}",
+                         *self._quantd_flags], self.folder / f"quantd-{number}.log",
+                        self._clock_environment(f"quantd-{number}"))
+        other.number, other.address = number, other.wait_line("quantd listening on ")
+        return other
+
+    def servers(self):
+        """Every quantd, the first one first."""
+        return [self.quantd, *self.others]
+
+    def restart_server(self, server):
+        """Takes the place of a quantd that was killed, with its data and its address."""
+        if server is self.quantd:
+            return self.start_quantd()
+        at = self.others.index(server)
+        self.others[at] = self._start_other(server.number, server.address)
+        return self.others[at]
 
     def start_worker(self, flags=(), cache=None, wait=True, server=None, env=None, name=None):
         name = name or f"worker-{len(self.workers) + 1}"
@@ -85,17 +110,19 @@ class Cluster(Service):
             proxy.heal()
         folder = self.folder
         if folder and self._mounted:
-            for p in [*self.workers, self.quantd]:
+            for p in [*self.workers, *self.servers()]:
                 if p is not None:
                     p.kill()
             subprocess.run(["umount", "-l", folder / "data"], check=False)
+        for other in self.others:
+            other.kill()
         super().stop()
         for proxy in self.proxies.values():
             proxy.close()
 
     def _add_proxy(self, name):
-        host, port = self.server.rsplit(":", 1)
-        self.proxies[name] = Proxy((host, int(port)), seed=f"{self._seed}/{name}")
+        addresses = [a.rsplit(":", 1) for a in [self.server, *(other.address for other in self.others)]]
+        self.proxies[name] = Proxy([(host, int(port)) for host, port in addresses], seed=f"{self._seed}/{name}")
 
     def _clock_environment(self, name):
         if "clock" in self.without:
@@ -133,19 +160,24 @@ class Cluster(Service):
 
     def note_crashes(self):
         """Processes that ended though nobody killed them. Whoever kills one does so with Process.kill, which marks it."""
-        for process in [self.quantd, *self.workers]:
+        for process in [*self.servers(), *self.workers]:
             if process is not None and not process.alive() and not getattr(process, "killed", False):
                 process.killed = True
                 self.crashes.append(f"{os.path.basename(process.argv[0])} ended with {process.popen.returncode}")
 
-    def answers(self):
-        """Whether quantd answers a call, on the direct way."""
-        return self.quantd.alive() and self.quantctl("job", "list", "--limit", "1", "--output", "json").code == 0
+    def answers(self, server=None):
+        """Whether a quantd answers a call, on the direct way; without `server`: whether all do."""
+        if server is None:
+            return all(self.answers(s) for s in self.servers())
+        address = self.server if server is self.quantd else server.address
+        return server.alive() and self.quantctl("job", "list", "--limit", "1", "--output", "json", "--server",
+                                                address).code == 0
 
     def bad_blobs(self):
         """Names of blob files that hash to something else. With blobs in a folder only."""
         bad = []
-        for path in (self.folder / "data" / "blobs").rglob("*"):
+        data = self.folder / "data"
+        for path in (data / "shared" / "blobs" if self._servers > 1 else data / "blobs").rglob("*"):
             if path.is_file() and hashlib.sha256(path.read_bytes()).hexdigest() != path.name:
                 bad.append(str(path))
         return bad

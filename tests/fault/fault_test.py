@@ -1,11 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """Faults by a seeded nemesis against the real programs, judged by a history checker. README.md beside this says how.
 
-  fault_test.py [--cycles N] [--seed S] [--round R] [--faults NAME,…] [--keep DIR] [--store postgres://…]
+  fault_test.py [--cycles N] [--seed S] [--round R] [--faults NAME,…] [--keep DIR] [--postgres]
+
+--postgres: two quantd on a real PostgreSQL server, which is broken as well.
 
 Exit status: 0 no violation, 1 violations (printed), 77 cannot run here."""
 import argparse
 import collections
+import contextlib
 import os
 import pathlib
 import random
@@ -17,6 +20,7 @@ import time
 
 import checker
 import nemesis
+import postgres_server
 import workload
 from cluster import Cluster
 from history import OK, History
@@ -68,7 +72,9 @@ class Round:
         self.without, self.violations, self.final = {}, [], None
 
     def run(self):
-        with Cluster(self.seed, store=self.options.store) as cluster:
+        postgres = self.options.postmaster
+        with Cluster(self.seed, store=postgres and postgres.new_database(), postmaster=postgres,
+                     servers=2 if postgres else 1) as cluster:
             self.without = cluster.without
             ids = workload.upload_inputs(cluster)
             clients = [workload.Client(f"client-{i}", f"{self.seed}/{i}", cluster, self.history, ids, self.no_cache)
@@ -97,10 +103,12 @@ class Round:
         cluster.note_crashes()
         deadline = time.monotonic() + RECOVERY
         while not cluster.answers():
-            if not cluster.quantd.alive() or time.monotonic() > deadline:
+            dead = [server for server in cluster.servers() if not server.alive()]
+            if dead or time.monotonic() > deadline:
                 self.violations.append(f"recovery: quantd does not answer after {name}")
                 cluster.note_crashes()
-                cluster.start_quantd()
+                for server in dead:
+                    cluster.restart_server(server)
                 break
         self.done[name] += 1
         if self.options.verbose:
@@ -110,8 +118,10 @@ class Round:
         workload.wait_for_jobs(cluster, RECOVERY)
         before = {j["id"]: (j["state"], j["result_model_id"]) for j in cluster.ok("job", "list", "--limit", "0")["items"]}
         cluster.note_crashes()
-        nemesis.kill(cluster.quantd)  # what is judged is what a new server finds on disk
-        cluster.start_quantd()
+        for server in cluster.servers():  # what is judged is what a new server finds on disk
+            nemesis.kill(server)
+        for server in cluster.servers():
+            cluster.restart_server(server)
         # Gauges follow within a second.
         self.final = collect(cluster)
         time.sleep(1.1)
@@ -174,18 +184,29 @@ class Summary:
 
 def parse(argv):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--cycles", type=int, default=int(os.environ.get("QUANT_FAULT_CYCLES", "200")))
+    parser.add_argument("--cycles", type=int, help="default: $QUANT_FAULT_CYCLES, else 200, with --postgres 100")
     parser.add_argument("--seed", default=os.environ.get("QUANT_FAULT_SEED") or str(random.SystemRandom().getrandbits(32)))
     parser.add_argument("--round", type=int, help="only this round of the seed")
     parser.add_argument("--faults", help="only these, comma-separated")
-    parser.add_argument("--store", help="as quantd's --store")
+    parser.add_argument("--postgres", action="store_true", help="two quantd on a PostgreSQL server")
     parser.add_argument("--keep", type=pathlib.Path, help="write the histories here, also where all is well")
     parser.add_argument("--verbose", action="store_true")
-    return parser.parse_args(argv)
+    options = parser.parse_args(argv)
+    options.cycles = options.cycles or int(os.environ.get("QUANT_FAULT_CYCLES", "100" if options.postgres else "200"))
+    return options
 
 
 def main():
     options = parse(sys.argv[1:])
+    if options.postgres and postgres_server.programs() is None:
+        print("skipped: PostgreSQL is not installed")
+        return 77
+    with contextlib.ExitStack() as stack:
+        options.postmaster = stack.enter_context(postgres_server.PostgresServer()) if options.postgres else None
+        return run(options)
+
+
+def run(options):
     print(f"seed {options.seed}: {options.cycles} cycles", flush=True)
     began, summary = time.monotonic(), Summary()
     reference, no_cache = make_reference()
@@ -213,7 +234,8 @@ def main():
             print(f"its history: {folder}/history-{options.seed}-{number}.jsonl", flush=True)
     summary.print(options.seed, time.monotonic() - began)
     if summary.violations:
-        print(f"again: fault_test.py --seed {options.seed} --cycles {options.cycles} (--round R for one)")
+        print(f"again: fault_test.py --seed {options.seed} --cycles {options.cycles}"
+              f"{' --postgres' if options.postgres else ''} (--round R for one)")
     return 1 if summary.violations else 0
 
 

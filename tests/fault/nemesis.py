@@ -33,32 +33,40 @@ def _child(cluster, random):
 # ---- processes
 
 def kill_quantd(cluster, random):
-    kill(cluster.quantd)
+    """Of several any one, while clients and workers go on with the others."""
+    server = random.choice(cluster.servers())
+    kill(server)
     time.sleep(random.choice([0, _short(random), _long(random)]))
-    cluster.start_quantd()
+    for other in cluster.servers():
+        if other is not server and not cluster.answers(other):
+            cluster.crashes.append(f"{other.address if other in cluster.others else cluster.server} does not answer while "
+                                   "another quantd is dead")
+    cluster.restart_server(server)
 
 
 def kill_quantd_twice(cluster, random):
     """The second time while it recovers from the first."""
-    kill(cluster.quantd)
-    cluster.start_quantd()
+    server = random.choice(cluster.servers())
+    kill(server)
+    server = cluster.restart_server(server)
     time.sleep(random.uniform(0, 0.1))
-    kill(cluster.quantd)
-    cluster.start_quantd()
+    kill(server)
+    cluster.restart_server(server)
 
 
 def stop_quantd(cluster, random):
-    pause(cluster.quantd.pid, random.choice([_short, _long])(random))
+    pause(random.choice(cluster.servers()).pid, random.choice([_short, _long])(random))
 
 
 def term_quantd(cluster, random):
     """A graceful stop, which must lose as little as any other."""
-    cluster.quantd.killed = True
-    cluster.quantd.send(signal.SIGTERM)
-    if cluster.quantd.wait(30) != 0:
-        cluster.crashes.append(f"quantd ended with {cluster.quantd.popen.returncode} after SIGTERM")
-    cluster.quantd.kill()
-    cluster.start_quantd()
+    server = random.choice(cluster.servers())
+    server.killed = True
+    server.send(signal.SIGTERM)
+    if server.wait(30) != 0:
+        cluster.crashes.append(f"quantd ended with {server.popen.returncode} after SIGTERM")
+    server.kill()
+    cluster.restart_server(server)
 
 
 def kill_worker(cluster, random):
@@ -82,10 +90,11 @@ def drain_worker(cluster, random):
 
 
 def kill_all(cluster, random):
-    for process in [cluster.quantd, *cluster.workers]:
+    for process in [*cluster.servers(), *cluster.workers]:
         kill(process)
     time.sleep(_short(random))
-    cluster.start_quantd()
+    for server in cluster.servers():
+        cluster.restart_server(server)
     for worker in list(cluster.workers):
         cluster.restart_worker(worker)
 
@@ -195,6 +204,34 @@ def kill_postmaster(cluster, random):
     cluster.postmaster.start()
 
 
+def kill_session(cluster, random):
+    """One process of the database: the postmaster takes the others down with it and recovers."""
+    if sessions := cluster.postmaster.sessions():
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(random.choice(sessions), signal.SIGKILL)
+    time.sleep(_short(random))
+    cluster.postmaster.start()  # waits until it answers again
+
+
+def stop_database(cluster, random):
+    """Connections stay, and nobody answers."""
+    cluster.postmaster.pause()
+    time.sleep(random.choice([_short, _long])(random))
+    cluster.postmaster.resume()
+
+
+def kill_postmaster_and_quantd(cluster, random):
+    server = random.choice(cluster.servers())
+    for process in random.sample([cluster.postmaster, server], 2):
+        if process is server:
+            kill(server)
+        else:
+            process.kill()
+        time.sleep(random.uniform(0, 0.3))
+    cluster.postmaster.start()
+    cluster.restart_server(server)
+
+
 # name -> (how often, what it needs, fault)
 FAULTS = {f.__name__: (weight, needs, f) for weight, needs, f in [
     (5, None, kill_quantd), (2, None, kill_quantd_twice), (3, None, stop_quantd), (2, None, term_quantd),
@@ -203,7 +240,8 @@ FAULTS = {f.__name__: (weight, needs, f) for weight, needs, f in [
     (3, "disk", disk_full), (3, "disk", disk_full_and_kill),
     (3, None, cut), (2, None, cut_often), (3, None, half_open), (2, None, slow), (2, None, reorder),
     (3, "clock", clock_jump), (2, "clock", clock_jump_and_kill),
-    (4, "postmaster", kill_postmaster),
+    (6, "postmaster", kill_postmaster), (2, "postmaster", kill_session), (3, "postmaster", stop_database),
+    (4, "postmaster", kill_postmaster_and_quantd),
 ]}
 
 

@@ -16,11 +16,11 @@ _PIECE = 16 << 10
 
 
 class Proxy:
-    """Forwards 127.0.0.1:`port` to `target` (host, port). Faults hold for the connections there are and for new ones,
-    until heal(). Threads end with close()."""
+    """Forwards 127.0.0.1:`port` to one of `targets`, (host, port) each: as a balancer of connections does, to any of those
+    that take it. Faults hold for the connections there are and for new ones, until heal(). Threads end with close()."""
 
-    def __init__(self, target, seed=0):
-        self._target, self._random = target, random.Random(seed)
+    def __init__(self, targets, seed=0):
+        self._targets, self._random = list(targets), random.Random(seed)
         self._lock, self._pairs, self._closed = threading.Lock(), set(), False
         self._mode, self._rate, self._delay, self._blocked = PASS, 0, 0.0, ()
         self._listener = socket.create_server(("127.0.0.1", 0), backlog=512)
@@ -79,10 +79,15 @@ class Proxy:
             threading.Thread(target=self._open, args=(near,), daemon=True).start()
 
     def _open(self, near):
-        try:
-            far = socket.create_connection(self._target, timeout=5)
-            far.settimeout(None)
-        except OSError:
+        with self._lock:
+            order = self._random.sample(self._targets, len(self._targets))
+        far = None
+        for target in order:
+            with contextlib.suppress(OSError):
+                far = socket.create_connection(target, timeout=5)
+                far.settimeout(None)
+                break
+        if far is None:
             _reset(near)
             return
         with self._lock:
