@@ -39,9 +39,8 @@ using ::testing::Not;
 
 std::set<std::string> RpcsOfTheContract() {
   std::set<std::string> names;
-  for (const auto* file :
-       {v1::Digest::descriptor()->file(), v1::Job::descriptor()->file(), v1::Worker::descriptor()->file(),
-        externalscaler::ScaledObjectRef::descriptor()->file()}) {
+  for (const auto* file : {v1::Digest::descriptor()->file(), v1::Job::descriptor()->file(),
+                           v1::Worker::descriptor()->file(), externalscaler::ScaledObjectRef::descriptor()->file()}) {
     for (int s = 0; s < file->service_count(); ++s) {
       for (int m = 0; m < file->service(s)->method_count(); ++m) {
         names.insert(absl::StrCat("/", file->service(s)->full_name(), "/", file->service(s)->method(m)->name()));

@@ -127,7 +127,8 @@ absl::StatusOr<Role> ParseRole(std::string_view name) {
   for (const Role role : {Role::kUser, Role::kWorker, Role::kScaler, Role::kOperator}) {
     if (name == RoleName(role)) return role;
   }
-  return absl::InvalidArgumentError(absl::StrCat("role is ", Quoted(name), ": user, worker, scaler or operator is wanted"));
+  return absl::InvalidArgumentError(
+      absl::StrCat("role is ", Quoted(name), ": user, worker, scaler or operator is wanted"));
 }
 
 absl::StatusOr<std::vector<Credential>> ReadCredentials(const fs::path& file) {

@@ -143,9 +143,8 @@ struct RpcName {
 
 std::vector<RpcName> KnownRpcs() {
   std::vector<RpcName> names;
-  for (const auto* file :
-       {v1::Digest::descriptor()->file(), v1::Job::descriptor()->file(), v1::Worker::descriptor()->file(),
-        externalscaler::ScaledObjectRef::descriptor()->file()}) {
+  for (const auto* file : {v1::Digest::descriptor()->file(), v1::Job::descriptor()->file(),
+                           v1::Worker::descriptor()->file(), externalscaler::ScaledObjectRef::descriptor()->file()}) {
     for (int s = 0; s < file->service_count(); ++s) {
       const auto* const service = file->service(s);
       for (int m = 0; m < service->method_count(); ++m) {

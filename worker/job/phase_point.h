@@ -35,8 +35,8 @@ class PhasePoint {
   // removed).
   std::optional<Content> Load();
 
-  // Keeps `content()`, durably, if `interval` has passed since the last time, or since this object was made. A disk that
-  // cannot is logged: the job goes on without.
+  // Keeps `content()`, durably, if `interval` has passed since the last time, or since this object was made. A disk
+  // that cannot is logged: the job goes on without.
   void Tell(absl::FunctionRef<Content()> content);
 
   // Removes it: the job is done, or `why` it cannot be used, which is logged.

@@ -333,7 +333,7 @@ absl::StatusOr<GgufVocabulary> ReadGgufVocabulary(const Checkpoint& checkpoint, 
   if (HasFile(checkpoint, "tokenizer.model")) {
     ASSIGN_OR_RETURN(const std::shared_ptr<const MappedFile> file,
                      MappedFile::OpenBeneath(checkpoint.folder(), "tokenizer.model"));
-    const absl::Status read = FromSentencePiece(file->text(), vocab_size, &out);
+    absl::Status read = FromSentencePiece(file->text(), vocab_size, &out);
     if (!read.ok() && !has_json) return read;
     by_pieces = read.ok();  // some models have another kind of file of this name
   }

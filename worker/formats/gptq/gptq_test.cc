@@ -164,7 +164,7 @@ TEST(Gptq, LayersOfOtherBitsAndGroupsAreListedAndReadBack) {
 TEST(Gptq, ZeroPointZeroIsRaisedWhereThatIsExactAndRefusedElsewhere) {
   GroupedMatrix w = testing::RandomGrouped({.rows = 32, .cols = 64, .symmetric = false, .least_zero = 1}, 1);
   w.zeros[3] = 0;  // of row 1, group 1
-  for (int c = 32; c < 64; ++c) w.codes[static_cast<size_t>(64 + c)] = static_cast<uint8_t>(c % 15);
+  for (int c = 32; c < 64; ++c) w.codes[64 + static_cast<size_t>(c)] = static_cast<uint8_t>(c % 15);
   const auto write = [](const GroupedMatrix& m, GptqVersion version,
                         TempDir& dir) -> absl::StatusOr<std::vector<float>> {
     const std::vector<TestLayer> layers = {{"m", m}};
@@ -218,6 +218,7 @@ TEST_P(HostileGptq, IsRefusedByName) {
   nlohmann::json config = good->config();
   GetParam().change(tensors, config["quantization_config"]);
   std::vector<NamedTensor> changed;
+  changed.reserve(tensors.size());
   for (const auto& [name, t] : tensors) changed.push_back({name, t});
   const auto bad = testing::MakeCheckpoint(dir / "bad", config, changed);
   const auto read = ReadGptqLinear(*bad, "m");

@@ -158,6 +158,7 @@ absl::StatusOr<std::string> Decoder::Linear(const std::string& module, const std
 std::vector<std::string> Decoder::Split(std::string_view name, const std::string& x,
                                         const std::vector<int64_t>& sizes) {
   std::vector<std::string> parts;
+  parts.reserve(sizes.size());
   for (size_t i = 0; i < sizes.size(); ++i) parts.push_back(absl::StrCat(AbslView(name), ".", i));
   const std::string lengths = Constant(absl::StrCat(AbslView(name), ".sizes"),
                                        Tensor::Of<int64_t>({static_cast<int64_t>(sizes.size())}, sizes));

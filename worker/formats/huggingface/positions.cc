@@ -67,6 +67,7 @@ void Decoder::MakeRotary(const Rope& rope) {
       const std::string share = Add("rope.share", "Mul", {seen, Scalar(factor / original)});
       const std::string growth = Add("rope.growth", "Sub", {share, Scalar(factor - 1)});
       std::vector<float> exponents;
+      exponents.reserve(rope.inv_freq.size());
       for (size_t i = 0; i < rope.inv_freq.size(); ++i) {
         exponents.push_back(
             static_cast<float>(-2.0 * static_cast<double>(i) / static_cast<double>(rope.rotary_dim - 2)));
@@ -100,7 +101,7 @@ std::string Decoder::Rotate(std::string_view name, const Rope& rope, const std::
 
 std::string Decoder::Mask(int64_t window) {
   if (window == 0) return "";
-  const std::string name = absl::StrCat("mask.window.", window);
+  std::string name = absl::StrCat("mask.window.", window);
   if (masks_.contains(window)) return name;
   MakePositions();
   if (masks_.empty()) {

@@ -153,6 +153,7 @@ absl::StatusOr<Rope> ReadRope(const Checkpoint& checkpoint, int64_t head_dim, in
                                                    " dimensions of a head would turn; it takes an even number"));
   }
   std::vector<double> inv_freq;
+  inv_freq.reserve(static_cast<size_t>(rope.rotary_dim / 2));
   for (int64_t i = 0; i < rope.rotary_dim / 2; ++i) {
     inv_freq.push_back(std::pow(theta, -2.0 * static_cast<double>(i) / static_cast<double>(rope.rotary_dim)));
   }

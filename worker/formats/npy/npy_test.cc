@@ -14,7 +14,6 @@ namespace {
 
 using ::quant::testing::EncodeNpy;
 using ::quant::testing::NpyWithHeader;
-using ::quant::testing::TempDir;
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 

@@ -221,7 +221,7 @@ absl::Status Export(const Graph& graph, const std::filesystem::path& file, const
 }  // namespace
 
 absl::Status ExportOnnx(const Graph& graph, const std::filesystem::path& file, const OnnxExportOptions& options) {
-  const absl::Status status = Export(graph, file, options);
+  absl::Status status = Export(graph, file, options);
   if (status.ok()) return status;
   return absl::Status(status.code(),
                       absl::StrCat("cannot write ", Quoted(file.filename().string()), ": ", status.message()));

@@ -22,7 +22,6 @@ using ::quant::testing::ReadFile;
 using ::quant::testing::SharedData;
 using ::quant::testing::TempDir;
 using ::testing::ElementsAre;
-using ::testing::HasSubstr;
 
 Graph Sample() {
   Graph g;

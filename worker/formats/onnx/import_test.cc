@@ -18,8 +18,6 @@ using ::quant::testing::ReadFile;
 using ::quant::testing::SharedData;
 using ::quant::testing::TempDir;
 using ::testing::ElementsAre;
-using ::testing::HasSubstr;
-using ::testing::IsEmpty;
 
 std::vector<std::filesystem::path> SharedModels() {
   std::vector<std::filesystem::path> files;

@@ -132,6 +132,7 @@ TEST(Lift, SoftmaxOverSeveralAxesGoesThroughAMatrix) {
     if (!known) g.inputs[0].has_shape = false;
     g = Lifted(g);
     std::vector<std::string> ops;
+    ops.reserve(g.nodes.size());
     for (const Node& n : g.nodes) ops.push_back(n.op_type);
     EXPECT_THAT(ops, ElementsAre("Shape", "Flatten", "Softmax", "Reshape"));
     EXPECT_EQ(g.nodes[1].Int("axis", 99), 1);

@@ -61,8 +61,7 @@ class LinearLowering {
     const auto& w = std::get<GroupedMatrix>(weights);
     if (const int64_t block = BlockFor(w); w.bits <= 4 && block != 0) {
       Graph scratch;
-      ASSIGN_OR_RETURN(const std::string ignored,
-                       AppendQuantizedLinear(&scratch, node_.name, node_.input(0), InBlocks(w, block)));
+      RETURN_IF_ERROR(AppendQuantizedLinear(&scratch, node_.name, node_.input(0), InBlocks(w, block)).status());
       Node product = std::move(scratch.nodes.back());
       // Under new names: other nodes may read the old constants.
       for (size_t i = 1; i < product.inputs.size(); ++i) {

@@ -51,7 +51,7 @@ class Lowering {
     return name;
   }
   std::string Scalar(float value) {
-    const std::string name = absl::StrCat("lowered.float.", value);
+    std::string name = absl::StrCat("lowered.float.", value);
     // Names of numbers that print alike differ by their number.
     auto it = graph_.initializers.find(name);
     if (it == graph_.initializers.end() || it->second.data<float>()[0] == value) {

@@ -270,14 +270,14 @@ Graph SmallLlama() {
     const std::string y = Add(&g, p + "attention", "Attention", {rope("q_rope", q, 4), rope("k_rope", k, 2), v},
                               {{"is_causal", int64_t{1}}, {"q_num_heads", int64_t{4}}, {"kv_num_heads", int64_t{2}}});
     const std::string o = linear(p + "self_attn.o_proj", y, Matrix(64, 64, {.order = true}, seed++));
-    x = Add(&g, p + "residual", "Add", {x, o});
+    x = Add(&g, absl::StrCat(p, "residual"), "Add", {x, o});
     const std::string b = norm("post_attention_layernorm", x);
     const std::string gate = linear(p + "mlp.gate_proj", b, Matrix(172, 64, {.bits = 8}, seed++));
     const std::string up = linear(p + "mlp.up_proj", b, Matrix(172, 64, {}, seed++));
     const std::string silu = Add(&g, p + "silu", "Mul", {gate, Add(&g, p + "sigmoid", "Sigmoid", {gate})});
     const std::string down = linear(p + "mlp.down_proj", Add(&g, p + "gated", "Mul", {silu, up}),
                                     Matrix(64, 172, {.group_size = 43, .symmetric = false}, seed++));
-    x = Add(&g, p + "out", "Add", {x, down});
+    x = Add(&g, absl::StrCat(p, "out"), "Add", {x, down});
   }
   g.initializers["norm.weight"] = Noise({64}, seed++);
   const std::string last = Add(&g, "norm", "RMSNormalization", {x, "norm.weight"}, {{"axis", int64_t{-1}}});
