@@ -102,6 +102,7 @@ class LanguageTest(ServiceTestCase):
                 self.assertLess(self.measured_again(folder, inputs), 0.1)
         folder = self.written(inputs, "gguf", "--method", "rtn", "--group-size", "32")
         self.assertEqual((folder / "model.gguf").read_bytes()[:4], b"GGUF")
+        self.written(inputs, "gguf", "--method", "gptq", "--act-order", "dynamic")  # columns in another order than the file's
         folder = self.written(inputs, "onnx", "--method", "gptq", "--bits", "3", "--group-size", "32")
         self.assertTrue((folder / "model.onnx").exists())
 

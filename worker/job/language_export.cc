@@ -196,13 +196,32 @@ absl::Status LanguageExport::Verify(const ProgressFn& progress) {
   return absl::OkStatus();
 }
 
+namespace {
+
+// Which column of the layer's [N, K] weights each column of its quantized form is; empty: the same. A dynamic act-order
+// gathers the layer's inputs, so that groups are runs of columns; GGUF files have the columns as they were.
+std::vector<int64_t> ColumnOrder(const Graph& graph, const GraphIndex& index, const Node& node, int64_t cols) {
+  const int producer = index.Producer(node.input(0));
+  if (producer < 0) return {};
+  const Node& gather = graph.nodes[static_cast<size_t>(producer)];
+  const Tensor* const order = gather.op_type == "Gather" ? graph.Initializer(gather.input(1)) : nullptr;
+  if (order == nullptr || order->dtype() != DType::kInt64 || order->elements() != cols) return {};
+  const std::span<const int64_t> columns = order->data<int64_t>();
+  return {columns.begin(), columns.end()};
+}
+
+}  // namespace
+
 absl::Status LanguageExport::VerifyGguf(const ProgressFn& progress) {
   ASSIGN_OR_RETURN(const std::shared_ptr<const GgufModel> file, GgufModel::Open(folder_ / kGgufFile));
+  const GraphIndex index(*graph_);
   int64_t done = 0;
   for (const Node& node : graph_->nodes) {
     if (!digests_.contains(node.name)) continue;
     RETURN_IF_ERROR(Tell(progress, node.name, {done++, static_cast<int64_t>(digests_.size()), "layers"}));
     ASSIGN_OR_RETURN(const WeightMatrix weights, QuantizedWeightsOf(*graph_, node));
+    const size_t cols = static_cast<size_t>(Cols(weights));
+    const std::vector<int64_t> order = ColumnOrder(*graph_, index, node, Cols(weights));
     double change = 0, size = 0;
     for (int64_t begin = 0; begin < quant::Rows(weights); begin += kRowsAtOnce) {
       const int64_t end = std::min(quant::Rows(weights), begin + kRowsAtOnce);
@@ -213,7 +232,8 @@ absl::Status LanguageExport::VerifyGguf(const ProgressFn& progress) {
       }
       DequantizeRows(weights, begin, end, made);
       for (size_t i = 0; i < made.size(); ++i) {
-        change += (static_cast<double>(made[i]) - read[i]) * (static_cast<double>(made[i]) - read[i]);
+        const size_t at = order.empty() ? i : i / cols * cols + static_cast<size_t>(order[i % cols]);
+        change += (static_cast<double>(made[i]) - read[at]) * (static_cast<double>(made[i]) - read[at]);
         size += static_cast<double>(made[i]) * made[i];
       }
     }
