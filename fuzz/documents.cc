@@ -4,15 +4,19 @@
 #include <string_view>
 
 #include "absl/log/check.h"
+#include "absl/strings/str_cat.h"
 #include "client/recipe_file.h"
 #include "client/report_text.h"
 #include "common/proto_time.h"
+#include "common/trace_context.h"
+#include "common/view/html.h"
 #include "common/view/json.h"
 #include "common/view/report_view.h"
 #include "fuzz/fuzz_target.h"
 #include "quant/v1/jobs.pb.h"
 #include "quant/v1/recipe.pb.h"
 #include "quant/v1/report.pb.h"
+#include "server/pages/page_html.h"
 #include "worker/agent/child_output.h"
 #include "worker/formats/dataset/dataset.h"
 #include "worker/job/resume.h"
@@ -41,6 +45,21 @@ FUZZ_TARGET(report, input) {
 }
 
 // preprocess.json, for one image of 4 x 5 pixels.
+FUZZ_TARGET(traceparent, input) {
+  const std::string parsed = ParseTraceparent(input);
+  if (parsed.empty()) return;
+  CHECK_EQ(parsed.size(), 55u);
+  CHECK_EQ(ParseTraceparent(parsed), parsed);
+  CHECK_EQ(TraceId(parsed), input.substr(3, 32));
+}
+
+// What a browser is sent of text from outside, and what one sends.
+FUZZ_TARGET(html, input) {
+  CHECK_EQ(HtmlEscape(input).find_first_of("<>\"'"), std::string::npos);
+  CHECK_EQ(FormValue(absl::StrCat("a=1&next=", UrlEncode(input)), "next"), input);
+  FormValue(input, "token");
+}
+
 FUZZ_TARGET(preprocess, input) {
   const auto& folder = EmptyFolder();
   WriteTo(folder / "preprocess.json", input);

@@ -366,6 +366,13 @@ def main():
     seed("preprocess", "shapes", b'{"layout": "NHWC", "mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5]}')
     for path in sorted(EXAMPLE.rglob("preprocess.json")):
         seed("preprocess", path.parent.name, path.read_bytes())
+    trace = "-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-"
+    for name, text in {"v00": f"00{trace}01", "v01-longer": f"01{trace}fb-more", "ff": f"ff{trace}01",
+                       "zero": f"00-{'0' * 32}-b7ad6b7169203331-01"}.items():
+        seed("traceparent", name, text.encode())
+    for name, text in {"script": "<script>alert(1)</script>\"'><img src=x onerror=alert(2)>",
+                       "form": "token=t-0%2E%zz%4&next=%2Fjobs%3Fstate%3Drunning&a", "bytes": "\x1b[2J ä €"}.items():
+        seed("html", name, text.encode())
     seed("resume", "gptq", *resume_point())
     frame = encode("Progress", 'phase: "load" fraction: 0.5 message: "m" update_time { seconds: 9 }')
     seed("child_output", "frames", b"\5" + 2 * (struct.pack("<I", len(frame)) + frame))
