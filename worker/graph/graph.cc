@@ -40,7 +40,8 @@ std::string Node::String(std::string_view key, std::string_view otherwise) const
 
 std::vector<int64_t> Node::Ints(std::string_view key, std::vector<int64_t> otherwise) const {
   const std::vector<int64_t>* v = Find<std::vector<int64_t>>(*this, key);
-  return v ? *v : std::move(otherwise);
+  if (v != nullptr) return *v;
+  return otherwise;
 }
 
 std::vector<float> Node::Floats(std::string_view key) const {

@@ -96,6 +96,7 @@ TEST_P(Streaming, ReadsBackAlignedAndWithTheRightIndex) {
   TempDir dir, again;
   std::vector<NamedTensor> tensors;
   constexpr DType kTypes[] = {DType::kUInt8, DType::kFloat32, DType::kFloat16, DType::kInt64, DType::kInt32};
+  tensors.reserve(60);
   for (int i = 0; i < 60; ++i) {
     tensors.push_back(
         {absl::StrCat("t", i), Noise(kTypes[i % 5], {i % 7, 1 + i * 3 % 11, 5}, static_cast<uint32_t>(i))});

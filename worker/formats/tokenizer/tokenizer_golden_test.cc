@@ -83,7 +83,7 @@ Json ByteLevelJson() {
                                                                              {"\u00c3", "\u00a9"},
                                                                              {"\u00e4", "\u00b8"}}) {
     add(a + b);
-    merges.push_back(a + " " + b);
+    merges.push_back(absl::StrCat(a, " ", b));
   }
   return {{"pre_tokenizer", {{"type", "ByteLevel"}, {"add_prefix_space", false}}},
           {"decoder", {{"type", "ByteLevel"}}},

@@ -14,7 +14,6 @@ namespace quant {
 namespace {
 
 using ::testing::ElementsAre;
-using ::testing::FloatEq;
 using ::testing::Pointwise;
 using Vec = std::vector<float>;
 
@@ -35,6 +34,7 @@ ValueInfo Value(std::string name, std::vector<int64_t> shape, DType dtype = DTyp
 
 std::vector<std::string> Ops(const Graph& g) {
   std::vector<std::string> ops;
+  ops.reserve(g.nodes.size());
   for (const Node& n : g.nodes) ops.push_back(n.op_type);
   return ops;
 }
@@ -68,7 +68,7 @@ Vec Evaluate(const Graph& g, const Vec& x) {
       out.resize(n.op_type == "ConvTranspose" ? cols * groups : rows_are_outputs ? rows : cols);
       for (size_t r = 0; r < rows; ++r) {
         for (size_t c = 0; c < cols; ++c) {
-          const size_t group = n.op_type == "Conv" ? r / (rows / groups) : r / (rows / groups);
+          const size_t group = r / (rows / groups);
           const size_t o = rows_are_outputs ? r : n.op_type == "ConvTranspose" ? group * cols + c : c;
           const size_t i = rows_are_outputs ? group * cols * (n.op_type == "Conv") + c : r;
           out[o] += n.Float("alpha", 1) * w[r * cols + c] * in[i];
