@@ -9,6 +9,7 @@
 #include <random>
 #include <sstream>
 
+#include "absl/strings/str_cat.h"
 #include "worker/formats/tokenizer/tokenizer_testing.h"
 
 namespace quant {
