@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """A real run of the service in a real Prometheus: every query of every dashboard finds data, every recording rule has
-values, every metric is scraped, and the console pages draw it all in a browser.
-
-Pictures of the pages are kept in $QUANT_PICTURES, where that is set."""
+values, every metric is scraped, and the console pages draw it all in a browser."""
 import os
 import pathlib
 import re
@@ -11,10 +9,11 @@ import subprocess
 import sys
 import tempfile
 import time
+import unittest
 
 import numpy as np
-from selenium import webdriver
 
+from browser import Browser, have_browser
 from hf_checkpoints import CASES
 from prometheus import Prometheus
 from service import EXAMPLE, TOP, Service, ServiceTestCase, main, wait_until
@@ -183,24 +182,28 @@ class DashboardsTest(ServiceTestCase):
 
     # ---- console pages
 
+    @unittest.skipUnless(have_browser(), "chromium, chromedriver and python3-selenium are not all there")
     def test_console_pages_draw_every_panel(self):
-        browser = self.enterContext(_Browser())
+        browser = self.enterContext(Browser())
         for board in spec.DASHBOARDS:
-            for width, height in ((1280, 900), (390, 844)):
-                with self.subTest(page=board["name"], width=width):
-                    self.look_at(browser, board, width, height)
+            for width, dark in ((1280, False), (390, False), (1280, True)):
+                with self.subTest(page=board["name"], width=width, dark=dark):
+                    self.look_at(browser, board, width, dark)
 
-    def look_at(self, browser, board, width, height):
-        browser.size(width, height)
-        browser.driver.get(f"http://{self.prometheus.address}/consoles/{board['name']}.html#5m")
-        browser.driver.execute_script("location.reload()")
-        browser.wait_drawn()
-        page_width, page_height = browser.driver.execute_script(
-            "return [document.documentElement.scrollWidth, document.documentElement.scrollHeight]")
-        browser.picture(board["name"], width, page_height)
-        self.assertLessEqual(page_width, width, "the page is wider than the screen")
-        drawn = browser.driver.execute_script("""
-            return Array.from(document.querySelectorAll(".panel")).map(p => ({
+    def open(self, browser, name, width=1280, dark=False):
+        browser.open("about:blank")
+        browser.open(f"http://{self.prometheus.address}/consoles/{name}.html#5m", width, dark)
+        self.wait_drawn(browser)
+
+    def wait_drawn(self, browser):
+        wait_until(lambda: browser.run("return document.body && document.body.dataset.drawn"), "the page is drawn")
+
+    def look_at(self, browser, board, width, dark):
+        self.open(browser, board["name"], width, dark)
+        browser.assert_fits()
+        browser.screenshot(f"console-{board['name']}-{width}{'-dark' if dark else ''}")
+        drawn = browser.run("""
+            return Array.from(document.querySelectorAll("#rows .panel")).map(p => ({
               kind: p.dataset.kind, title: p.dataset.title, state: p.dataset.state, points: +p.dataset.points,
               lines: p.querySelectorAll("polyline, circle").length, cells: p.querySelectorAll("svg rect").length,
               rows: p.querySelectorAll("tr").length, bars: p.querySelectorAll("u").length, text: p.innerText,
@@ -215,53 +218,22 @@ class DashboardsTest(ServiceTestCase):
                 self.assertNotIn("undefined", panel["text"])
                 self.assertNotIn("NaN", panel["text"])
                 self.assertLessEqual(panel["wide"], 1, "something sticks out of the panel")
+        loaded = browser.run("return performance.getEntriesByType('resource').map(r => r.name)")
+        self.assertEqual([url for url in loaded if not url.startswith(f"http://{self.prometheus.address}/")], [])
         errors = [e for e in browser.driver.get_log("browser") if e["level"] == "SEVERE" and "favicon" not in e["message"]]
         self.assertEqual(errors, [])
 
+    @unittest.skipUnless(have_browser(), "chromium, chromedriver and python3-selenium are not all there")
     def test_a_variable_narrows_the_models(self):
-        browser = self.enterContext(_Browser())
-        browser.size(1280, 900)
-        browser.driver.get(f"http://{self.prometheus.address}/consoles/models.html#15m")
-        browser.wait_drawn()
-        browser.driver.execute_script("""
+        browser = self.enterContext(Browser())
+        self.open(browser, "models")
+        browser.run("""
             const choice = document.querySelector("select[aria-label=Variant]");
             choice.value = "int8"; choice.dispatchEvent(new Event("change"));""")
-        browser.wait_drawn()
-        cells = browser.driver.execute_script(
+        self.wait_drawn(browser)
+        cells = browser.run(
             "return Array.from(document.querySelectorAll('.table tr td:nth-child(2)')).map(c => c.innerText)")
         self.assertEqual(set(cells), {"int8"})
-
-
-class _Browser:
-    """Headless Chromium."""
-
-    def __enter__(self):
-        options = webdriver.ChromeOptions()
-        for flag in ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--hide-scrollbars"):
-            options.add_argument(flag)
-        options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-        self.driver = webdriver.Chrome(options=options, service=webdriver.ChromeService("/usr/bin/chromedriver"))
-        return self
-
-    def __exit__(self, *_):
-        self.driver.quit()
-
-    def size(self, width, height):
-        """Also below the least width of a window."""
-        self.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride",
-                                    {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 500})
-
-    def wait_drawn(self):
-        wait_until(lambda: self.driver.execute_script("return document.body && document.body.dataset.drawn"), "the page is drawn")
-
-    def picture(self, name, width, height):
-        folder = os.environ.get("QUANT_PICTURES")
-        if folder:
-            self.size(width, min(height, 6000))
-            time.sleep(0.5)  # the page draws anew when its size changes
-            self.wait_drawn()
-            pathlib.Path(folder).mkdir(parents=True, exist_ok=True)
-            self.driver.save_screenshot(f"{folder}/{name}-{width}.png")
 
 
 if __name__ == "__main__":
