@@ -3,8 +3,13 @@
 
 #include <grpcpp/security/tls_certificate_provider.h>
 #include <grpcpp/security/tls_credentials_options.h>
+#include <openssl/bio.h>
 #include <openssl/err.h>
+#include <openssl/pem.h>
 #include <openssl/ssl.h>
+
+#include <algorithm>
+#include <ctime>
 
 #include "absl/strings/str_cat.h"
 #include "common/status_macros.h"
@@ -76,6 +81,23 @@ absl::StatusOr<std::shared_ptr<grpc::ChannelCredentials>> ClientTls(const TlsFil
   options.watch_root_certs();
   if (!files.cert.empty()) options.watch_identity_key_cert_pairs();
   return grpc::experimental::TlsCredentials(options);
+}
+
+absl::StatusOr<absl::Time> CertificateExpiry(const std::string& file) {
+  const std::unique_ptr<BIO, int (*)(BIO*)> in(BIO_new_file(file.c_str(), "r"), BIO_free);
+  if (in == nullptr) return Bad("the certificate", file);
+  absl::Time expiry = absl::InfiniteFuture();
+  while (true) {
+    const std::unique_ptr<X509, void (*)(X509*)> certificate(PEM_read_bio_X509(in.get(), nullptr, nullptr, nullptr),
+                                                             X509_free);
+    if (certificate == nullptr) break;
+    tm end{};
+    if (ASN1_TIME_to_tm(X509_get0_notAfter(certificate.get()), &end) != 1) return Bad("the certificate", file);
+    expiry = std::min(expiry, absl::FromUnixSeconds(::timegm(&end)));
+  }
+  if (expiry == absl::InfiniteFuture()) return Bad("the certificate", file);
+  ERR_clear_error();  // the end of the file is an error to OpenSSL
+  return expiry;
 }
 
 }  // namespace quant

@@ -12,6 +12,7 @@
 #include <string>
 
 #include "absl/status/statusor.h"
+#include "absl/time/time.h"
 
 namespace quant {
 
@@ -32,6 +33,10 @@ absl::StatusOr<std::shared_ptr<grpc::ServerCredentials>> ServerTls(const TlsFile
 // Needs `ca`; the server's certificate must name the host that is connected to. With `cert` and `key` the client shows
 // its own.  Empty files: a connection in the clear.  INVALID_ARGUMENT: as above.
 absl::StatusOr<std::shared_ptr<grpc::ChannelCredentials>> ClientTls(const TlsFiles& files);
+
+// When the first of the certificates in the file (PEM) expires.
+//   INVALID_ARGUMENT: the file cannot be read, or has no certificate.
+absl::StatusOr<absl::Time> CertificateExpiry(const std::string& file);
 
 }  // namespace quant
 

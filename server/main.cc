@@ -74,6 +74,8 @@ struct Flags {
             "How often workers are to report. One silent for three times as long loses its jobs.");
     set.Add("drain-timeout", &options.drain_timeout, "TIME", "What open calls get to end after SIGTERM.");
     set.Add("reflection", &options.reflection, "", "Serve gRPC reflection, for grpcurl and the like.");
+    set.Add("a66-metrics", &options.a66_metrics, "",
+            "Also serve the rpc metrics under the names of gRPC's proposal A66 (grpc_server_call_…).");
     set.Add("tls-cert", &options.tls.cert, "FILE",
             "Serve TLS with this certificate and the chain above it (PEM). A renewed file counts within seconds.");
     set.Add("tls-key", &options.tls.key, "FILE", "Its private key (PEM).");

@@ -8,6 +8,7 @@
 #include <grpcpp/resource_quota.h>
 #include <sys/file.h>
 
+#include <algorithm>
 #include <atomic>
 #include <cerrno>
 #include <chrono>
@@ -149,6 +150,7 @@ class Server::Impl {
       ASSIGN_OR_RETURN(blobs_lock_, LockFolder(blobs, options_.postgres.empty() ? LOCK_EX : LOCK_SH));
     }
     metrics_.SetBuildInfo(BuildVersion(), DetectIsa());
+    if (options_.a66_metrics) metrics_.EnableA66();
     RETURN_IF_ERROR(OpenAuth());
     RETURN_IF_ERROR(OpenStores(blobs));
     RETURN_IF_ERROR(Serve());
@@ -312,7 +314,7 @@ class Server::Impl {
   }
 
   absl::Status ServeHttp() {
-    HttpHandlers handlers{.metrics = [this] { return metrics_.Serialize(); },
+    HttpHandlers handlers{.metrics = [this] { return MetricsText(); },
                           .ready = [this]() -> absl::Status {
                             if (!draining_) return absl::OkStatus();
                             return absl::UnavailableError("the server is stopping");
@@ -331,6 +333,24 @@ class Server::Impl {
     }
     ASSIGN_OR_RETURN(http_, HttpServer::Start(*options_.metrics, std::move(handlers)));
     return absl::OkStatus();
+  }
+
+  // With what changes by itself read now.
+  std::string MetricsText() {
+    if (!options_.s3_blobs.has_value()) {
+      const std::filesystem::path& folder = options_.blobs.empty() ? options_.data : options_.blobs;
+      if (const absl::StatusOr<int64_t> free = FreeBytes(folder); free.ok()) {
+        metrics_.SetCasCapacity(blobs_->stats().bytes + std::max<int64_t>(0, *free - options_.reserve_bytes));
+      }
+    }
+    const auto certificate = [this](const char* name, const std::string& file) {
+      if (file.empty()) return;
+      const absl::StatusOr<absl::Time> expiry = CertificateExpiry(file);
+      if (expiry.ok()) metrics_.SetCertificateExpiry(name, *expiry);  // else the last one stays: it is in use
+    };
+    certificate("certificate", options_.tls.cert);
+    certificate("authority", options_.tls.ca);
+    return metrics_.Serialize();
   }
 
   // At start and then every sweep_interval, until Shutdown.

@@ -41,6 +41,7 @@ struct ServerOptions {
   int64_t reserve_bytes = int64_t{512} << 20;  // disk space that uploads leave free
   int64_t max_blob_bytes = int64_t{256} << 30;
   bool reflection = true;
+  bool a66_metrics = false;                              // also gRPC's newer names of rpc metrics
   absl::Duration drain_timeout = absl::Seconds(10);      // what open calls get to end at Shutdown
   absl::Duration handshake_timeout = absl::Seconds(10);  // what a new connection gets to say HTTP/2 (and TLS)
   absl::Duration heartbeat_interval = absl::Seconds(1);

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "server/metrics/grpc_metrics.h"
 
+#include <google/protobuf/message.h>
 #include <grpcpp/support/interceptor.h>
 #include <grpcpp/support/status.h>
 
@@ -19,12 +20,14 @@ using grpc::experimental::ServerRpcInfo;
 // Lives as long as one rpc; gRPC calls it from one thread at a time.
 class RpcCounter : public Interceptor {
  public:
-  RpcCounter(ServerMetrics* metrics, int method) : metrics_(metrics), method_(method), start_(absl::Now()) {
+  RpcCounter(ServerMetrics* metrics, int method)
+      : metrics_(metrics), method_(method), sizes_(metrics->WantsMessageSizes(method)), start_(absl::Now()) {
     metrics_->RpcStarted(method_);
   }
   ~RpcCounter() override { End(grpc::StatusCode::CANCELLED); }
 
   void Intercept(InterceptorBatchMethods* methods) override {
+    if (sizes_) Measure(methods);
     if (methods->QueryInterceptionHookPoint(InterceptionHookPoints::PRE_SEND_STATUS)) {
       End(methods->GetSendStatus().error_code());
     }
@@ -32,15 +35,33 @@ class RpcCounter : public Interceptor {
   }
 
  private:
+  // Only for rpcs of quant.v1, whose messages are protobuf messages here.
+  void Measure(InterceptorBatchMethods* methods) {
+    if (methods->QueryInterceptionHookPoint(InterceptionHookPoints::PRE_SEND_MESSAGE)) {
+      if (const grpc::ByteBuffer* const bytes = methods->GetSerializedSendMessage(); bytes != nullptr) {
+        sent_ += static_cast<int64_t>(bytes->Length());
+      }
+    }
+    if (methods->QueryInterceptionHookPoint(InterceptionHookPoints::POST_RECV_MESSAGE)) {
+      if (void* const message = methods->GetRecvMessage(); message != nullptr) {
+        received_ += static_cast<int64_t>(static_cast<google::protobuf::Message*>(message)->ByteSizeLong());
+      }
+    }
+  }
+
   void End(grpc::StatusCode code) {
     if (ended_) return;
     ended_ = true;
+    if (sizes_) metrics_->RpcMessages(method_, sent_, received_);
     metrics_->RpcHandled(method_, code, absl::Now() - start_);
   }
 
   ServerMetrics* const metrics_;
   const int method_;
+  const bool sizes_;
   const absl::Time start_;
+  int64_t sent_ = 0;
+  int64_t received_ = 0;
   bool ended_ = false;
 };
 

@@ -1,51 +1,36 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "server/metrics/server_metrics.h"
 
-#include <dirent.h>
-#include <prometheus/counter.h>
-#include <prometheus/family.h>
-#include <prometheus/gauge.h>
-#include <prometheus/histogram.h>
-#include <prometheus/registry.h>
 #include <prometheus/text_serializer.h>
-#include <sys/resource.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <array>
-#include <cstdio>
 #include <initializer_list>
 #include <map>
 #include <mutex>
-#include <unordered_map>
+#include <set>
 #include <utility>
 
 #include "absl/time/clock.h"
 #include "common/mutex.h"
-#include "externalscaler/externalscaler.pb.h"
-#include "quant/v1/artifacts.pb.h"
-#include "quant/v1/jobs.pb.h"
-#include "quant/v1/workers.pb.h"
+#include "common/process_usage.h"
+#include "server/metrics/metric_families.h"
+#include "server/metrics/model_metrics.h"
+#include "server/metrics/rpc_metrics.h"
 
 namespace quant {
 namespace {
 
-using prometheus::BuildCounter;
-using prometheus::BuildGauge;
-using prometheus::BuildHistogram;
 using prometheus::Counter;
 using prometheus::Family;
 using prometheus::Gauge;
 using prometheus::Histogram;
 using prometheus::Labels;
 using prometheus::Registry;
-using Buckets = Histogram::BucketBoundaries;
 
-// The closed label sets. Every label value that leaves this file is in one of them, in the list of rpcs below, or is
-// the id of one of at most kMaxWorkers workers.
+// The closed label sets. Every label value that leaves this file is in one of them, in kMethods, or is the id of one of
+// at most kMaxWorkers workers or the name of one of at most kMaxTenants tenants.
 constexpr std::array kKinds = {"quantize", "calibrate", "benchmark", "analyze", "tune"};
-constexpr std::array kMethods = {"none", "dynamic",  "static", "smoothquant", "rtn", "gptq", "awq",
-                                 "nf4",  "llm_int8", "fp16",   "bf16",        "hqq", "mixed"};
 constexpr std::array kOutcomes = {"succeeded", "cached", "failed", "cancelled", "dead"};
 constexpr std::array kReasons = {"none", "retryable", "final", "poison"};
 constexpr std::array kDedup = {"hit", "merged", "miss", "bypass"};
@@ -53,6 +38,8 @@ constexpr std::array kStates = {"queued",    "running", "retry_wait", "cancellin
                                 "succeeded", "failed",  "cancelled",  "dead"};
 constexpr std::array kPhases = {"fetch",  "load",     "calibrate", "quantize", "export",
                                 "verify", "evaluate", "benchmark", "upload"};
+constexpr std::array kRunningPhases = {"none",   "fetch",  "load",     "calibrate", "quantize",
+                                       "export", "verify", "evaluate", "benchmark", "upload"};
 constexpr std::array kErrors = {"MODEL_INVALID", "OPERATOR_UNSUPPORTED", "DATA_MISMATCH", "DATA_NOT_FINITE",
                                 "OUT_OF_MEMORY", "CHILD_CRASHED",        "CHILD_HUNG",    "TIMEOUT",
                                 "LEASE_LOST",    "VERIFY_FAILED",        "INTERNAL"};
@@ -64,31 +51,16 @@ constexpr std::array kOperations = {"read", "write"};
 constexpr std::array kArtifacts = {"model", "dataset"};
 constexpr std::array kWorkerStates = {"up", "draining", "lost"};
 constexpr std::array kSlotStates = {"busy", "free"};
+constexpr std::array kCertificateFiles = {"certificate", "authority"};
 constexpr size_t kMaxWorkers = 100;
 constexpr size_t kMaxTenants = 50;
 
-constexpr std::array kGrpcCodes = {
-    "OK",        "CANCELLED",      "UNKNOWN",           "INVALID_ARGUMENT",   "DEADLINE_EXCEEDED",
-    "NOT_FOUND", "ALREADY_EXISTS", "PERMISSION_DENIED", "RESOURCE_EXHAUSTED", "FAILED_PRECONDITION",
-    "ABORTED",   "OUT_OF_RANGE",   "UNIMPLEMENTED",     "INTERNAL",           "UNAVAILABLE",
-    "DATA_LOSS", "UNAUTHENTICATED"};
-
 // 0.1 s to 12 h: a queue or a job is of interest over all of it.
 const Buckets kJobBuckets = {0.1, 0.3, 1, 3, 10, 20, 30, 60, 120, 300, 600, 1200, 3600, 7200, 14400, 43200};
-const Buckets kRpcBuckets = {0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60};
 const Buckets kStoreBuckets = {0.0001, 0.0005, 0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1, 5};
 const Buckets kCancelBuckets = {0.05, 0.1, 0.5, 1, 2, 5, 10, 30, 60, 120};
 const Buckets kSweepBuckets = {0.01, 0.1, 1, 10, 60, 600};
 const Buckets kAttemptBuckets = {1, 2, 3, 4, 5, 7, 10};
-
-double Seconds(absl::Duration d) { return absl::ToDoubleSeconds(std::max(d, absl::ZeroDuration())); }
-
-template <size_t N>
-std::string In(const std::array<const char*, N>& set, std::string_view value) {
-  if (value.empty()) return "none";
-  const bool known = std::any_of(set.begin(), set.end(), [&](const char* v) { return value == v; });
-  return known ? std::string(value) : "other";
-}
 
 // One series per value of a single label, made at 0.
 template <typename T>
@@ -117,52 +89,6 @@ void Set(Gauge* gauge, double value) {
   if (gauge != nullptr) gauge->Set(value);
 }
 
-Family<Counter>& CounterFamily(Registry& registry, const char* name, const char* help) {
-  return BuildCounter().Name(name).Help(help).Register(registry);
-}
-Family<Gauge>& GaugeFamily(Registry& registry, const char* name, const char* help) {
-  return BuildGauge().Name(name).Help(help).Register(registry);
-}
-Family<Histogram>& HistogramFamily(Registry& registry, const char* name, const char* help) {
-  return BuildHistogram().Name(name).Help(help).Register(registry);
-}
-
-// The series of one rpc.
-struct Rpc {
-  std::string full_name;
-  Counter* started = nullptr;
-  std::array<Counter*, kGrpcCodes.size()> handled{};
-  Histogram* seconds = nullptr;
-};
-
-struct RpcName {
-  std::string service;
-  std::string method;
-  std::string type;
-};
-
-std::vector<RpcName> KnownRpcs() {
-  std::vector<RpcName> names;
-  for (const auto* file : {v1::Digest::descriptor()->file(), v1::Job::descriptor()->file(),
-                           v1::Worker::descriptor()->file(), externalscaler::ScaledObjectRef::descriptor()->file()}) {
-    for (int s = 0; s < file->service_count(); ++s) {
-      const auto* const service = file->service(s);
-      for (int m = 0; m < service->method_count(); ++m) {
-        const auto* const method = service->method(m);
-        const char* const type = method->client_streaming()
-                                     ? (method->server_streaming() ? "bidi_stream" : "client_stream")
-                                     : (method->server_streaming() ? "server_stream" : "unary");
-        names.push_back({service->full_name(), method->name(), type});
-      }
-    }
-  }
-  names.push_back({"grpc.health.v1.Health", "Check", "unary"});
-  names.push_back({"grpc.health.v1.Health", "Watch", "server_stream"});
-  names.push_back({"grpc.reflection.v1alpha.ServerReflection", "ServerReflectionInfo", "bidi_stream"});
-  names.push_back({"other", "other", "unary"});  // must be the last
-  return names;
-}
-
 }  // namespace
 
 struct ServerMetrics::Impl {
@@ -173,6 +99,8 @@ struct ServerMetrics::Impl {
   Family<Counter>& finished =
       CounterFamily(registry, "quant_jobs_finished_total", "Jobs that reached a final state or DEAD.");
   ByLabel<Gauge> jobs{GaugeFamily(registry, "quant_jobs", "Jobs in each state now."), "state", kStates, false};
+  ByLabel<Gauge> phases{GaugeFamily(registry, "quant_jobs_running", "Jobs at workers now, by phase."), "phase",
+                        kRunningPhases, true};
   Family<Gauge>& depth = GaugeFamily(registry, "quant_queue_depth", "Jobs ready for a worker, by priority.");
   Gauge& oldest =
       GaugeFamily(registry, "quant_queue_oldest_age_seconds", "Time the oldest ready job has waited; 0 without one.")
@@ -211,6 +139,9 @@ struct ServerMetrics::Impl {
   Family<Gauge>& worker_up = GaugeFamily(registry, "quant_worker_up", "1 while the worker is heard of.");
   Family<Gauge>& worker_heartbeat = GaugeFamily(registry, "quant_worker_last_heartbeat_timestamp_seconds",
                                                 "When the worker was last heard of, in seconds since 1970.");
+  Family<Gauge>& worker_progress =
+      GaugeFamily(registry, "quant_worker_progress_age_seconds",
+                  "Longest time that a job of the worker has stood still: no new phase, fraction or message.");
 
   // ---- blobs and artifacts
   Counter& upload_bytes =
@@ -223,6 +154,9 @@ struct ServerMetrics::Impl {
   Gauge& uploads = GaugeFamily(registry, "quant_uploads_in_progress", "Open WriteBlob streams.").Add({});
   Counter& download_bytes = CounterFamily(registry, "quant_download_bytes_total", "Bytes of blobs sent.").Add({});
   Gauge& cas_bytes = GaugeFamily(registry, "quant_cas_bytes", "Bytes of stored blobs.").Add({});
+  Family<Gauge>& cas_capacity =
+      GaugeFamily(registry, "quant_cas_capacity_bytes",
+                  "Bytes of blobs that the disk has room for; none for a store without bound.");
   Gauge& cas_objects = GaugeFamily(registry, "quant_cas_objects", "Stored blobs.").Add({});
   Counter& cas_reclaimed =
       CounterFamily(registry, "quant_cas_gc_reclaimed_bytes_total", "Bytes of unreferenced blobs removed.").Add({});
@@ -246,6 +180,8 @@ struct ServerMetrics::Impl {
 
   // ---- process
   Family<Gauge>& build = GaugeFamily(registry, "quant_build_info", "1; the labels tell the build.");
+  Family<Gauge>& certificates = GaugeFamily(registry, "quant_tls_certificate_expiry_timestamp_seconds",
+                                            "When the first certificate of the file expires, in seconds since 1970.");
   Gauge& draining = GaugeFamily(registry, "quant_draining", "1 while the server is stopping.").Add({});
   Gauge& resident = GaugeFamily(registry, "process_resident_memory_bytes", "Resident memory.").Add({});
   Counter& cpu = CounterFamily(registry, "process_cpu_seconds_total", "User and system CPU time.").Add({});
@@ -254,12 +190,8 @@ struct ServerMetrics::Impl {
   Gauge& start_time =
       GaugeFamily(registry, "process_start_time_seconds", "When the process started, in seconds since 1970.").Add({});
 
-  // ---- rpcs: constant after construction
-  Family<Counter>& rpc_started = CounterFamily(registry, "grpc_server_started_total", "Rpcs begun.");
-  Family<Counter>& rpc_handled = CounterFamily(registry, "grpc_server_handled_total", "Rpcs ended, by status code.");
-  Family<Histogram>& rpc_seconds = HistogramFamily(registry, "grpc_server_handling_seconds", "Time of rpcs.");
-  std::vector<Rpc> rpcs;
-  std::unordered_map<std::string_view, int> rpc_index;  // views into rpcs
+  RpcMetrics rpcs{registry};
+  ModelMetrics models{registry};
 
   Mutex tenants_mu;
   std::set<std::string, std::less<>> tenants ABSL_GUARDED_BY(tenants_mu);  // those with series of their own
@@ -271,7 +203,7 @@ struct ServerMetrics::Impl {
   }
 
   Mutex mu;  // SetWorkers and SetBuildInfo replace series
-  std::vector<std::pair<Gauge*, Gauge*>> worker_series ABSL_GUARDED_BY(mu);
+  std::vector<std::array<Gauge*, 3>> worker_series ABSL_GUARDED_BY(mu);
   Gauge* build_series ABSL_GUARDED_BY(mu) = nullptr;
   mutable std::mutex serialize_mu;
 
@@ -297,48 +229,15 @@ struct ServerMetrics::Impl {
     for (const char* resource : kResources) quota.Add({{"tenant", TenantLabel("default")}, {"resource", resource}});
     for (const char* op : kOperations) store_by_op[op] = &store_seconds.Add({{"op", op}}, kStoreBuckets);
 
-    const std::vector<RpcName> names = KnownRpcs();
-    rpcs.reserve(names.size());
-    for (const RpcName& name : names) {
-      Labels labels = {{"grpc_type", name.type}, {"grpc_service", name.service}, {"grpc_method", name.method}};
-      Rpc rpc;
-      rpc.full_name = "/" + name.service + "/" + name.method;
-      rpc.started = &rpc_started.Add(labels);
-      rpc.seconds = &rpc_seconds.Add(labels, kRpcBuckets);
-      for (size_t code = 0; code < kGrpcCodes.size(); ++code) {
-        labels["grpc_code"] = kGrpcCodes[code];
-        rpc.handled[code] = &rpc_handled.Add(labels);
-      }
-      rpcs.push_back(std::move(rpc));
-    }
-    for (size_t i = 0; i < rpcs.size(); ++i) rpc_index[rpcs[i].full_name] = static_cast<int>(i);
     start_time.Set(absl::ToDoubleSeconds(absl::Now() - absl::UnixEpoch()));
   }
 
   void ReadProcess() {
-    if (FILE* const f = std::fopen("/proc/self/statm", "re"); f != nullptr) {
-      long pages = 0;
-      long resident_pages = 0;
-      if (std::fscanf(f, "%ld %ld", &pages, &resident_pages) == 2) {  // NOLINT(cert-err34-c): the kernel wrote it
-        resident.Set(static_cast<double>(resident_pages) * static_cast<double>(::sysconf(_SC_PAGESIZE)));
-      }
-      std::fclose(f);
-    }
-    rusage usage{};
-    if (::getrusage(RUSAGE_SELF, &usage) == 0) {
-      const auto seconds = [](const timeval& t) {
-        return static_cast<double>(t.tv_sec) + 1e-6 * static_cast<double>(t.tv_usec);
-      };
-      cpu.Increment(std::max(0.0, seconds(usage.ru_utime) + seconds(usage.ru_stime) - cpu.Value()));
-    }
-    if (DIR* const dir = ::opendir("/proc/self/fd"); dir != nullptr) {
-      int entries = 0;
-      while (::readdir(dir) != nullptr) ++entries;
-      ::closedir(dir);
-      open_fds.Set(entries - 3);  // ".", ".." and the one that lists
-    }
-    rlimit limit{};
-    if (::getrlimit(RLIMIT_NOFILE, &limit) == 0) max_fds.Set(static_cast<double>(limit.rlim_cur));
+    const ProcessUsage usage = ReadProcessUsage();
+    resident.Set(static_cast<double>(usage.resident_bytes));
+    cpu.Increment(std::max(0.0, usage.cpu_seconds - cpu.Value()));
+    open_fds.Set(static_cast<double>(usage.open_fds));
+    max_fds.Set(static_cast<double>(usage.max_fds));
   }
 };
 
@@ -394,6 +293,14 @@ void ServerMetrics::SetQueueDepth(int priority, int64_t count) {
   impl_->depth.Add({{"priority", std::to_string(priority)}}).Set(static_cast<double>(count));
 }
 
+void ServerMetrics::SetRunning(const std::map<std::string, int64_t>& jobs_by_phase) {
+  std::map<Gauge*, int64_t> counts;  // several unknown phases are one "other"
+  for (const char* phase : kRunningPhases) counts[impl_->phases.At(phase)] = 0;
+  counts[impl_->phases.At("other")] = 0;
+  for (const auto& [phase, count] : jobs_by_phase) counts[impl_->phases.At(phase.empty() ? "none" : phase)] += count;
+  for (const auto& [gauge, count] : counts) gauge->Set(static_cast<double>(count));
+}
+
 void ServerMetrics::SetQueueOldestAge(absl::Duration age) { impl_->oldest.Set(Seconds(age)); }
 void ServerMetrics::LeaseExpired(std::string_view cause) { Increment(impl_->lease_expirations.At(cause)); }
 void ServerMetrics::StaleReportRejected(std::string_view call) { Increment(impl_->stale.At(call)); }
@@ -406,9 +313,10 @@ void ServerMetrics::SetWorkers(const std::vector<WorkerSample>& workers) {
   MutexLock lock(&impl_->mu);
   // Removing and adding is what prometheus-cpp offers to forget a label; a scrape in between would miss series.
   std::lock_guard<std::mutex> no_scrape(impl_->serialize_mu);
-  for (const auto& [up, heartbeat] : impl_->worker_series) {
+  for (const auto& [up, heartbeat, progress] : impl_->worker_series) {
     impl_->worker_up.Remove(up);
     impl_->worker_heartbeat.Remove(heartbeat);
+    impl_->worker_progress.Remove(progress);
   }
   impl_->worker_series.clear();
   int64_t up = 0;
@@ -427,7 +335,9 @@ void ServerMetrics::SetWorkers(const std::vector<WorkerSample>& workers) {
     is_up.Set(worker.up ? 1 : 0);
     Gauge& heartbeat = impl_->worker_heartbeat.Add({{"worker", worker.id}});
     heartbeat.Set(absl::ToDoubleSeconds(worker.last_heartbeat - absl::UnixEpoch()));
-    impl_->worker_series.emplace_back(&is_up, &heartbeat);
+    Gauge& progress = impl_->worker_progress.Add({{"worker", worker.id}});
+    progress.Set(Seconds(worker.progress_age));
+    impl_->worker_series.push_back({&is_up, &heartbeat, &progress});
   }
   Set(impl_->workers.At("up"), static_cast<double>(up));
   Set(impl_->workers.At("draining"), static_cast<double>(draining));
@@ -447,6 +357,8 @@ void ServerMetrics::SetCas(int64_t objects, int64_t bytes) {
   impl_->cas_objects.Set(static_cast<double>(objects));
   impl_->cas_bytes.Set(static_cast<double>(bytes));
 }
+
+void ServerMetrics::SetCasCapacity(int64_t bytes) { impl_->cas_capacity.Add({}).Set(static_cast<double>(bytes)); }
 
 void ServerMetrics::CasSwept(int64_t reclaimed_bytes, absl::Duration duration) {
   impl_->cas_reclaimed.Increment(static_cast<double>(reclaimed_bytes));
@@ -480,20 +392,27 @@ void ServerMetrics::SetBuildInfo(std::string_view version, std::string_view isa)
   impl_->build_series->Set(1);
 }
 
-void ServerMetrics::SetDraining(bool draining) { impl_->draining.Set(draining ? 1 : 0); }
-
-int ServerMetrics::RpcMethod(std::string_view full_method) const {
-  const auto it = impl_->rpc_index.find(full_method);
-  return it == impl_->rpc_index.end() ? static_cast<int>(impl_->rpcs.size()) - 1 : it->second;
+void ServerMetrics::SetCertificateExpiry(std::string_view file, absl::Time expiry) {
+  impl_->certificates.Add({{"file", In(kCertificateFiles, file)}})
+      .Set(absl::ToDoubleSeconds(expiry - absl::UnixEpoch()));
 }
 
-void ServerMetrics::RpcStarted(int method) { impl_->rpcs[static_cast<size_t>(method)].started->Increment(); }
+void ServerMetrics::SetDraining(bool draining) { impl_->draining.Set(draining ? 1 : 0); }
 
+int ServerMetrics::RpcMethod(std::string_view full_method) const { return impl_->rpcs.Method(full_method); }
+void ServerMetrics::EnableA66() { impl_->rpcs.EnableA66(); }
+bool ServerMetrics::WantsMessageSizes(int method) const { return impl_->rpcs.WantsSizes(method); }
+void ServerMetrics::RpcStarted(int method) { impl_->rpcs.Started(method); }
 void ServerMetrics::RpcHandled(int method, int code, absl::Duration duration) {
-  const Rpc& rpc = impl_->rpcs[static_cast<size_t>(method)];
-  const bool known = code >= 0 && static_cast<size_t>(code) < kGrpcCodes.size();
-  rpc.handled[known ? static_cast<size_t>(code) : 2]->Increment();
-  rpc.seconds->Observe(Seconds(duration));
+  impl_->rpcs.Handled(method, code, duration);
+}
+void ServerMetrics::RpcMessages(int method, int64_t sent_bytes, int64_t received_bytes) {
+  impl_->rpcs.Messages(method, sent_bytes, received_bytes);
+}
+
+void ServerMetrics::SetModels(const std::vector<ModelSample>& models) {
+  std::lock_guard<std::mutex> no_scrape(impl_->serialize_mu);  // as in SetWorkers
+  impl_->models.Set(models);
 }
 
 }  // namespace quant

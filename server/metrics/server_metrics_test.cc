@@ -42,6 +42,20 @@ std::string Shape(const std::string& text) {
   return out;
 }
 
+ServerMetrics::ModelSample Model(const std::string& name) {
+  return {.model = name,
+          .variant = "int8",
+          .dataset = "evaluation",
+          .method = "static",
+          .format = "onnx",
+          .isa = "avx2",
+          .accuracy = {{"top1", 0.97}},
+          .drop = {{"top1", 0.01}},
+          .latency = {{0.5, absl::Milliseconds(2)}},
+          .size_bytes = 1000,
+          .speedup = 2.5};
+}
+
 // One sample of everything that does not exist at 0.
 void Exercise(ServerMetrics& metrics) {
   metrics.JobFinished("quantize", "static", "succeeded", "", absl::Seconds(1), absl::Seconds(2), absl::Seconds(3));
@@ -49,6 +63,13 @@ void Exercise(ServerMetrics& metrics) {
   metrics.SetWorkers({{.id = "w1", .up = true, .last_heartbeat = absl::FromUnixSeconds(5), .slots = 2, .busy = 1}});
   metrics.SetBuildInfo("1.2.3", "avx2");
   metrics.SetQuotaUsed("acme", "queued_jobs", 0.5);
+  metrics.SetCasCapacity(1000);
+  metrics.SetCertificateExpiry("certificate", absl::FromUnixSeconds(5));
+  metrics.EnableA66();
+  const int get_job = metrics.RpcMethod("/quant.v1.JobService/GetJob");
+  metrics.RpcHandled(get_job, 0, absl::Milliseconds(3));
+  metrics.RpcMessages(get_job, 10, 20);
+  metrics.SetModels({Model("shapes")});
 }
 
 TEST(ServerMetrics, NamesTypesAndLabelsAreTheGoldenOnes) {
@@ -130,6 +151,49 @@ TEST(ServerMetrics, TheListOfTenantsIsBounded) {
   EXPECT_THAT(text, HasSubstr("quant_quota_rejections_total{resource=\"requests\",tenant=\"other\"} 151"));
   EXPECT_THAT(text, HasSubstr("quant_tenant_quota_used_ratio{resource=\"queued_jobs\",tenant=\"t48\"} 0.25"));
   EXPECT_THAT(text, Not(HasSubstr("t49")));
+}
+
+TEST(ServerMetrics, ModelsAreReplacedAsAWhole) {
+  ServerMetrics metrics;
+  metrics.SetModels({Model("a"), Model("a"), Model("b")});  // the same twice is harmless
+  std::string text = metrics.Serialize();
+  EXPECT_THAT(text, HasSubstr("quant_model_latency_seconds{dataset=\"evaluation\",method=\"static\",model=\"a\","
+                              "quantile=\"0.5\",variant=\"int8\"} 0.002"));
+  metrics.SetModels({Model("b")});
+  metrics.SetModels({Model("b")});
+  text = metrics.Serialize();
+  EXPECT_THAT(text, Not(HasSubstr("model=\"a\"")));
+  EXPECT_THAT(text, HasSubstr("model=\"b\",variant=\"int8\"} 2.5"));
+}
+
+TEST(ServerMetrics, A66IsThereWhenAsked) {
+  ServerMetrics metrics;
+  const int get_job = metrics.RpcMethod("/quant.v1.JobService/GetJob");
+  EXPECT_FALSE(metrics.WantsMessageSizes(get_job));
+  EXPECT_THAT(metrics.Serialize(), Not(HasSubstr("grpc_server_call_")));
+  metrics.EnableA66();
+  EXPECT_TRUE(metrics.WantsMessageSizes(get_job));
+  EXPECT_FALSE(metrics.WantsMessageSizes(metrics.RpcMethod("/no/Such"))) << "its messages are none of ours";
+  metrics.RpcStarted(get_job);
+  metrics.RpcHandled(get_job, 5, absl::Milliseconds(3));
+  metrics.RpcMessages(get_job, 10, 20);
+  const std::string text = metrics.Serialize();
+  EXPECT_THAT(text, HasSubstr("grpc_server_call_started_total{grpc_method=\"quant.v1.JobService/GetJob\"} 1"));
+  EXPECT_THAT(text, HasSubstr("grpc_server_call_duration_seconds_count{grpc_method=\"quant.v1.JobService/GetJob\","
+                              "grpc_status=\"NOT_FOUND\"} 1"));
+  EXPECT_THAT(text, HasSubstr("grpc_server_call_rcvd_total_compressed_message_size_bytes_sum{grpc_method=\""
+                              "quant.v1.JobService/GetJob\"} 20"));
+}
+
+TEST(ServerMetrics, RunningJobsByPhase) {
+  ServerMetrics metrics;
+  metrics.SetRunning({{"calibrate", 2}, {"", 1}, {"x", 3}, {"y", 4}});
+  std::string text = metrics.Serialize();
+  EXPECT_THAT(text, HasSubstr("quant_jobs_running{phase=\"calibrate\"} 2"));
+  EXPECT_THAT(text, HasSubstr("quant_jobs_running{phase=\"none\"} 1"));
+  EXPECT_THAT(text, HasSubstr("quant_jobs_running{phase=\"other\"} 7"));
+  metrics.SetRunning({});
+  EXPECT_THAT(metrics.Serialize(), HasSubstr("quant_jobs_running{phase=\"calibrate\"} 0"));
 }
 
 TEST(ServerMetrics, UnknownRpcsAreOther) {

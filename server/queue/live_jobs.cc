@@ -139,12 +139,16 @@ void LiveJobs::Insert(JobRow row, absl::Time since, absl::Time now) {
   LiveJob& live = it->second;
   const bool was_queued = !added && StateOf(live.row) == JobState::kQueued;
   const bool was_leased = !added && IsLeased(StateOf(live.row)) && live.row.token == row.token;
+  // What another server heard, or nothing new.
+  const bool moved =
+      was_leased && row.job.progress().update_time().seconds() > live.row.job.progress().update_time().seconds();
   if (!added) Unindex(live, now);
   live.row = std::move(row);
   if (added) live.aged_from = since;
   if (state == JobState::kQueued && !was_queued) live.queued_since = since;
   if (IsLeased(state) && !was_leased) {
     live.last_heard = now;
+    live.moved = now;
     live.progress_saved = now;
     live.confirmed = false;
     if (!added) {
@@ -152,6 +156,7 @@ void LiveJobs::Insert(JobRow row, absl::Time since, absl::Time now) {
       tenant.served += 1 / tenant.weight;
     }
   }
+  if (moved) live.moved = now;
   if (!IsLeased(state)) live.publishing = live.won = false;
   Index(live, now);
 }

@@ -39,6 +39,7 @@ struct LiveJob {
   absl::Time queued_since;     // QUEUED: when it became ready
   absl::Time aged_from;        // when it was submitted, or retried by hand: it keeps its place over lost attempts
   absl::Time last_heard;       // leased: when its worker last named it, or when it was leased
+  absl::Time moved;            // leased: when its progress last changed, or when it was leased
   absl::Time progress_saved;   // leased: when the store last got the progress
   bool sequence_saved = true;  // leased: the store has a sequence at which no other server told of this job
   bool confirmed = false;      // leased: its worker has named it, so the lease arrived

@@ -84,6 +84,7 @@ JobQueue::JobQueue(JobStore* store, ArtifactCatalog* catalog, ServerMetrics* met
       metrics_(metrics),
       clock_(clock),
       options_(options),
+      models_(store, catalog, metrics),
       live_(options_.aging),
       workers_(options_.max_workers, options_.worker_retention),
       jitter_(options_.jitter_seed) {}
@@ -220,6 +221,7 @@ absl::StatusOr<v1::Job> JobQueue::Apply(JobEvent event, JobRow row, Deferred* de
             << (row.job.attempt() > 0 ? absl::StrCat(", attempt ", row.job.attempt(), " by ", row.job.worker_id()) : "")
             << (row.job.has_error() ? absl::StrCat(", ", row.job.error().reason()) : "");
   if (metrics_ != nullptr) CountTransition(event, old, row, now, metrics_);
+  if (before == JobState::kSucceeded || *after == JobState::kSucceeded) models_.Changed();
   --counts_[old.job.state()];
   ++counts_[row.job.state()];
   auto job = std::make_shared<const v1::Job>(row.job);

@@ -46,6 +46,7 @@
 #include "server/queue/artifact_catalog.h"
 #include "server/queue/job_state.h"
 #include "server/queue/live_jobs.h"
+#include "server/queue/model_board.h"
 #include "server/queue/watch_hub.h"
 #include "server/queue/worker_table.h"
 #include "server/store/job_peers.h"
@@ -297,6 +298,8 @@ class JobQueue {
   ServerMetrics* const metrics_;
   Clock* const clock_;
   const QueueOptions options_;
+
+  ModelBoard models_;
 
   // Held over calls to the store (Insert aside), so that memory and store never disagree. Never held over calls to the
   // catalog or to callbacks.

@@ -297,6 +297,7 @@ absl::Status JobQueue::Remove(const JobRow& row, const absl::Status& why, Deferr
   const absl::Status deleted = store_->Delete(id, VersionOf(row));
   if (absl::IsAborted(deleted) || absl::IsNotFound(deleted)) Resync(id);
   RETURN_IF_ERROR(deleted);
+  models_.Changed();
   live_.Erase(id, clock_->Now());
   if (!live_.AttachedTo(id).empty()) deferred->push_back([this, id] { SettleAttached(id); });
   --counts_[row.job.state()];

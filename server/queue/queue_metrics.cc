@@ -2,6 +2,7 @@
 #include "server/queue/queue_metrics.h"
 
 #include <algorithm>
+#include <map>
 #include <string>
 #include <vector>
 
@@ -72,6 +73,12 @@ void SetQueueGauges(const LiveJobs& live, absl::Time now, ServerMetrics* metrics
   metrics->SetQueueOldestAge(now - oldest);
 }
 
+void SetPhaseGauges(const LiveJobs& live, ServerMetrics* metrics) {
+  std::map<std::string, int64_t> phases;
+  for (const std::string& id : live.Leased()) ++phases[live.Find(id)->row.job.progress().phase()];
+  metrics->SetRunning(phases);
+}
+
 void SetQuotaGauges(const LiveJobs& live, LimitsTable* limits, ServerMetrics* metrics) {
   for (const std::string& tenant : live.Tenants()) {
     const TenantLimits of_tenant = limits->For(tenant);
@@ -88,12 +95,15 @@ void SetWorkerGauges(const WorkerTable& workers, const LiveJobs& live, absl::Dur
                      ServerMetrics* metrics) {
   std::vector<ServerMetrics::WorkerSample> samples;
   for (const KnownWorker* worker : workers.All()) {
+    absl::Time moved = now;
+    for (const std::string& id : live.JobsOf(worker->info.id())) moved = std::min(moved, live.Find(id)->moved);
     samples.push_back({.id = worker->info.id(),
                        .up = now - worker->heard < silence,
                        .draining = worker->draining,
                        .last_heartbeat = worker->heard,
                        .slots = worker->info.slots(),
-                       .busy = live.LeasesOf(worker->info.id())});
+                       .busy = live.LeasesOf(worker->info.id()),
+                       .progress_age = now - moved});
   }
   metrics->SetWorkers(samples);
 }

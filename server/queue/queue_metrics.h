@@ -19,6 +19,7 @@ void CountTransition(JobEvent event, const JobRow& before, const JobRow& after, 
 // The phases of a finished job's report.
 void CountPhases(const v1::JobSpec& spec, const v1::Report& report, ServerMetrics* metrics);
 void SetQueueGauges(const LiveJobs& live, absl::Time now, ServerMetrics* metrics);
+void SetPhaseGauges(const LiveJobs& live, ServerMetrics* metrics);
 // What tenants with quotas of jobs use of them.
 void SetQuotaGauges(const LiveJobs& live, LimitsTable* limits, ServerMetrics* metrics);
 // A worker is up when it was heard of within `silence`.

@@ -157,6 +157,7 @@ void JobQueue::TickPlannedFor(absl::Time planned) {
   Deferred deferred;
   const absl::Time begun = absl::Now();
   Recount();
+  models_.Refresh(clock_->Now());
   {
     MutexLock lock(&mu_);
     const absl::Time now = clock_->Now();
@@ -262,6 +263,7 @@ void JobQueue::Run() {
 void JobQueue::UpdateGauges(absl::Time now) {
   if (metrics_ == nullptr) return;
   SetQueueGauges(live_, now, metrics_);
+  SetPhaseGauges(live_, metrics_);
   if (options_.limits != nullptr) SetQuotaGauges(live_, options_.limits, metrics_);
   SetWorkerGauges(workers_, live_, Silence(), now, metrics_);
   metrics_->SetWatchStreams(watches_.size());

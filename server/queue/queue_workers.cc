@@ -329,6 +329,7 @@ v1::LeaseCommand JobQueue::Hear(const std::string& worker_id, const v1::LeasePro
     v1::Job& job = live->row.job;
     if (!SameProgress(progress, job.progress()) && (live->sequence_saved || SaveSequence(live))) {
       *job.mutable_progress() = std::move(progress);
+      live->moved = now;
       job.set_sequence(job.sequence() + 1);
       if (watches_.IsWatched(job.id())) {
         const WatchEvent event{.job = std::make_shared<const v1::Job>(job), .end = std::nullopt};

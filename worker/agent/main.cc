@@ -207,6 +207,7 @@ int Main(const std::vector<std::string>& args) {
   options.build = BuildVersion();
   options.isa = DetectIsa();
   if (!metrics_address.empty()) {
+    metrics.SetCertificate(options.auth.tls.cert);
     const absl::StatusOr<int> port = metrics.Serve(metrics_address);
     if (!port.ok()) {
       std::cerr << "quant-worker: " << port.status().message() << "\n";

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "worker/agent/metrics.h"
 
+#include <prometheus/collectable.h>
 #include <prometheus/counter.h>
 #include <prometheus/exposer.h>
 #include <prometheus/family.h>
@@ -8,8 +9,10 @@
 #include <prometheus/histogram.h>
 #include <prometheus/registry.h>
 #include <prometheus/text_serializer.h>
+#include <sys/wait.h>
 
 #include <algorithm>
+#include <csignal>
 #include <exception>
 #include <map>
 #include <vector>
@@ -18,7 +21,9 @@
 #include "absl/time/clock.h"
 #include "common/mutex.h"
 #include "common/net.h"
+#include "common/process_usage.h"
 #include "common/status_macros.h"
+#include "common/tls.h"
 
 namespace quant {
 namespace {
@@ -40,10 +45,67 @@ constexpr double kGiB = 1024.0 * 1024.0 * 1024.0;
 const Histogram::BucketBoundaries kRssBounds = {0.0625 * kGiB, 0.25 * kGiB, 0.5 * kGiB, 1 * kGiB,  2 * kGiB,
                                                 4 * kGiB,      8 * kGiB,    16 * kGiB,  32 * kGiB, 64 * kGiB};
 
+// How a job's process ended, for quant_worker_children_total.
+const char* EndOf(const ChildResult& child) {
+  if (child.stopped == StopCause::kMemory) return "oom";
+  if (child.stopped != StopCause::kNone) return "stopped";
+  if (WIFSIGNALED(child.exit.wait_status)) {
+    // Nobody but a kernel that is short of memory sends SIGKILL to a job's process that this worker did not stop.
+    return WTERMSIG(child.exit.wait_status) == SIGKILL ? "oom" : "signal";
+  }
+  return WEXITSTATUS(child.exit.wait_status) == 0 ? "ok" : "exit";
+}
+
+// The process of the agent itself, and what the file of its certificate says: read at each scrape.
+class Measured : public prometheus::Collectable {
+ public:
+  explicit Measured(Registry& registry)
+      : registry_(registry),
+        resident_(AddGauge(registry, "process_resident_memory_bytes", "Resident memory of the agent.")),
+        cpu_(AddCounter(registry, "process_cpu_seconds_total", "User and system CPU time of the agent.")),
+        open_fds_(AddGauge(registry, "process_open_fds", "Open file descriptors.")),
+        max_fds_(AddGauge(registry, "process_max_fds", "Limit of open file descriptors.")),
+        expiry_(prometheus::BuildGauge()
+                    .Name("quant_tls_certificate_expiry_timestamp_seconds")
+                    .Help("When the first certificate of the file expires, in seconds since 1970.")
+                    .Register(registry)) {
+    AddGauge(registry, "process_start_time_seconds", "When the process started, in seconds since 1970.")
+        .Set(absl::ToDoubleSeconds(absl::Now() - absl::UnixEpoch()));
+  }
+  void SetCertificate(const std::string& file) { certificate_ = file; }
+
+  std::vector<prometheus::MetricFamily> Collect() const override {
+    MutexLock lock(&mu_);
+    const ProcessUsage usage = ReadProcessUsage();
+    resident_.Set(static_cast<double>(usage.resident_bytes));
+    cpu_.Increment(std::max(0.0, usage.cpu_seconds - cpu_.Value()));
+    open_fds_.Set(static_cast<double>(usage.open_fds));
+    max_fds_.Set(static_cast<double>(usage.max_fds));
+    if (!certificate_.empty()) {
+      const absl::StatusOr<absl::Time> expiry = CertificateExpiry(certificate_);
+      if (expiry.ok()) {
+        expiry_.Add({{"file", "certificate"}}).Set(absl::ToDoubleSeconds(*expiry - absl::UnixEpoch()));
+      }
+    }
+    return registry_.Collect();
+  }
+
+ private:
+  Registry& registry_;
+  Gauge& resident_;
+  Counter& cpu_;
+  Gauge& open_fds_;
+  Gauge& max_fds_;
+  prometheus::Family<Gauge>& expiry_;
+  std::string certificate_;  // constant once served
+  mutable Mutex mu_;
+};
+
 }  // namespace
 
 struct AgentMetrics::Rep {
-  std::shared_ptr<Registry> registry = std::make_shared<Registry>();  // shared: the exposer holds a weak_ptr
+  std::shared_ptr<Registry> registry = std::make_shared<Registry>();
+  std::shared_ptr<Measured> measured = std::make_shared<Measured>(*registry);  // shared: the exposer holds a weak_ptr
 
   prometheus::Family<Gauge>& info = prometheus::BuildGauge()
                                         .Name("quant_worker_info")
@@ -71,6 +133,10 @@ struct AgentMetrics::Rep {
                                             .Name("quant_worker_children_killed_total")
                                             .Help("Job processes this worker ended, by cause.")
                                             .Register(*registry);
+  prometheus::Family<Counter>& children = prometheus::BuildCounter()
+                                              .Name("quant_worker_children_total")
+                                              .Help("Job processes that ended, by how.")
+                                              .Register(*registry);
   Gauge& rss = AddGauge(*registry, "quant_worker_job_rss_bytes", "Resident memory of all job processes now.");
   Histogram& peak_rss = prometheus::BuildHistogram()
                             .Name("quant_worker_job_peak_rss_bytes")
@@ -106,6 +172,7 @@ AgentMetrics::AgentMetrics() : rep_(std::make_unique<Rep>()) {
                           StopCause::kThreads, StopCause::kHang, StopCause::kTimeout, StopCause::kProtocol}) {
     rep_->killed.Add({{"cause", StopCauseName(cause)}});
   }
+  for (const char* end : {"ok", "oom", "signal", "exit", "stopped"}) rep_->children.Add({{"end", end}});
 }
 AgentMetrics::~AgentMetrics() = default;
 
@@ -121,7 +188,7 @@ absl::StatusOr<int> AgentMetrics::Serve(const std::string& address) {
   }
   try {
     auto exposer = std::make_unique<prometheus::Exposer>(at.host.empty() ? absl::StrCat(at.port) : at.ToString());
-    exposer->RegisterCollectable(rep_->registry);
+    exposer->RegisterCollectable(rep_->measured);
     const std::vector<int> ports = exposer->GetListeningPorts();
     if (ports.empty()) return absl::UnavailableError(absl::StrCat("cannot listen on ", address));
     rep_->exposer = std::move(exposer);
@@ -132,7 +199,9 @@ absl::StatusOr<int> AgentMetrics::Serve(const std::string& address) {
   }
 }
 
-std::string AgentMetrics::Text() const { return prometheus::TextSerializer().Serialize(rep_->registry->Collect()); }
+std::string AgentMetrics::Text() const { return prometheus::TextSerializer().Serialize(rep_->measured->Collect()); }
+
+void AgentMetrics::SetCertificate(const std::string& file) { rep_->measured->SetCertificate(file); }
 
 void AgentMetrics::SetInfo(const std::string& version, const std::string& isa, int slots, int64_t cache_limit_bytes) {
   rep_->info.Add({{"version", version}, {"isa", isa}}).Set(1);
@@ -166,6 +235,7 @@ void AgentMetrics::ChildRss(int64_t change_bytes) { rep_->rss.Increment(static_c
 void AgentMetrics::ChildEnded(const ChildResult& child) {
   rep_->peak_rss.Observe(static_cast<double>(child.exit.peak_rss_bytes));
   rep_->cpu.Increment(child.exit.cpu_seconds);
+  rep_->children.Add({{"end", EndOf(child)}}).Increment();
   if (child.stopped != StopCause::kNone) rep_->killed.Add({{"cause", StopCauseName(child.stopped)}}).Increment();
 }
 

@@ -26,6 +26,8 @@ class AgentMetrics {
   // What /metrics answers.
   std::string Text() const;
 
+  // The file whose certificate's end is told. Before Serve.
+  void SetCertificate(const std::string& file);
   void SetInfo(const std::string& version, const std::string& isa, int slots, int64_t cache_limit_bytes);
   // "on", "partial" or "off": the sandbox of jobs.
   void SetSandbox(const std::string& state);

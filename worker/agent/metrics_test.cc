@@ -5,6 +5,7 @@
 #include <netinet/in.h>
 #include <sys/socket.h>
 
+#include <csignal>
 #include <set>
 #include <sstream>
 #include <string>
@@ -31,12 +32,18 @@ TEST(AgentMetrics, HasTheseNamesFromTheStart) {
     if (line.rfind("# TYPE ", 0) == 0) names.insert(line.substr(7));
   }
   EXPECT_EQ(names, (std::set<std::string>{
+                       "process_cpu_seconds_total counter",
+                       "process_max_fds gauge",
+                       "process_open_fds gauge",
+                       "process_resident_memory_bytes gauge",
+                       "process_start_time_seconds gauge",
                        "quant_worker_cache_bytes gauge",
                        "quant_worker_cache_evicted_bytes_total counter",
                        "quant_worker_cache_hit_bytes_total counter",
                        "quant_worker_cache_limit_bytes gauge",
                        "quant_worker_cache_miss_bytes_total counter",
                        "quant_worker_children_killed_total counter",
+                       "quant_worker_children_total counter",
                        "quant_worker_connected gauge",
                        "quant_worker_cpu_seconds_total counter",
                        "quant_worker_heartbeat_failures_total counter",
@@ -67,11 +74,27 @@ TEST(AgentMetrics, CountsWhatItIsTold) {
   for (const char* line :
        {"quant_worker_slots{state=\"busy\"} 1\n", "quant_worker_slots{state=\"free\"} 1\n",
         "quant_worker_jobs_total{outcome=\"failed\",reason=\"TIMEOUT\"} 1\n",
-        "quant_worker_children_killed_total{cause=\"timeout\"} 1\n", "quant_worker_cpu_seconds_total 1.5\n",
-        "quant_worker_job_peak_rss_bytes_bucket{le=\"536870912\"} 1\n", "quant_worker_cache_bytes 9\n",
-        "quant_worker_cache_hit_bytes_total 5\n", "quant_worker_cache_miss_bytes_total 4\n",
-        "quant_worker_cache_evicted_bytes_total 2\n"}) {
+        "quant_worker_children_killed_total{cause=\"timeout\"} 1\n", "quant_worker_children_total{end=\"stopped\"} 1\n",
+        "quant_worker_cpu_seconds_total 1.5\n", "quant_worker_job_peak_rss_bytes_bucket{le=\"536870912\"} 1\n",
+        "quant_worker_cache_bytes 9\n", "quant_worker_cache_hit_bytes_total 5\n",
+        "quant_worker_cache_miss_bytes_total 4\n", "quant_worker_cache_evicted_bytes_total 2\n"}) {
     EXPECT_THAT(text, HasSubstr(line));
+  }
+}
+
+TEST(AgentMetrics, TellsHowChildrenEnded) {
+  AgentMetrics metrics;
+  const auto exited = [](int status) { return ChildResult{.exit = {.wait_status = status}}; };
+  metrics.ChildEnded(exited(0));
+  metrics.ChildEnded(exited(3 << 8));
+  metrics.ChildEnded(exited(SIGSEGV));
+  metrics.ChildEnded(exited(SIGKILL));  // by a kernel that is short of memory
+  metrics.ChildEnded({.stopped = StopCause::kMemory, .exit = {.wait_status = SIGKILL}});
+  metrics.ChildEnded({.stopped = StopCause::kCancel, .exit = {.wait_status = SIGKILL}});
+  const std::string text = metrics.Text();
+  for (const char* line : {"{end=\"ok\"} 1\n", "{end=\"exit\"} 1\n", "{end=\"signal\"} 1\n", "{end=\"oom\"} 2\n",
+                           "{end=\"stopped\"} 1\n"}) {
+    EXPECT_THAT(text, HasSubstr(std::string("quant_worker_children_total") + line));
   }
 }
 
