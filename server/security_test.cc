@@ -363,6 +363,22 @@ TEST_F(SecurityTest, AnotherTenantsIdsAreAsUnknownOnes) {
     EXPECT_THAT(Call(*jobs, &v1::JobService::Stub::CancelJob, bob_, cancel, &cancelled),
                 StatusIs(absl::StatusCode::kPermissionDenied));
   }
+  const auto artifacts = v1::ArtifactService::NewStub(channel_);
+  for (const std::string& id : {model->id(), std::string("m-aaaaaaaaaaaaaaaa")}) {
+    v1::SetRetentionRequest pin;
+    pin.set_id(id);
+    pin.set_pinned(true);
+    v1::SetRetentionResponse pinned;
+    const absl::Status status = Call(*artifacts, &v1::ArtifactService::Stub::SetRetention, bob_, pin, &pinned);
+    EXPECT_THAT(status, StatusIs(absl::StatusCode::kPermissionDenied));
+    EXPECT_EQ(status.message(), absl::StrCat("tenant \"zoo\" has no model \"", id, "\""));
+  }
+  v1::GetStorageResponse storage;
+  ASSERT_THAT(Call(*artifacts, &v1::ArtifactService::Stub::GetStorage, ann_, {}, &storage), IsOk());
+  EXPECT_EQ(storage.tenant_bytes(), 5);
+  EXPECT_FALSE(storage.has_server());  // what others store is no business of hers
+  ASSERT_THAT(Call(*artifacts, &v1::ArtifactService::Stub::GetStorage, operator_, {}, &storage), IsOk());
+  EXPECT_TRUE(storage.has_server());
   v1::ListJobsResponse page;
   ASSERT_THAT(Call(*jobs, &v1::JobService::Stub::ListJobs, bob_, {}, &page), IsOk());
   EXPECT_EQ(page.jobs_size(), 0);

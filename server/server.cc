@@ -8,6 +8,7 @@
 #include <grpcpp/resource_quota.h>
 #include <sys/file.h>
 
+#include <algorithm>
 #include <atomic>
 #include <cerrno>
 #include <chrono>
@@ -237,6 +238,7 @@ class Server::Impl {
     artifacts_db_->SetCommitObserver(CommitObserver());
     ASSIGN_OR_RETURN(artifacts_, ArtifactStore::Create(artifacts_db_.get(), blobs_.get(), &metrics_, &SystemClock()));
     artifacts_->SetLimits(limits_.get());
+    artifacts_->SetDefaultTtl(options_.artifact_retention);
     QueueOptions queue_options;
     queue_options.heartbeat_interval = options_.heartbeat_interval;
     queue_options.max_unfinished = options_.max_unfinished_jobs;
@@ -244,8 +246,8 @@ class Server::Impl {
     queue_options.cache_salt = options_.cache_salt;
     queue_options.limits = limits_.get();
     ASSIGN_OR_RETURN(queue_, JobQueue::Create(jobs_.get(), artifacts_.get(), &metrics_, &SystemClock(), queue_options));
-    artifacts_->SetInUse([this](std::string_view id) -> absl::StatusOr<std::string> {
-      return queue_->UnfinishedJobUsing(id).value_or("");
+    artifacts_->SetInUse([this](std::string_view id, std::string_view source) -> absl::StatusOr<std::string> {
+      return queue_->UnfinishedJobUsing(id, source).value_or("");
     });
     queue_->Start();
     return absl::OkStatus();
@@ -335,12 +337,20 @@ class Server::Impl {
 
   // At start and then every sweep_interval, until Shutdown.
   void Sweep() {
+    absl::Time next_sweep = absl::InfinitePast();
     while (true) {
-      const auto swept = artifacts_->SweepUnreferenced(options_.sweep_grace);
-      LOG_IF(ERROR, !swept.ok()) << "sweep of unreferenced blobs: " << swept.status();
-      const absl::Time next = SystemClock().Now() + options_.sweep_interval;
+      const auto expired = artifacts_->DeleteExpired();
+      LOG_IF(ERROR, !expired.ok()) << "sweep of expired models and datasets: " << expired.status();
+      absl::Time now = SystemClock().Now();
+      // A clock that was set back must not put the sweep off.
+      if (now >= next_sweep || next_sweep - now > options_.sweep_interval) {
+        const auto swept = artifacts_->SweepUnreferenced(options_.sweep_grace);
+        LOG_IF(ERROR, !swept.ok()) << "sweep of unreferenced blobs: " << swept.status();
+        now = SystemClock().Now();
+        next_sweep = now + options_.sweep_interval;
+      }
       MutexLock lock(&mu_);
-      while (!stopping_ && SystemClock().Now() < next) stop_.WaitFor(&mu_, next - SystemClock().Now());
+      if (!stopping_) stop_.WaitFor(&mu_, std::min(options_.expiry_interval, next_sweep - now));
       if (stopping_) return;
     }
   }

@@ -1,8 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 // Whose the blobs are: which tenants have proved to hold one, and how much of their quota that uses.
+#include <string>
 #include <utility>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "absl/time/time.h"
+#include "common/clock.h"
 #include "common/error_detail.h"
 #include "common/status_macros.h"
 #include "common/strings.h"
@@ -13,6 +17,12 @@
 #include "server/store/sql.h"
 
 namespace quant {
+namespace {
+
+// A use is written down when the last one is older than this: far less than the sweep's grace.
+constexpr absl::Duration kHolderPrecision = absl::Hours(1);
+
+}  // namespace
 
 absl::StatusOr<bool> ArtifactStore::Holds(const Principal& caller, std::string_view sha256) {
   if (caller.role != Role::kUser) return true;
@@ -36,11 +46,13 @@ absl::Status ArtifactStore::NoteHeld(const Principal& caller, const BlobId& blob
   MutexLock lock(db_->mutex());
   ASSIGN_OR_RETURN(Transaction txn, Transaction::Begin(db_));
   {
-    ASSIGN_OR_RETURN(Statement stmt, db_->Prepare("INSERT INTO blob_holder (tenant, sha256, size_bytes) "
-                                                  "VALUES (?, ?, ?) ON CONFLICT DO NOTHING"));
+    ASSIGN_OR_RETURN(Statement stmt, db_->Prepare("INSERT INTO blob_holder (tenant, sha256, size_bytes, use_time) "
+                                                  "VALUES (?, ?, ?, ?) ON CONFLICT (tenant, sha256) DO UPDATE "
+                                                  "SET use_time = excluded.use_time"));
     stmt.Bind(1, caller.tenant);
     stmt.Bind(2, blob.sha256);
     stmt.Bind(3, blob.size_bytes);
+    stmt.Bind(4, clock_->Now());
     RETURN_IF_ERROR(stmt.Run());
   }
   return txn.Commit();
@@ -108,6 +120,19 @@ absl::Status ArtifactStore::ForgetHolders(std::string_view sha256) {
   ASSIGN_OR_RETURN(Statement stmt, db_->Prepare("DELETE FROM blob_holder WHERE sha256 = ?"));
   stmt.Bind(1, sha256);
   return stmt.Run();
+}
+
+absl::Status ArtifactStore::ForgetOldHolders(absl::Time before) {
+  ASSIGN_OR_RETURN(Transaction txn, Transaction::Begin(db_));
+  {
+    ASSIGN_OR_RETURN(Statement stmt,
+                     db_->Prepare("DELETE FROM blob_holder WHERE use_time < ? AND NOT EXISTS (SELECT 1 FROM "
+                                  "artifact_file AS f JOIN artifact AS a ON a.ordinal = f.artifact "
+                                  "WHERE f.sha256 = blob_holder.sha256 AND a.tenant = blob_holder.tenant)"));
+    stmt.Bind(1, before);
+    RETURN_IF_ERROR(stmt.Run());
+  }
+  return txn.Commit();
 }
 
 }  // namespace quant
