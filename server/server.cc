@@ -34,6 +34,7 @@
 #include "server/auth/audit_log.h"
 #include "server/auth/authenticator.h"
 #include "server/auth/gate.h"
+#include "server/auth/open_calls.h"
 #include "server/auth/rate_limiter.h"
 #include "server/auth/tenant_limits.h"
 #include "server/blobs/file_blob_store.h"
@@ -249,6 +250,7 @@ class Server::Impl {
     artifacts_->SetInUse([this](std::string_view id, std::string_view source) -> absl::StatusOr<std::string> {
       return queue_->UnfinishedJobUsing(id, source).value_or("");
     });
+    artifacts_->SetLeasedInputs([this](const Principal& worker) { return queue_->LeasedInputs(worker.name); });
     queue_->Start();
     return absl::OkStatus();
   }
@@ -274,6 +276,11 @@ class Server::Impl {
     artifacts_db_ = std::make_unique<PostgresConnection>(artifacts_postgres_.get(), kArtifactsLock);
     ASSIGN_OR_RETURN(jobs_postgres_, Postgres::Open({.url = options_.postgres}));
     jobs_postgres_->SetObserver(CommitObserver());
+    // One that no call of a client keeps busy.
+    ASSIGN_OR_RETURN(ready_postgres_, Postgres::Open({.url = options_.postgres,
+                                                      .connections = 1,
+                                                      .connect_timeout = absl::Seconds(2),
+                                                      .statement_timeout = absl::Seconds(1)}));
     ASSIGN_OR_RETURN(jobs_, PostgresJobStore::Create(jobs_postgres_.get()));
     return absl::OkStatus();
   }
@@ -300,8 +307,10 @@ class Server::Impl {
     builder.RegisterService(scaler_->service());
     std::vector<std::unique_ptr<grpc::experimental::ServerInterceptorFactoryInterface>> interceptors;
     interceptors.push_back(MakeMetricsInterceptor(&metrics_));
-    interceptors.push_back(InstallGate(
-        &builder, {.authenticator = authenticator_.get(), .limiter = limiter_.get(), .audit = audit_.get()}));
+    interceptors.push_back(InstallGate(&builder, {.authenticator = authenticator_.get(),
+                                                  .limiter = limiter_.get(),
+                                                  .audit = audit_.get(),
+                                                  .open_calls = &open_calls_}));
     builder.experimental().SetInterceptorCreators(std::move(interceptors));
     grpc_ = builder.BuildAndStart();
     if (grpc_ == nullptr || port == 0) {
@@ -315,10 +324,7 @@ class Server::Impl {
 
   absl::Status ServeHttp() {
     HttpHandlers handlers{.metrics = [this] { return metrics_.Serialize(); },
-                          .ready = [this]() -> absl::Status {
-                            if (!draining_) return absl::OkStatus();
-                            return absl::UnavailableError("the server is stopping");
-                          }};
+                          .ready = [this] { return Ready(); }};
     // Where certificates alone let in, a page cannot tell who asks.
     if (options_.tls.ca.empty() || authenticator_ != nullptr) {
       pages_ = std::make_unique<Pages>(PagesOptions{.queue = queue_.get(),
@@ -335,7 +341,15 @@ class Server::Impl {
     return absl::OkStatus();
   }
 
-  // At start and then every sweep_interval, until Shutdown.
+  absl::Status Ready() {
+    if (draining_) return absl::UnavailableError("the server is stopping");
+    if (ready_postgres_ == nullptr) return absl::OkStatus();
+    const absl::Status answers = ready_postgres_->Run("SELECT 1").status();
+    if (answers.ok()) return answers;
+    return absl::UnavailableError(absl::StrCat("PostgreSQL does not answer: ", answers.message()));
+  }
+
+  // At start and then every expiry_interval and sweep_interval, until Shutdown.
   void Sweep() {
     absl::Time next_sweep = absl::InfinitePast();
     while (true) {
@@ -367,11 +381,13 @@ class Server::Impl {
   std::unique_ptr<BlobStore> blobs_;
   std::unique_ptr<Postgres> artifacts_postgres_;
   std::unique_ptr<Postgres> jobs_postgres_;
+  std::unique_ptr<Postgres> ready_postgres_;  // asked by /readyz
   std::unique_ptr<SqlConnection> artifacts_db_;
   std::unique_ptr<Database> jobs_db_;
   std::unique_ptr<ArtifactStore> artifacts_;
   std::unique_ptr<JobStore> jobs_;
   std::unique_ptr<JobQueue> queue_;
+  OpenCalls open_calls_;
   std::unique_ptr<ArtifactService> artifact_service_;
   std::unique_ptr<JobService> job_service_;
   std::unique_ptr<WorkerService> worker_service_;

@@ -126,6 +126,10 @@ class JobQueue {
   void AbandonLease(uint64_t handle);
   // Answers all parked calls with UNAVAILABLE, and refuses new ones.
   void EndLeases();
+  // A lease was given to the token of this name. Forgotten with the lease, and by a restart.
+  void NoteHolder(std::string_view job_id, int64_t token, std::string_view holder);
+  // Models and datasets that jobs name which are leased now, to the token `holder` or to one that is not known.
+  absl::StatusOr<std::vector<std::string>> LeasedInputs(std::string_view holder);
   absl::StatusOr<v1::HeartbeatResponse> Heartbeat(const v1::HeartbeatRequest& request);
   absl::StatusOr<v1::Job> Complete(const v1::CompleteJobRequest& request);
   v1::ListWorkersResponse ListWorkers();

@@ -69,6 +69,12 @@ class ArtifactStore : public ArtifactCatalog {
   // proved to hold the bytes, by an upload of its own or a manifest that names them. Operators and workers hold every
   // blob. Says nothing on whether the blob is stored.
   absl::StatusOr<bool> HoldsBlob(const Principal& caller, std::string_view sha256);
+  // The same for reading: a worker may read only what a model or dataset names that it has a lease on (LeasedInputs).
+  absl::StatusOr<bool> MayRead(const Principal& caller, std::string_view sha256);
+  // The models and datasets that a worker has leases on. Set it before the first call, once; without it workers may
+  // read everything.
+  using LeasedInputs = std::function<absl::StatusOr<std::vector<std::string>>(const Principal& worker)>;
+  void SetLeasedInputs(LeasedInputs inputs);
   // Call it when an upload of `caller` was verified. Durable when it returns.
   absl::Status NoteHeld(const Principal& caller, const BlobId& blob);
 
@@ -171,6 +177,16 @@ class ArtifactStore : public ArtifactCatalog {
   std::map<std::string, int64_t, std::less<>> reserved_ ABSL_GUARDED_BY(reserved_mu_);  // by tenant
   Mutex in_use_mu_;
   InUse in_use_ ABSL_GUARDED_BY(in_use_mu_);
+  LeasedInputs leased_inputs_ ABSL_GUARDED_BY(in_use_mu_);
+  // Since this object was made; for GetStorage.
+  struct Swept {
+    absl::Time time = absl::InfinitePast();  // of the newest sweep
+    int64_t bytes = 0;                       // that it reclaimed
+    int64_t all_bytes = 0;
+    int64_t expired = 0;
+  };
+  Mutex swept_mu_;  // a leaf
+  Swept swept_ ABSL_GUARDED_BY(swept_mu_);
 };
 
 }  // namespace quant
