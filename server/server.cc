@@ -111,6 +111,8 @@ void SetLimits(const ServerOptions& options, grpc::ServerBuilder* builder) {
   // KiB) make each message of an upload wait for the one before.
   builder->AddChannelArgument(GRPC_ARG_HTTP2_STREAM_LOOKAHEAD_BYTES, 2 << 20);
   builder->AddChannelArgument(GRPC_ARG_HTTP2_MAX_FRAME_SIZE, 1 << 20);
+  // Bytes that a download keeps in line to be sent.
+  builder->AddChannelArgument(GRPC_ARG_HTTP2_WRITE_BUFFER_SIZE, 2 << 20);
   // Memory of all connections together: when it runs short, gRPC reads more slowly.
   grpc::ResourceQuota quota("quantd");
   quota.Resize(size_t{1} << 30);
