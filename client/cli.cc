@@ -302,7 +302,7 @@ int Dispatch(const std::vector<std::string>& args, const CliEnvironment& environ
   const std::string list = GroupHelp(commands, words->group);
   if (list.empty()) {
     return Wrong(environment,
-                 absl::StrCat("no command ", Quoted(words->group), "; there are model, dataset, job, worker"),
+                 absl::StrCat("no command ", Quoted(words->group), "; there are model, dataset, storage, job, worker"),
                  "quantctl");
   }
   if (words->name.empty()) {

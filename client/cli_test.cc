@@ -227,6 +227,29 @@ TEST_F(CliTest, HelpAtEachLevelGoesToStdoutAndWrongUseToStderrWithStatus2) {
   EXPECT_THAT(Run("model list").err, HasSubstr("give --server ADDR:PORT or set QUANT_SERVER"));
 }
 
+TEST_F(CliTest, RetentionIsAskedForShownAndChanged) {
+  Write("net.onnx", "graph");
+  const std::string upload = absl::StrCat("model upload ", (dir_ / "net.onnx").string());
+  EXPECT_EQ(Run(upload + " --expires 0").exit, 2);
+  EXPECT_EQ(Run(upload + " --expires 500ms").exit, 2);
+  const Result made = Run(upload + " --expires 36h --output json");
+  ASSERT_EQ(made.exit, 0) << made.err;
+  EXPECT_EQ(made.Json()["expire_time"], "1970-01-02T12:00:00Z");
+  const std::string id = made.Json()["id"];
+  EXPECT_THAT(Run("model show " + id).out, HasSubstr("\nexpires  1970-01-0"));
+  EXPECT_THAT(Run("model list").out, AllOf(HasSubstr("EXPIRES"), HasSubstr("1970-01-0")));
+  EXPECT_EQ(Run("model pin " + id).out, "model " + id + " is pinned\n");
+  EXPECT_THAT(Run("model show " + id).out, HasSubstr("\nexpires  never, it is pinned\n"));
+  EXPECT_THAT(Run("model list").out, HasSubstr("pinned"));
+  EXPECT_THAT(Run("model unpin " + id).out, StartsWith("model " + id + " expires 1970-01-0"));
+  const Result changed = Run("model unpin " + id + " --expires 72h --output json");
+  EXPECT_EQ(changed.Json()["id"], id);
+  EXPECT_EQ(changed.Json()["expire_time"], "1970-01-04T00:00:00Z");
+  EXPECT_EQ(changed.Json()["pinned"], false);
+  EXPECT_EQ(Run("model pin m-none").exit, 1);
+  EXPECT_EQ(Run("model pin").exit, 2);
+}
+
 TEST_F(CliTest, EveryCommandHasAHelpWithAnExampleWithinAHundredColumns) {
   for (const auto& command : MakeCommands()) {
     const Result result = Run({command->info().group, command->info().name, "--help"});

@@ -198,6 +198,13 @@ absl::Status Client::DeleteDataset(const std::string& id) {
   return rep_->Delete(*rep_->artifacts, &v1::ArtifactService::Stub::DeleteDataset, id);
 }
 
+absl::StatusOr<v1::SetRetentionResponse> Client::SetRetention(const v1::SetRetentionRequest& request) {
+  return rep_->Call(*rep_->artifacts, &v1::ArtifactService::Stub::SetRetention, request);
+}
+absl::StatusOr<v1::GetStorageResponse> Client::GetStorage() {
+  return rep_->Call(*rep_->artifacts, &v1::ArtifactService::Stub::GetStorage, v1::GetStorageRequest());
+}
+
 absl::StatusOr<v1::Job> Client::SubmitJob(const v1::SubmitJobRequest& request) {
   ASSIGN_OR_RETURN(auto response, rep_->Call(*rep_->jobs, &v1::JobService::Stub::SubmitJob, request));
   return std::move(*response.mutable_job());

@@ -28,10 +28,13 @@ namespace v1 {
 class CreateDatasetRequest;
 class CreateModelRequest;
 class Dataset;
+class GetStorageResponse;
 class Job;
 class ListJobsRequest;
 class Model;
 class Report;
+class SetRetentionRequest;
+class SetRetentionResponse;
 class SubmitJobRequest;
 class Worker;
 }  // namespace v1
@@ -74,6 +77,10 @@ class Client {
   absl::StatusOr<v1::Dataset> GetDataset(const std::string& id);
   absl::StatusOr<std::vector<v1::Dataset>> ListDatasets(int64_t limit, bool* more);
   absl::Status DeleteDataset(const std::string& id);
+
+  // Of a model or dataset.
+  absl::StatusOr<v1::SetRetentionResponse> SetRetention(const v1::SetRetentionRequest& request);
+  absl::StatusOr<v1::GetStorageResponse> GetStorage();
 
   // REQUIRES: request_id is set, so that repeating is safe.
   absl::StatusOr<v1::Job> SubmitJob(const v1::SubmitJobRequest& request);

@@ -93,7 +93,7 @@ using Commands = std::vector<std::unique_ptr<Command>>;
 
 // In the order of the help.
 Commands MakeCommands();
-void AddArtifactCommands(Commands& commands);  // model, dataset
+void AddArtifactCommands(Commands& commands);  // model, dataset, storage
 void AddJobCommands(Commands& commands);
 void AddWorkerCommands(Commands& commands);
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// quantctl model and quantctl dataset.
+// quantctl model, quantctl dataset and quantctl storage.
 #include <algorithm>
 #include <filesystem>
 #include <set>
@@ -76,12 +76,30 @@ struct DatasetKind {
   }
 };
 
+// "2026-12-03 14:05" and the like, "pinned", or "" for what is kept until it is deleted. For models, datasets, and
+// what SetRetention answers.
+template <typename Item>
+std::string KeptText(const Item& item) {
+  if (item.pinned()) return "pinned";
+  return item.has_expire_time() ? HumanTime(FromProto(item.expire_time())) : "";
+}
+
+// --expires of a command: a time that CheckTtl of the server takes.
+absl::Status CheckExpires(const FlagSet& flags, absl::Duration expires) {
+  if (!flags.IsSet("expires") || expires >= absl::Seconds(1)) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      absl::StrCat("--expires must be 1s or more, e.g. 24h, not ", absl::FormatDuration(expires)));
+}
+
 template <typename Item>
 std::string ShowText(const Item& item, const std::string& format) {
   std::string out = absl::StrCat("id       ", Printable(item.id()), "\nname     ", Printable(item.name()));
   if (!format.empty()) absl::StrAppend(&out, "\nformat   ", format);
   absl::StrAppend(&out, "\nsize     ", HumanBytes(item.size_bytes()), " (", item.size_bytes(), " bytes)\ndigest   ",
                   Printable(item.digest()), "\ncreated  ", HumanTime(FromProto(item.create_time())), "\n");
+  if (const std::string kept = KeptText(item); !kept.empty()) {
+    absl::StrAppend(&out, "expires  ", item.pinned() ? "never, it is pinned" : kept, "\n");
+  }
   return out;
 }
 
@@ -133,6 +151,11 @@ class Upload : public Command {
   using Command::Command;
   void AddFlags(FlagSet& flags) override {
     flags.Add("name", &name_, "NAME", "A name for it; default: that of the file or folder.");
+    flags.Add("expires", &expires_, "TIME",
+              "How long it is to be kept, e.g. 24h. Default: as the server is set up, mostly until it is deleted.");
+  }
+  absl::Status Check(const FlagSet& flags, const std::vector<std::string>&) override {
+    return CheckExpires(flags, expires_);
   }
   absl::StatusOr<int> Run(Session& session, const std::vector<std::string>& arguments) override {
     const fs::path path = arguments[0];
@@ -149,6 +172,7 @@ class Upload : public Command {
           absl::StrJoin(set.skipped.begin(), set.skipped.begin() + static_cast<std::ptrdiff_t>(shown), ", "),
           shown < set.skipped.size() ? absl::StrCat(" and ", set.skipped.size() - shown, " more") : ""));
     }
+    if (expires_ > absl::ZeroDuration()) SetProto(expires_, request.mutable_ttl());
     // Whether anybody is there shows before minutes of hashing, and at a prompt's patience.
     RETURN_IF_ERROR(session.client().Ping());
     RETURN_IF_ERROR(UploadFiles(session, set));
@@ -177,6 +201,7 @@ class Upload : public Command {
     return (fs::is_directory(whole, error) ? whole.filename() : whole.stem()).string();
   }
   std::string name_;
+  absl::Duration expires_;
 };
 
 template <typename Kind>
@@ -201,13 +226,13 @@ class List : public Command {
       const bool format = !Kind::Format(items[0]).empty();
       std::vector<Table::Column> columns = {{"ID"}, {"NAME", kLeft, true}};
       if (format) columns.push_back({"FORMAT"});
-      columns.insert(columns.end(), {{"SIZE", kRight}, {"FILES", kRight}, {"CREATED"}});
+      columns.insert(columns.end(), {{"SIZE", kRight}, {"FILES", kRight}, {"CREATED"}, {"EXPIRES"}});
       Table table(columns);
       for (const auto& item : items) {
         std::vector<std::string> row = {item.id(), item.name()};
         if (format) row.push_back(Kind::Format(item));
         row.insert(row.end(), {HumanBytes(item.size_bytes()), absl::StrCat(item.files_size()),
-                               HumanTime(FromProto(item.create_time()))});
+                               HumanTime(FromProto(item.create_time())), KeptText(item)});
         table.Add(std::move(row));
       }
       session.Print(table.Render(session.width()));
@@ -242,6 +267,69 @@ class Delete : public Command {
     session.PrintResource(
         arguments[0], [&] { return StringsToJson({{"id", arguments[0]}}); },
         [&] { return absl::StrCat(Kind::kNoun, " ", Printable(arguments[0]), " deleted"); });
+    return kExitDone;
+  }
+};
+
+// Pin and unpin are one call.
+template <typename Kind, bool kPinned>
+class Pin : public Command {
+ public:
+  using Command::Command;
+  void AddFlags(FlagSet& flags) override {
+    if constexpr (kPinned) return;
+    flags.Add("expires", &expires_, "TIME", "Keep it so long from now, e.g. 24h. Default: as before it was pinned.");
+  }
+  absl::Status Check(const FlagSet& flags, const std::vector<std::string>&) override {
+    return kPinned ? absl::OkStatus() : CheckExpires(flags, expires_);
+  }
+  absl::StatusOr<int> Run(Session& session, const std::vector<std::string>& arguments) override {
+    v1::SetRetentionRequest request;
+    request.set_id(arguments[0]);
+    request.set_pinned(kPinned);
+    if (expires_ > absl::ZeroDuration()) SetProto(expires_, request.mutable_ttl());
+    // Ids of the other kind would do as well; who names the wrong one is told.
+    RETURN_IF_ERROR(Kind::Get(session.client(), arguments[0]).status());
+    ASSIGN_OR_RETURN(const v1::SetRetentionResponse kept, session.client().SetRetention(request));
+    const std::string until = KeptText(kept);
+    session.Print(session.json() ? MessageToJson(kept, {{"id", arguments[0]}})
+                                 : absl::StrCat(Kind::kNoun, " ", Printable(arguments[0]), " ",
+                                                kPinned         ? "is pinned"
+                                                : until.empty() ? "is kept until it is deleted"
+                                                                : absl::StrCat("expires ", until)));
+    return kExitDone;
+  }
+
+ private:
+  absl::Duration expires_;
+};
+
+class StorageShow : public Command {
+ public:
+  using Command::Command;
+  absl::StatusOr<int> Run(Session& session, const std::vector<std::string>&) override {
+    ASSIGN_OR_RETURN(const v1::GetStorageResponse storage, session.client().GetStorage());
+    if (session.json()) {
+      session.Print(MessageToJson(storage));
+      return kExitDone;
+    }
+    std::string out = absl::StrCat("your tenant      ", HumanBytes(storage.tenant_bytes()));
+    if (const int64_t limit = storage.tenant_limit_bytes(); limit > 0) {
+      absl::StrAppend(&out, " of ", HumanBytes(limit));
+    }
+    absl::StrAppend(&out, "\n");
+    if (storage.has_server()) {
+      const v1::ServerStorage& server = storage.server();
+      absl::StrAppend(
+          &out, "stored           ", HumanBytes(server.blob_bytes()), " in ", server.blobs(),
+          server.blobs() == 1 ? " blob" : " blobs", "\nin use           ", HumanBytes(server.named_bytes()),
+          "\nreclaimable      ", HumanBytes(std::max<int64_t>(0, server.blob_bytes() - server.named_bytes())),
+          "\nlast sweep       ", server.has_sweep_time() ? HumanTime(FromProto(server.sweep_time())) : "none yet");
+      if (server.has_sweep_time()) absl::StrAppend(&out, ", ", HumanBytes(server.sweep_bytes()), " reclaimed");
+      absl::StrAppend(&out, "\nsince the start  ", HumanBytes(server.reclaimed_bytes()), " reclaimed, ",
+                      server.expired(), " models and datasets expired\n");
+    }
+    session.Print(out);
     return kExitDone;
   }
 };
@@ -335,7 +423,7 @@ void AddArtifactCommands(Commands& commands) {
                   "an upload that was cut short goes on where it ended when the same command is run again.\n\n"
                   "Examples:\n"
                   "  quantctl model upload resnet20.onnx\n"
-                  "  quantctl model upload ./tinystories-656k --name tiny\n"
+                  "  quantctl model upload ./tinystories-656k --name tiny --expires 24h\n"
                   "  model=$(quantctl model upload net.onnx --output id)\n"}));
   add(std::make_unique<List<ModelKind>>(
       CommandInfo{"model", "list", "", "List models, newest first.", "Example:\n  quantctl model list --limit 10\n"}));
@@ -357,6 +445,14 @@ void AddArtifactCommands(Commands& commands) {
   add(std::make_unique<Delete<ModelKind>>(CommandInfo{"model", "delete", "ID",
                                                       "Delete a model that no unfinished job needs.",
                                                       "Example:\n  quantctl model delete m-0a1b2c3d4e5f6g7h\n"}));
+  add(std::make_unique<Pin<ModelKind, true>>(CommandInfo{"model", "pin", "ID", "Keep a model from expiring.",
+                                                         "Example:\n  quantctl model pin m-0a1b2c3d4e5f6g7h\n"}));
+  add(std::make_unique<Pin<ModelKind, false>>(
+      CommandInfo{"model", "unpin", "ID", "Let a model expire as before it was pinned, or at another time.",
+                  "It is kept for an hour at least, unless --expires says less.\n\n"
+                  "Examples:\n"
+                  "  quantctl model unpin m-0a1b2c3d4e5f6g7h\n"
+                  "  quantctl model unpin m-0a1b2c3d4e5f6g7h --expires 168h\n"}));
   add(std::make_unique<Upload<DatasetKind>>(CommandInfo{
       "dataset", "upload", "PATH", "Upload data for calibration or evaluation: a file, or a folder.",
       "PATH is a .npy, .npz or .safetensors file whose arrays are named after the model's inputs, the\n"
@@ -373,6 +469,17 @@ void AddArtifactCommands(Commands& commands) {
   add(std::make_unique<Delete<DatasetKind>>(CommandInfo{"dataset", "delete", "ID",
                                                         "Delete a dataset that no unfinished job needs.",
                                                         "Example:\n  quantctl dataset delete d-0a1b2c3d4e5f6g7h\n"}));
+  add(std::make_unique<Pin<DatasetKind, true>>(CommandInfo{"dataset", "pin", "ID", "Keep a dataset from expiring.",
+                                                           "Example:\n  quantctl dataset pin d-0a1b2c3d4e5f6g7h\n"}));
+  add(std::make_unique<Pin<DatasetKind, false>>(
+      CommandInfo{"dataset", "unpin", "ID", "Let a dataset expire as before it was pinned, or at another time.",
+                  "It is kept for an hour at least, unless --expires says less.\n\n"
+                  "Example:\n  quantctl dataset unpin d-0a1b2c3d4e5f6g7h --expires 168h\n"}));
+  add(std::make_unique<StorageShow>(CommandInfo{
+      "storage", "show", "", "Show what is stored: of your tenant, and to operators of the server.",
+      "\"in use\" are blobs that models and datasets name; the others are reclaimable: they go when nobody\n"
+      "used them for a day.\n\n"
+      "Example:\n  quantctl storage show\n"}));
 }
 
 }  // namespace quant

@@ -276,7 +276,7 @@ FUZZ_TARGET(artifacts, input) {
                                                                        : text;
   };
   for (const Call& call : Calls(input)) {
-    switch (call.method % 8) {
+    switch (call.method % 10) {
       case 0:
         if (auto r = Parse<v1::CreateModelRequest>(call.request)) {
           Resolve(&*r);
@@ -325,6 +325,21 @@ FUZZ_TARGET(artifacts, input) {
         break;
       case 7:
         CHECK_OK((*store)->SweepUnreferenced(absl::Seconds(call.request.size())).status());
+        break;
+      case 8:
+        if (auto r = Parse<v1::SetRetentionRequest>(call.request)) {
+          r->set_id(id(r->id()));
+          const auto kept = (*store)->SetRetention(OpenPrincipal(), *r);
+          if (!kept.ok() || !kept->pinned()) break;
+          CHECK_OK((*store)->DeleteExpired().status());
+          CHECK((*store)->GetModel(OpenPrincipal(), r->id()).ok() ||
+                (*store)->GetDataset(OpenPrincipal(), r->id()).ok())
+              << "pinned";
+        }
+        break;
+      case 9:
+        clock.Advance(absl::Seconds(call.request.size()));
+        CHECK_OK((*store)->DeleteExpired().status());
         break;
     }
   }

@@ -238,6 +238,9 @@ def artifact_histories():
     yield "model", model + call(2, "GetModelRequest", 'id: "1"') + call(3, "ListModelsRequest", "page_size: 1")
     yield "deleted", model + call(5, "DeleteModelRequest", 'id: "1"') + call(7, text="9") + model
     yield "dataset", call(1, "CreateDatasetRequest", files) + call(4, "ListDatasetsRequest", 'page_token: "x"')
+    yield "expired", (call(0, "CreateModelRequest", 'ttl { seconds: 60 } ' + files) + call(9, text="9") +
+                      call(8, "SetRetentionRequest", 'id: "1" pinned: true') + call(9, text="9000") +
+                      call(8, "SetRetentionRequest", 'id: "1" pinned: false ttl { seconds: 1 }') + call(9, text="9") + model)
     yield "published", call(6, "CreateModelRequest", files) * 2
     yield "paths", b"".join(call(0, "CreateModelRequest", 'files { path: "%s" digest { sha256: "a" } }' % p)
                             for p in ("../x.onnx", "/x.onnx", "a//b.onnx", "x\\\\y.onnx", "x.onnx"))
@@ -259,7 +262,9 @@ def rpcs():
         ("WriteBlob", f'upload_id: "u" {digest} data: "a" finish_write: true'), ("ReadBlob", digest),
         ("CreateModel", 'files { path: "m.onnx" %s }' % digest), ("GetModel", 'id: "m-1"'), ("ListModels", "page_size: 2"),
         ("DeleteModel", 'id: "m-1"'), ("CreateDataset", 'files { path: "d.npy" %s }' % digest), ("GetDataset", 'id: "d-1"'),
-        ("ListDatasets", ""), ("DeleteDataset", 'id: "d-1"'), ("SubmitJob", "spec { %s }" % (SPEC % RECIPES["rtn"])),
+        ("ListDatasets", ""), ("DeleteDataset", 'id: "d-1"'),
+        ("SetRetention", 'id: "m-1" pinned: true ttl { seconds: 60 }'), ("GetStorage", ""),
+        ("SubmitJob", "spec { %s }" % (SPEC % RECIPES["rtn"])),
         ("GetJob", 'id: "j-1"'), ("ListJobs", "page_size: 1"), ("WatchJob", 'id: "j-1"'), ("CancelJob", 'id: "j-1"'),
         ("RetryJob", 'id: "j-1"'), ("DeleteJob", 'id: "j-1"'), ("GetJobReport", 'id: "j-1"'),
         ("LeaseJob", 'worker { id: "w" slots: 1 }'), ("Heartbeat", 'worker { id: "w" slots: 1 }'),

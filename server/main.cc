@@ -38,6 +38,7 @@ struct Flags {
   std::string limits;
   std::string audit;
   std::string log_format = "text";
+  absl::Duration artifact_retention;
   bool version = false;
   ServerOptions options;
   FlagSet set{"quantd",
@@ -68,6 +69,9 @@ struct Flags {
             1, 1'000'000);
     set.Add("job-retention", &options.job_retention, "TIME",
             "How long a job that ended, and its report, are kept. Models that it made stay.");
+    set.Add("artifact-retention", &artifact_retention, "TIME",
+            "How long models and datasets are kept that were not uploaded with --expires, results of jobs among them: "
+            "e.g. 720h. Pinned ones, and what an unfinished job needs, stay. 0: until they are deleted.");
     set.Add("cache-salt", &options.cache_salt, "TEXT",
             "Another value than before: results from before are no answer to new jobs any more.");
     set.Add("heartbeat", &options.heartbeat_interval, "TIME",
@@ -150,6 +154,14 @@ absl::Status Check(Flags* flags) {
   }
   ASSIGN_OR_RETURN(const LogFormat format, ParseLogFormat(flags->log_format));
   SetLogFormat(format);
+  if (flags->artifact_retention != absl::ZeroDuration()) {
+    if (flags->artifact_retention < absl::Seconds(1) || flags->artifact_retention > absl::Hours(24 * 36'500)) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("--artifact-retention must be from 1s to 100 years (876000h), not ",
+                       absl::FormatDuration(flags->artifact_retention)));
+    }
+    flags->options.artifact_retention = flags->artifact_retention;
+  }
   flags->options.data = flags->data;
   flags->options.tokens = flags->tokens;
   flags->options.limits = flags->limits;

@@ -172,6 +172,16 @@ class SecurityTest : public ::testing::Test {
     if (!status.ok()) return status;
     return response.model();
   }
+  // A lease for the worker w-1, which must be there at once.
+  v1::Lease LeaseOf(v1::WorkerService::Stub& workers, const std::string& token) {
+    v1::LeaseJobRequest request;
+    request.mutable_worker()->set_id("w-1");
+    request.mutable_worker()->set_slots(1);
+    v1::LeaseJobResponse response;
+    EXPECT_THAT(Call(workers, &v1::WorkerService::Stub::LeaseJob, token, request, &response), IsOk());
+    EXPECT_TRUE(response.has_lease());
+    return response.lease();
+  }
   std::string Audit() {
     std::ifstream in(dir_ / "audit");
     return {std::istreambuf_iterator<char>(in), {}};
@@ -311,7 +321,7 @@ TEST_F(SecurityTest, ADigestOpensNothingAndAnUploadProves) {
   EXPECT_EQ(Missing(bob_, digest), 1);
   EXPECT_EQ(ReasonOf(MakeModel(bob_, digest).status()), "BLOB_MISSING");
 
-  EXPECT_THAT(Read(worker_, digest), IsOk());
+  EXPECT_THAT(Read(worker_, digest), StatusIs(absl::StatusCode::kPermissionDenied));  // no lease: see below
   EXPECT_THAT(Read(operator_, digest), IsOk());
   // An upload under the same name and digest is another one for each tenant: Ann's begins at 0.
   const auto stub = v1::ArtifactService::NewStub(channel_);
@@ -363,12 +373,130 @@ TEST_F(SecurityTest, AnotherTenantsIdsAreAsUnknownOnes) {
     EXPECT_THAT(Call(*jobs, &v1::JobService::Stub::CancelJob, bob_, cancel, &cancelled),
                 StatusIs(absl::StatusCode::kPermissionDenied));
   }
+  const auto artifacts = v1::ArtifactService::NewStub(channel_);
+  for (const std::string& id : {model->id(), std::string("m-aaaaaaaaaaaaaaaa")}) {
+    v1::SetRetentionRequest pin;
+    pin.set_id(id);
+    pin.set_pinned(true);
+    v1::SetRetentionResponse pinned;
+    const absl::Status status = Call(*artifacts, &v1::ArtifactService::Stub::SetRetention, bob_, pin, &pinned);
+    EXPECT_THAT(status, StatusIs(absl::StatusCode::kPermissionDenied));
+    EXPECT_EQ(status.message(), absl::StrCat("tenant \"zoo\" has no model \"", id, "\""));
+  }
+  v1::GetStorageResponse storage;
+  ASSERT_THAT(Call(*artifacts, &v1::ArtifactService::Stub::GetStorage, ann_, {}, &storage), IsOk());
+  EXPECT_EQ(storage.tenant_bytes(), 5);
+  EXPECT_FALSE(storage.has_server());  // what others store is no business of hers
+  ASSERT_THAT(Call(*artifacts, &v1::ArtifactService::Stub::GetStorage, operator_, {}, &storage), IsOk());
+  EXPECT_TRUE(storage.has_server());
   v1::ListJobsResponse page;
   ASSERT_THAT(Call(*jobs, &v1::JobService::Stub::ListJobs, bob_, {}, &page), IsOk());
   EXPECT_EQ(page.jobs_size(), 0);
   ASSERT_THAT(Call(*jobs, &v1::JobService::Stub::ListJobs, operator_, {}, &page), IsOk());
   EXPECT_EQ(page.jobs_size(), 1);
   EXPECT_THAT(Audit(), HasSubstr(submitted.job().id()));
+}
+
+TEST_F(SecurityTest, AWorkerReadsTheInputsOfItsLeasesAndNothingElse) {
+  const std::string other = Add("w2", "default", Role::kWorker);
+  options_.heartbeat_interval = absl::Minutes(1);  // the lease is not to run out
+  Start();
+  const std::string wanted = "graph", loose = "another graph";
+  for (const std::string& bytes : {wanted, loose}) ASSERT_THAT(Upload(ann_, DigestOf(bytes), bytes), IsOk());
+  const auto model = MakeModel(ann_, DigestOf(wanted));
+  ASSERT_THAT(model, IsOk());
+  ASSERT_THAT(MakeModel(ann_, DigestOf(loose)), IsOk());
+  const auto jobs = v1::JobService::NewStub(channel_);
+  v1::SubmitJobRequest submit;
+  submit.mutable_spec()->mutable_quantize()->set_model_id(model->id());
+  submit.mutable_spec()->mutable_quantize()->mutable_recipe()->mutable_dynamic();
+  v1::SubmitJobResponse submitted;
+  ASSERT_THAT(Call(*jobs, &v1::JobService::Stub::SubmitJob, ann_, submit, &submitted), IsOk());
+  EXPECT_EQ(ReasonOf(Read(worker_, DigestOf(wanted))), "NOT_VISIBLE");  // queued, not yet leased
+  const auto workers = v1::WorkerService::NewStub(channel_);
+  const auto lease = LeaseOf(*workers, worker_);
+  ASSERT_EQ(lease.job().id(), submitted.job().id());
+  EXPECT_THAT(Read(worker_, DigestOf(wanted)), IsOk());
+  EXPECT_EQ(ReasonOf(Read(worker_, DigestOf(loose))), "NOT_VISIBLE");
+  EXPECT_EQ(ReasonOf(Read(worker_, DigestOf("nobody's"))), "NOT_VISIBLE");
+  EXPECT_EQ(ReasonOf(Read(other, DigestOf(wanted))), "NOT_VISIBLE");
+  // Whose the lease is was forgotten by a restart; that there is one was not.
+  server_.reset();
+  Start();
+  EXPECT_THAT(Read(worker_, DigestOf(wanted)), IsOk());
+  EXPECT_EQ(ReasonOf(Read(worker_, DigestOf(loose))), "NOT_VISIBLE");
+  v1::CompleteJobRequest done;
+  done.set_worker_id("w-1");
+  done.set_job_id(lease.job().id());
+  done.set_token(lease.token());
+  done.mutable_failure()->set_error_class(v1::ERROR_CLASS_FINAL);
+  done.mutable_failure()->set_reason("BAD_MODEL");
+  v1::CompleteJobResponse ended;
+  const auto again = v1::WorkerService::NewStub(channel_);
+  ASSERT_THAT(Call(*again, &v1::WorkerService::Stub::CompleteJob, worker_, done, &ended), IsOk());
+  EXPECT_EQ(ReasonOf(Read(worker_, DigestOf(wanted))), "NOT_VISIBLE");
+}
+
+TEST_F(SecurityTest, OpenWatchesAndLeasesEndWhenTheirTokenIsRevoked) {
+  const std::string eve = Add("eve", "acme", Role::kUser);
+  options_.heartbeat_interval = absl::Minutes(1);  // the lease is not to run out
+  Start();
+  ASSERT_THAT(Upload(ann_, DigestOf("graph"), "graph"), IsOk());
+  const auto model = MakeModel(ann_, DigestOf("graph"));
+  ASSERT_THAT(model, IsOk());
+  const auto jobs = v1::JobService::NewStub(channel_);
+  v1::SubmitJobRequest submit;
+  submit.mutable_spec()->mutable_quantize()->set_model_id(model->id());
+  submit.mutable_spec()->mutable_quantize()->mutable_recipe()->mutable_dynamic();
+  v1::SubmitJobResponse submitted;
+  ASSERT_THAT(Call(*jobs, &v1::JobService::Stub::SubmitJob, ann_, submit, &submitted), IsOk());
+  const auto workers = v1::WorkerService::NewStub(channel_);
+  ASSERT_EQ(LeaseOf(*workers, worker_).job().id(), submitted.job().id());  // the queue is empty now
+
+  const auto watch = [&](const std::string& token, grpc::ClientContext* context) {
+    context->set_deadline(std::chrono::system_clock::now() + std::chrono::seconds(60));
+    context->AddMetadata("authorization", "Bearer " + token);
+    v1::WatchJobRequest request;
+    request.set_id(submitted.job().id());
+    auto reader = jobs->WatchJob(context, request);
+    v1::WatchJobResponse state;
+    EXPECT_TRUE(reader->Read(&state));
+    return reader;
+  };
+  grpc::ClientContext eves, anns;
+  const auto revoked = watch(eve, &eves);
+  const auto kept = watch(ann_, &anns);
+  absl::Status parked;
+  std::thread waiting([&] {
+    grpc::ClientContext context;
+    context.set_deadline(std::chrono::system_clock::now() + std::chrono::seconds(60));
+    context.AddMetadata("authorization", "Bearer " + worker_);
+    v1::LeaseJobRequest request;
+    request.mutable_worker()->set_id("w-2");
+    request.mutable_worker()->set_slots(1);
+    request.mutable_wait()->set_seconds(50);
+    v1::LeaseJobResponse response;
+    parked = FromGrpc(workers->LeaseJob(&context, request, &response));
+  });
+  ASSERT_THAT(RevokeCredential(dir_ / "tokens", "eve"), IsOk());
+  ASSERT_THAT(RevokeCredential(dir_ / "tokens", "w"), IsOk());
+  v1::WatchJobResponse state;
+  while (revoked->Read(&state)) {
+  }
+  EXPECT_EQ(ReasonOf(FromGrpc(revoked->Finish())), "TOKEN_REVOKED");
+  waiting.join();
+  EXPECT_EQ(ReasonOf(parked), "TOKEN_REVOKED");
+  // Others are not touched: the next state comes.
+  v1::CancelJobRequest cancel;
+  cancel.set_id(submitted.job().id());
+  v1::CancelJobResponse cancelled;
+  ASSERT_THAT(Call(*jobs, &v1::JobService::Stub::CancelJob, ann_, cancel, &cancelled), IsOk());
+  do {
+    ASSERT_TRUE(kept->Read(&state));
+  } while (state.job().state() != v1::JOB_STATE_CANCELLING);
+  anns.TryCancel();
+  while (kept->Read(&state)) {
+  }
 }
 
 TEST_F(SecurityTest, ARevokedTokenIsRefusedWithoutARestart) {

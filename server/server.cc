@@ -34,6 +34,7 @@
 #include "server/auth/audit_log.h"
 #include "server/auth/authenticator.h"
 #include "server/auth/gate.h"
+#include "server/auth/open_calls.h"
 #include "server/auth/rate_limiter.h"
 #include "server/auth/tenant_limits.h"
 #include "server/blobs/file_blob_store.h"
@@ -110,6 +111,8 @@ void SetLimits(const ServerOptions& options, grpc::ServerBuilder* builder) {
   // KiB) make each message of an upload wait for the one before.
   builder->AddChannelArgument(GRPC_ARG_HTTP2_STREAM_LOOKAHEAD_BYTES, 2 << 20);
   builder->AddChannelArgument(GRPC_ARG_HTTP2_MAX_FRAME_SIZE, 1 << 20);
+  // Bytes that a download keeps in line to be sent.
+  builder->AddChannelArgument(GRPC_ARG_HTTP2_WRITE_BUFFER_SIZE, 2 << 20);
   // Memory of all connections together: when it runs short, gRPC reads more slowly.
   grpc::ResourceQuota quota("quantd");
   quota.Resize(size_t{1} << 30);
@@ -239,6 +242,7 @@ class Server::Impl {
     artifacts_db_->SetCommitObserver(CommitObserver());
     ASSIGN_OR_RETURN(artifacts_, ArtifactStore::Create(artifacts_db_.get(), blobs_.get(), &metrics_, &SystemClock()));
     artifacts_->SetLimits(limits_.get());
+    artifacts_->SetDefaultTtl(options_.artifact_retention);
     QueueOptions queue_options;
     queue_options.heartbeat_interval = options_.heartbeat_interval;
     queue_options.max_unfinished = options_.max_unfinished_jobs;
@@ -246,9 +250,10 @@ class Server::Impl {
     queue_options.cache_salt = options_.cache_salt;
     queue_options.limits = limits_.get();
     ASSIGN_OR_RETURN(queue_, JobQueue::Create(jobs_.get(), artifacts_.get(), &metrics_, &SystemClock(), queue_options));
-    artifacts_->SetInUse([this](std::string_view id) -> absl::StatusOr<std::string> {
-      return queue_->UnfinishedJobUsing(id).value_or("");
+    artifacts_->SetInUse([this](std::string_view id, std::string_view source) -> absl::StatusOr<std::string> {
+      return queue_->UnfinishedJobUsing(id, source).value_or("");
     });
+    artifacts_->SetLeasedInputs([this](const Principal& worker) { return queue_->LeasedInputs(worker.name); });
     queue_->Start();
     return absl::OkStatus();
   }
@@ -274,6 +279,11 @@ class Server::Impl {
     artifacts_db_ = std::make_unique<PostgresConnection>(artifacts_postgres_.get(), kArtifactsLock);
     ASSIGN_OR_RETURN(jobs_postgres_, Postgres::Open({.url = options_.postgres}));
     jobs_postgres_->SetObserver(CommitObserver());
+    // One that no call of a client keeps busy.
+    ASSIGN_OR_RETURN(ready_postgres_, Postgres::Open({.url = options_.postgres,
+                                                      .connections = 1,
+                                                      .connect_timeout = absl::Seconds(2),
+                                                      .statement_timeout = absl::Seconds(1)}));
     ASSIGN_OR_RETURN(jobs_, PostgresJobStore::Create(jobs_postgres_.get()));
     return absl::OkStatus();
   }
@@ -300,8 +310,10 @@ class Server::Impl {
     builder.RegisterService(scaler_->service());
     std::vector<std::unique_ptr<grpc::experimental::ServerInterceptorFactoryInterface>> interceptors;
     interceptors.push_back(MakeMetricsInterceptor(&metrics_));
-    interceptors.push_back(InstallGate(
-        &builder, {.authenticator = authenticator_.get(), .limiter = limiter_.get(), .audit = audit_.get()}));
+    interceptors.push_back(InstallGate(&builder, {.authenticator = authenticator_.get(),
+                                                  .limiter = limiter_.get(),
+                                                  .audit = audit_.get(),
+                                                  .open_calls = &open_calls_}));
     builder.experimental().SetInterceptorCreators(std::move(interceptors));
     grpc_ = builder.BuildAndStart();
     if (grpc_ == nullptr || port == 0) {
@@ -314,11 +326,7 @@ class Server::Impl {
   }
 
   absl::Status ServeHttp() {
-    HttpHandlers handlers{.metrics = [this] { return MetricsText(); },
-                          .ready = [this]() -> absl::Status {
-                            if (!draining_) return absl::OkStatus();
-                            return absl::UnavailableError("the server is stopping");
-                          }};
+    HttpHandlers handlers{.metrics = [this] { return MetricsText(); }, .ready = [this] { return Ready(); }};
     // Where certificates alone let in, a page cannot tell who asks.
     if (options_.tls.ca.empty() || authenticator_ != nullptr) {
       pages_ = std::make_unique<Pages>(PagesOptions{.queue = queue_.get(),
@@ -353,14 +361,30 @@ class Server::Impl {
     return metrics_.Serialize();
   }
 
-  // At start and then every sweep_interval, until Shutdown.
+  absl::Status Ready() {
+    if (draining_) return absl::UnavailableError("the server is stopping");
+    if (ready_postgres_ == nullptr) return absl::OkStatus();
+    const absl::Status answers = ready_postgres_->Run("SELECT 1").status();
+    if (answers.ok()) return answers;
+    return absl::UnavailableError(absl::StrCat("PostgreSQL does not answer: ", answers.message()));
+  }
+
+  // At start and then every expiry_interval and sweep_interval, until Shutdown.
   void Sweep() {
+    absl::Time next_sweep = absl::InfinitePast();
     while (true) {
-      const auto swept = artifacts_->SweepUnreferenced(options_.sweep_grace);
-      LOG_IF(ERROR, !swept.ok()) << "sweep of unreferenced blobs: " << swept.status();
-      const absl::Time next = SystemClock().Now() + options_.sweep_interval;
+      const auto expired = artifacts_->DeleteExpired();
+      LOG_IF(ERROR, !expired.ok()) << "sweep of expired models and datasets: " << expired.status();
+      absl::Time now = SystemClock().Now();
+      // A clock that was set back must not put the sweep off.
+      if (now >= next_sweep || next_sweep - now > options_.sweep_interval) {
+        const auto swept = artifacts_->SweepUnreferenced(options_.sweep_grace);
+        LOG_IF(ERROR, !swept.ok()) << "sweep of unreferenced blobs: " << swept.status();
+        now = SystemClock().Now();
+        next_sweep = now + options_.sweep_interval;
+      }
       MutexLock lock(&mu_);
-      while (!stopping_ && SystemClock().Now() < next) stop_.WaitFor(&mu_, next - SystemClock().Now());
+      if (!stopping_) stop_.WaitFor(&mu_, std::min(options_.expiry_interval, next_sweep - now));
       if (stopping_) return;
     }
   }
@@ -377,11 +401,13 @@ class Server::Impl {
   std::unique_ptr<BlobStore> blobs_;
   std::unique_ptr<Postgres> artifacts_postgres_;
   std::unique_ptr<Postgres> jobs_postgres_;
+  std::unique_ptr<Postgres> ready_postgres_;  // asked by /readyz
   std::unique_ptr<SqlConnection> artifacts_db_;
   std::unique_ptr<Database> jobs_db_;
   std::unique_ptr<ArtifactStore> artifacts_;
   std::unique_ptr<JobStore> jobs_;
   std::unique_ptr<JobQueue> queue_;
+  OpenCalls open_calls_;
   std::unique_ptr<ArtifactService> artifact_service_;
   std::unique_ptr<JobService> job_service_;
   std::unique_ptr<WorkerService> worker_service_;

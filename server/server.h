@@ -54,6 +54,8 @@ struct ServerOptions {
   std::filesystem::path limits;  // see auth/tenant_limits.h
   std::filesystem::path audit;   // see auth/audit_log.h
   bool insecure_tokens = false;  // allow tokens in the clear beyond this machine
+  absl::Duration artifact_retention = absl::InfiniteDuration();  // how long models and datasets without a ttl are kept
+  absl::Duration expiry_interval = absl::Seconds(5);             // of looking for those whose time is over
   absl::Duration sweep_interval = absl::Hours(1);
   absl::Duration sweep_grace = absl::Hours(24);  // how long unreferenced blobs and untouched uploads are kept
 };

@@ -15,6 +15,7 @@
 #include <string>
 #include <thread>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "common/digest.h"
@@ -30,6 +31,7 @@ namespace quant {
 namespace {
 
 namespace fs = std::filesystem;
+using ::testing::AllOf;
 using ::testing::HasSubstr;
 using ::testing::StartsWith;
 
@@ -295,6 +297,28 @@ TEST_F(ServerTest, ManyParkedCallsDoNotHoldThreads) {
     EXPECT_EQ(state.job().state(), v1::JOB_STATE_CANCELLED);
     EXPECT_TRUE(watch.reader->Finish().ok());
   }
+}
+
+TEST_F(ServerTest, IsReadyOnlyWhileThePostgresServerAnswers) {
+  const auto postgres = PostgresServer::Start();
+  if (absl::IsNotFound(postgres.status())) GTEST_SKIP() << postgres.status();
+  ASSERT_TRUE(postgres.ok()) << postgres.status();
+  ServerOptions options = Options();
+  options.data = dir_ / "front";
+  options.postgres = *(*postgres)->NewSchema();
+  auto server = Server::Start(options);
+  ASSERT_TRUE(server.ok()) << server.status();
+  server_ = *std::move(server);
+  EXPECT_THAT(Http("/readyz"), StartsWith("HTTP/1.1 200"));
+  (*postgres)->Kill();
+  EXPECT_THAT(Http("/readyz"), AllOf(StartsWith("HTTP/1.1 503"), HasSubstr("PostgreSQL does not answer")));
+  EXPECT_THAT(Http("/healthz"), StartsWith("HTTP/1.1 200"));  // a restart would not help
+  ASSERT_TRUE((*postgres)->Restart().ok());
+  // A failed attempt to connect is not repeated at once.
+  for (int i = 0; i < 1000 && !absl::StartsWith(Http("/readyz"), "HTTP/1.1 200"); ++i) {
+    absl::SleepFor(absl::Milliseconds(20));
+  }
+  EXPECT_THAT(Http("/readyz"), StartsWith("HTTP/1.1 200"));
 }
 
 TEST_F(ServerTest, TwoServersShareOneDatabaseAndOneFolderOfBlobs) {

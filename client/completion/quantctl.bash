@@ -17,15 +17,16 @@ _quantctl() {
     esac
   done
   case $group in
-    '') words='model dataset job worker completion help --server --output --help --version' ;;
+    '') words='model dataset storage job worker completion help --server --output --help --version' ;;
     model)
       case $name in
-        '') words='upload list show download delete --server --output --help' ;;
+        '') words='upload list show download delete pin unpin --server --output --help' ;;
         upload)
-          words='--help --insecure-tokens --name --output --server --tls-ca --tls-cert --tls-key --token-file'
+          words='--expires --help --insecure-tokens --name --output --server --tls-ca --tls-cert --tls-key --token-file'
           [[ $cur == -* ]] || files=1
           case $prev in
             --name) files='' words='' ;;
+            --expires) files='' words='' ;;
             --server) files='' words='' ;;
             --output) files='' words='text json id' ;;
             --tls-ca) files=1 ;;
@@ -75,15 +76,37 @@ _quantctl() {
             --tls-key) files=1 ;;
             --token-file) files=1 ;;
           esac ;;
+        pin)
+          words='--help --insecure-tokens --output --server --tls-ca --tls-cert --tls-key --token-file'
+          case $prev in
+            --server) files='' words='' ;;
+            --output) files='' words='text json' ;;
+            --tls-ca) files=1 ;;
+            --tls-cert) files=1 ;;
+            --tls-key) files=1 ;;
+            --token-file) files=1 ;;
+          esac ;;
+        unpin)
+          words='--expires --help --insecure-tokens --output --server --tls-ca --tls-cert --tls-key --token-file'
+          case $prev in
+            --expires) files='' words='' ;;
+            --server) files='' words='' ;;
+            --output) files='' words='text json' ;;
+            --tls-ca) files=1 ;;
+            --tls-cert) files=1 ;;
+            --tls-key) files=1 ;;
+            --token-file) files=1 ;;
+          esac ;;
       esac ;;
     dataset)
       case $name in
-        '') words='upload list show delete --server --output --help' ;;
+        '') words='upload list show delete pin unpin --server --output --help' ;;
         upload)
-          words='--help --insecure-tokens --name --output --server --tls-ca --tls-cert --tls-key --token-file'
+          words='--expires --help --insecure-tokens --name --output --server --tls-ca --tls-cert --tls-key --token-file'
           [[ $cur == -* ]] || files=1
           case $prev in
             --name) files='' words='' ;;
+            --expires) files='' words='' ;;
             --server) files='' words='' ;;
             --output) files='' words='text json id' ;;
             --tls-ca) files=1 ;;
@@ -117,6 +140,41 @@ _quantctl() {
           case $prev in
             --server) files='' words='' ;;
             --output) files='' words='text json id' ;;
+            --tls-ca) files=1 ;;
+            --tls-cert) files=1 ;;
+            --tls-key) files=1 ;;
+            --token-file) files=1 ;;
+          esac ;;
+        pin)
+          words='--help --insecure-tokens --output --server --tls-ca --tls-cert --tls-key --token-file'
+          case $prev in
+            --server) files='' words='' ;;
+            --output) files='' words='text json' ;;
+            --tls-ca) files=1 ;;
+            --tls-cert) files=1 ;;
+            --tls-key) files=1 ;;
+            --token-file) files=1 ;;
+          esac ;;
+        unpin)
+          words='--expires --help --insecure-tokens --output --server --tls-ca --tls-cert --tls-key --token-file'
+          case $prev in
+            --expires) files='' words='' ;;
+            --server) files='' words='' ;;
+            --output) files='' words='text json' ;;
+            --tls-ca) files=1 ;;
+            --tls-cert) files=1 ;;
+            --tls-key) files=1 ;;
+            --token-file) files=1 ;;
+          esac ;;
+      esac ;;
+    storage)
+      case $name in
+        '') words='show --server --output --help' ;;
+        show)
+          words='--help --insecure-tokens --output --server --tls-ca --tls-cert --tls-key --token-file'
+          case $prev in
+            --server) files='' words='' ;;
+            --output) files='' words='text json' ;;
             --tls-ca) files=1 ;;
             --tls-cert) files=1 ;;
             --tls-key) files=1 ;;

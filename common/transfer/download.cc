@@ -7,12 +7,16 @@
 #include <algorithm>
 #include <atomic>
 #include <cerrno>
+#include <deque>
+#include <functional>
 #include <optional>
 #include <string>
+#include <thread>
 #include <utility>
 
 #include "absl/cleanup/cleanup.h"
 #include "common/grpc_status.h"
+#include "common/mutex.h"
 #include "common/transfer/internal.h"
 #include "common/transfer/transfer.h"
 #include "common/unique_fd.h"
@@ -83,6 +87,91 @@ absl::StatusOr<bool> HashPrefix(const Part& part, int64_t size, Sha256& hash) {
   return true;
 }
 
+// Writes and hashes what a stream receives on a thread of its own, so that the one that reads the stream is never away
+// from the connection for long. The thread starts with the second message: most files are one.
+class Sink {
+ public:
+  // `have` and `hash` are the sink's until Close; `received` is called by its thread.
+  Sink(const Part& part, const FileDigest& digest, int64_t& have, Sha256& hash, const std::function<void()>& received)
+      : part_(part), digest_(digest), have_(have), hash_(hash), received_(received) {}
+  ~Sink() { Close().IgnoreError(); }
+
+  // Takes the next bytes; waits while kDepth messages are ahead of them. The error of any bytes before.
+  absl::Status Push(std::string data) {
+    if (first_) {
+      first_ = false;
+      return Take(data);
+    }
+    MutexLock lock(&mu_);
+    if (!thread_.joinable()) thread_ = std::thread([this] { Run(); });
+    while (status_.ok() && queue_.size() >= kDepth) changed_.Wait(&mu_);
+    if (status_.ok()) queue_.push_back(std::move(data));
+    changed_.SignalAll();
+    return status_;
+  }
+
+  // Waits until everything is taken; the first error.
+  absl::Status Close() {
+    {
+      MutexLock lock(&mu_);
+      closed_ = true;
+      changed_.SignalAll();
+    }
+    if (thread_.joinable()) thread_.join();
+    MutexLock lock(&mu_);
+    return status_;
+  }
+
+ private:
+  static constexpr size_t kDepth = 4;
+
+  void Run() {
+    while (true) {
+      std::string data;
+      {
+        MutexLock lock(&mu_);
+        while (queue_.empty() && !closed_) changed_.Wait(&mu_);
+        if (queue_.empty() || !status_.ok()) return;
+        data = std::move(queue_.front());
+        queue_.pop_front();
+        changed_.SignalAll();
+      }
+      const absl::Status status = Take(data);
+      MutexLock lock(&mu_);
+      status_ = status;
+      changed_.SignalAll();
+    }
+  }
+
+  absl::Status Take(const std::string& data) {
+    const auto size = static_cast<int64_t>(data.size());
+    if (size > digest_.size_bytes - have_) {
+      return absl::DataLossError(
+          absl::StrCat("the server sent more than the ", digest_.size_bytes, " bytes of blob ", digest_.sha256));
+    }
+    if (absl::Status status = WriteAt(part_, have_, data); !status.ok()) return status;
+    // Starts writing back now, so that the fsync at the end finds little left to wait for. Only a hint.
+    ::sync_file_range(part_.fd.get(), have_, static_cast<off64_t>(size), SYNC_FILE_RANGE_WRITE);
+    hash_.Update(data);
+    have_ += size;
+    received_();
+    return absl::OkStatus();
+  }
+
+  const Part& part_;
+  const FileDigest& digest_;
+  int64_t& have_;
+  Sha256& hash_;
+  const std::function<void()>& received_;
+  bool first_ = true;
+  std::thread thread_;
+  Mutex mu_;
+  CondVar changed_;
+  std::deque<std::string> queue_ ABSL_GUARDED_BY(mu_);
+  absl::Status status_ ABSL_GUARDED_BY(mu_);
+  bool closed_ ABSL_GUARDED_BY(mu_) = false;
+};
+
 }  // namespace
 
 struct BlobDownloader::Rep {
@@ -101,26 +190,15 @@ struct BlobDownloader::Rep {
     auto reader = stub->ReadBlob(&context, request);
     v1::ReadBlobResponse response;
     absl::Status local;
+    Sink sink(part, digest, have, hash, received);
     while (reader->Read(&response)) {
-      const std::string& data = response.data();
-      if (stop()) {
-        local = absl::CancelledError("download stopped");
-      } else if (static_cast<int64_t>(data.size()) > digest.size_bytes - have) {
-        local = absl::DataLossError(
-            absl::StrCat("the server sent more than the ", digest.size_bytes, " bytes of blob ", digest.sha256));
-      } else {
-        local = WriteAt(part, have, data);
-      }
+      local = stop() ? absl::CancelledError("download stopped") : sink.Push(std::move(*response.mutable_data()));
       if (!local.ok()) {
         context.TryCancel();
         break;
       }
-      // Starts writing back now, so that the fsync at the end finds little left to wait for. Only a hint.
-      ::sync_file_range(part.fd.get(), have, static_cast<off64_t>(data.size()), SYNC_FILE_RANGE_WRITE);
-      hash.Update(data);
-      have += static_cast<int64_t>(data.size());
-      received();
     }
+    if (absl::Status taken = sink.Close(); local.ok()) local = taken;
     absl::Status status = FromGrpc(reader->Finish());
     if (!local.ok()) return local;
     if (status.ok() && have < digest.size_bytes) {

@@ -173,6 +173,8 @@ grpc::Status FakeArtifactService::CreateModel(grpc::ServerContext*, const v1::Cr
   model.set_id(absl::StrCat("m-", absl::Dec(models.size(), absl::kZeroPad16)));
   model.set_name(request->name());
   model.set_format(v1::MODEL_FORMAT_ONNX);
+  // The fake's time stands still at 1970-01-01T00:00:00Z.
+  if (request->has_ttl()) model.mutable_expire_time()->set_seconds(request->ttl().seconds());
   for (const v1::File& file : request->files()) {
     if (blobs.count(file.digest().sha256()) == 0) return Missing(file.digest().sha256());
     *model.add_files() = file;
@@ -210,6 +212,18 @@ grpc::Status FakeArtifactService::DeleteModel(grpc::ServerContext*, const v1::De
   if (models.erase(request->id()) == 0) {
     return ToGrpc(absl::NotFoundError(absl::StrCat("no model \"", request->id(), "\": see quantctl model list")));
   }
+  return grpc::Status::OK;
+}
+
+grpc::Status FakeArtifactService::SetRetention(grpc::ServerContext*, const v1::SetRetentionRequest* request,
+                                               v1::SetRetentionResponse* response) {
+  std::lock_guard<std::mutex> lock(mu_);
+  const auto it = models.find(request->id());
+  if (it == models.end()) return ToGrpc(absl::NotFoundError(absl::StrCat("no model \"", request->id(), "\"")));
+  if (request->has_pinned()) it->second.set_pinned(request->pinned());
+  if (request->has_ttl()) it->second.mutable_expire_time()->set_seconds(request->ttl().seconds());
+  if (it->second.has_expire_time()) *response->mutable_expire_time() = it->second.expire_time();
+  response->set_pinned(it->second.pinned());
   return grpc::Status::OK;
 }
 

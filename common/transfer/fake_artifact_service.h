@@ -60,6 +60,8 @@ class FakeArtifactService final : public v1::ArtifactService::Service {
   grpc::Status CreateDataset(grpc::ServerContext*, const v1::CreateDatasetRequest*,
                              v1::CreateDatasetResponse*) override;
 
+  grpc::Status SetRetention(grpc::ServerContext*, const v1::SetRetentionRequest*, v1::SetRetentionResponse*) override;
+
   std::map<std::string, v1::Model> models;
   std::map<std::string, v1::Dataset> datasets;
 

@@ -142,6 +142,18 @@ class ArtifactService::Impl final : public v1::ArtifactService::CallbackService 
     return Run(context,
                [this, request](const Principal& caller) { return artifacts_->DeleteDataset(caller, request->id()); });
   }
+  grpc::ServerUnaryReactor* SetRetention(grpc::CallbackServerContext* context, const v1::SetRetentionRequest* request,
+                                         v1::SetRetentionResponse* response) override {
+    SetObject(context, request->id());
+    return Run(context, [this, request, response](const Principal& caller) {
+      return Put(artifacts_->SetRetention(caller, *request), response);
+    });
+  }
+  grpc::ServerUnaryReactor* GetStorage(grpc::CallbackServerContext* context, const v1::GetStorageRequest*,
+                                       v1::GetStorageResponse* response) override {
+    return Run(context,
+               [this, response](const Principal& caller) { return Put(artifacts_->GetStorage(caller), response); });
+  }
 
  private:
   // gRPC keeps request and response until the reactor finishes, so that a task may use them.

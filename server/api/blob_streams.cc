@@ -281,7 +281,9 @@ class ReadBlobReactor : public grpc::ServerWriteReactor<v1::ReadBlobResponse> {
         MutexLock lock(&mu_);
         writing_ = true;
       }
-      StartWrite(&response_);
+      // With the hint a write is done once its bytes are in line (GRPC_ARG_HTTP2_WRITE_BUFFER_SIZE), so that the
+      // connection never waits for the next piece; Finish sends the rest.
+      StartWrite(&response_, grpc::WriteOptions().set_buffer_hint());
     }
   }
 
@@ -306,8 +308,13 @@ class ReadBlobReactor : public grpc::ServerWriteReactor<v1::ReadBlobResponse> {
           absl::StrCat("read_offset ", offset_, " and read_limit ", limit_, " must not be negative"));
     }
     RETURN_IF_ERROR(CheckBlobId(blob_));
-    ASSIGN_OR_RETURN(const bool held, streams_->artifacts->HoldsBlob(*caller_, blob_.sha256));
-    if (!held) return NotVisible(*caller_, "blob", blob_.sha256);
+    ASSIGN_OR_RETURN(const bool may, streams_->artifacts->MayRead(*caller_, blob_.sha256));
+    if (!may && caller_->role == Role::kWorker) {
+      return WithReason(
+          absl::PermissionDeniedError(absl::StrCat("no job that is leased to this token needs blob ", blob_.sha256)),
+          "NOT_VISIBLE");
+    }
+    if (!may) return NotVisible(*caller_, "blob", blob_.sha256);
     ASSIGN_OR_RETURN(reader_, streams_->blobs->OpenReader(blob_));
     if (offset_ > blob_.size_bytes) {
       return absl::OutOfRangeError(

@@ -43,11 +43,13 @@ grpc::ServerUnaryReactor* ReplyJob(grpc::CallbackServerContext* context, Respons
 // it holds the shared State and not the reactor.
 class WatchReactor : public grpc::ServerWriteReactor<v1::WatchJobResponse> {
  public:
-  WatchReactor(JobQueue* queue, const absl::StatusOr<Principal>& caller, const v1::WatchJobRequest& request)
+  WatchReactor(JobQueue* queue, grpc::CallbackServerContext* context, const v1::WatchJobRequest& request)
       : queue_(queue), state_(std::make_shared<State>()) {
     state_->reactor = this;
     // `this` may be gone when Watch returns: the stream can end in it.
     const std::shared_ptr<State> state = state_;
+    const absl::StatusOr<Principal> caller = CallerOf(context);
+    still_good_ = WhileOpen(context, [state](const absl::Status& why) { state->Refuse(why); });
     absl::StatusOr<uint64_t> handle = uint64_t{0};
     if (caller.ok()) {
       handle = queue->Watch(*caller, request.id(), request.after_sequence(),
@@ -121,6 +123,17 @@ class WatchReactor : public grpc::ServerWriteReactor<v1::WatchJobResponse> {
       Advance();
     }
 
+    // The caller may see no more.
+    void Refuse(const absl::Status& why) {
+      {
+        MutexLock lock(&mu);
+        if (end) return;
+        pending = nullptr;
+        end = why;
+      }
+      Advance();
+    }
+
     // The transport is gone: nothing more can be written.
     void Abandon() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu) {
       pending = nullptr;
@@ -163,6 +176,7 @@ class WatchReactor : public grpc::ServerWriteReactor<v1::WatchJobResponse> {
 
   JobQueue* const queue_;
   const std::shared_ptr<State> state_;  // shared with the queue's callback, which may outlive this
+  StillGood still_good_;
 };
 
 }  // namespace
@@ -194,7 +208,7 @@ class JobService::Impl final : public v1::JobService::CallbackService {
   grpc::ServerWriteReactor<v1::WatchJobResponse>* WatchJob(grpc::CallbackServerContext* context,
                                                            const v1::WatchJobRequest* request) override {
     SetObject(context, request->id());
-    return new WatchReactor(queue_, CallerOf(context), *request);  // deletes itself in OnDone
+    return new WatchReactor(queue_, context, *request);  // deletes itself in OnDone
   }
   grpc::ServerUnaryReactor* CancelJob(grpc::CallbackServerContext* context, const v1::CancelJobRequest* request,
                                       v1::CancelJobResponse* response) override {

@@ -32,20 +32,31 @@ class LeaseReactor : public grpc::ServerUnaryReactor {
         response_(response),
         worker_id_(request.worker().id()),
         state_(std::make_shared<State>()) {
-    if (const absl::StatusOr<Principal> caller = CallerOf(context); !caller.ok()) {
+    const absl::StatusOr<Principal> caller = CallerOf(context);
+    if (!caller.ok()) {
       Finish(ToGrpc(caller.status()));
       return;
     }
     const LogScope scope(LogFieldsOf(context));
+    holder_ = caller->name;
     // `this` may be gone when Lease returns: the call can be answered in it.
     const std::shared_ptr<State> state = state_;
+    still_good_ = WhileOpen(context, [queue, state](const absl::Status& why) {
+      uint64_t handle = 0;
+      {
+        MutexLock lock(&state->mu);
+        state->refused = why;
+        handle = state->handle;
+      }
+      if (handle != 0) queue->AbandonLease(handle);
+    });
     const uint64_t handle =
         queue->Lease(request, [this](absl::StatusOr<v1::LeaseJobResponse> answer) { Take(std::move(answer)); });
     bool cancelled = false;
     {
       MutexLock lock(&state->mu);
       state->handle = handle;
-      cancelled = state->cancelled;
+      cancelled = state->cancelled || !state->refused.ok();
     }
     if (cancelled) queue->AbandonLease(handle);
   }
@@ -66,16 +77,19 @@ class LeaseReactor : public grpc::ServerUnaryReactor {
   struct State {
     Mutex mu;
     bool cancelled ABSL_GUARDED_BY(mu) = false;
-    uint64_t handle ABSL_GUARDED_BY(mu) = 0;  // 0: not yet known
+    absl::Status refused ABSL_GUARDED_BY(mu);  // why the caller may not have a lease any more
+    uint64_t handle ABSL_GUARDED_BY(mu) = 0;   // 0: not yet known
   };
 
   void Take(absl::StatusOr<v1::LeaseJobResponse> answer) {
     bool cancelled = false;
+    absl::Status refused;
     {
       MutexLock lock(&state_->mu);
       cancelled = state_->cancelled;
+      refused = state_->refused;
     }
-    if (cancelled && answer.ok() && answer->has_lease()) {  // nobody is there to run it
+    if ((cancelled || !refused.ok()) && answer.ok() && answer->has_lease()) {  // nobody is there to run it
       v1::CompleteJobRequest release;
       release.set_worker_id(worker_id_);
       release.set_job_id(answer->lease().job().id());
@@ -83,6 +97,10 @@ class LeaseReactor : public grpc::ServerUnaryReactor {
       release.mutable_released();
       queue_->Complete(release).IgnoreError();  // else the lease runs out
       answer = absl::CancelledError("the caller is gone");
+    }
+    if (!refused.ok()) answer = refused;
+    if (answer.ok() && answer->has_lease()) {
+      queue_->NoteHolder(answer->lease().job().id(), answer->lease().token(), holder_);
     }
     if (answer.ok()) {
       SetObject(context_, answer->lease().job().id());
@@ -96,6 +114,8 @@ class LeaseReactor : public grpc::ServerUnaryReactor {
   v1::LeaseJobResponse* const response_;
   const std::string worker_id_;
   const std::shared_ptr<State> state_;  // shared with the constructor, which `this` may not outlive
+  std::string holder_;                  // the name of the caller's token
+  StillGood still_good_;
 };
 
 }  // namespace

@@ -11,6 +11,7 @@
 #include <map>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include "absl/log/log.h"
 #include "absl/strings/ascii.h"
@@ -46,6 +47,8 @@ class CallContext : public grpc::CallbackServerContext {
   // Written by the interceptor before the handler starts, then only read.
   absl::StatusOr<Principal> caller = absl::InternalError("the call did not pass the gate");
   LogFields log;
+  OpenCalls* open_calls = nullptr;  // null: nothing to look at again
+  OpenCalls::Recheck recheck;
 
   void SetObject(std::string_view object) {
     MutexLock lock(&mu_);
@@ -120,6 +123,10 @@ class GateInterceptor : public Interceptor {
     if (context_->log.traceparent.empty()) context_->log.traceparent = NewTraceparent();
     const LogScope scope(context_->log);
     context_->caller = Check(headers);
+    if (options_.authenticator != nullptr && options_.open_calls != nullptr && context_->caller.ok()) {
+      context_->open_calls = options_.open_calls;
+      context_->recheck = Recheck(headers);
+    }
   }
 
   absl::StatusOr<Principal> Check(const Headers* headers) {
@@ -142,8 +149,28 @@ class GateInterceptor : public Interceptor {
     return caller;
   }
 
+  // Asks the authenticator once more with what the call showed; good also after the call.
+  OpenCalls::Recheck Recheck(const Headers* headers) {
+    const Evidence shown = Shown(headers);
+    std::vector<std::string> authorization(shown.authorization.begin(), shown.authorization.end());
+    return [authenticator = options_.authenticator, authorization = std::move(authorization),
+            names = shown.certificate_names, was = *context_->caller]() -> absl::Status {
+      Evidence evidence{.authorization = {authorization.begin(), authorization.end()}, .certificate_names = names};
+      const absl::StatusOr<Principal> now = authenticator->Authenticate(evidence);
+      if (!now.ok()) return now.status();
+      if (now->tenant == was.tenant && now->name == was.name && now->role == was.role) return absl::OkStatus();
+      return WithReason(absl::UnauthenticatedError("what the token stands for has changed; call again"),
+                        "TOKEN_CHANGED");
+    };
+  }
+
   absl::StatusOr<Principal> Identify(const Headers* headers) {
     if (options_.authenticator == nullptr) return OpenPrincipal();
+    return options_.authenticator->Authenticate(Shown(headers));
+  }
+
+  // Points into `headers`.
+  Evidence Shown(const Headers* headers) const {
     Evidence evidence;
     if (headers != nullptr) {
       const auto [begin, end] = headers->equal_range("authorization");
@@ -159,7 +186,7 @@ class GateInterceptor : public Interceptor {
         if (!absl::StrContains(AbslView(View(name)), "://")) evidence.certificate_names.emplace_back(View(name));
       }
     }
-    return options_.authenticator->Authenticate(evidence);
+    return evidence;
   }
 
   void Record(const grpc::Status& status) {
@@ -212,6 +239,12 @@ absl::StatusOr<Principal> CallerOf(grpc::CallbackServerContext* context) {
 LogFields LogFieldsOf(grpc::CallbackServerContext* context) {
   auto* const call = dynamic_cast<CallContext*>(context);
   return call == nullptr ? LogFields() : call->log;
+}
+
+StillGood WhileOpen(grpc::CallbackServerContext* context, OpenCalls::End end) {
+  auto* const call = dynamic_cast<CallContext*>(context);
+  if (call == nullptr || call->open_calls == nullptr) return {};
+  return {call->open_calls, call->open_calls->Add(call->recheck, std::move(end))};
 }
 
 void SetObject(grpc::CallbackServerContext* context, std::string_view object) {

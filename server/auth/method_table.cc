@@ -20,6 +20,8 @@ const std::vector<MethodRule>& MethodTable() {
       {.method = "/quant.v1.ArtifactService/GetDataset", .user = true},
       {.method = "/quant.v1.ArtifactService/ListDatasets", .user = true},
       {.method = "/quant.v1.ArtifactService/DeleteDataset", .user = true, .audit = Audit::kAll},
+      {.method = "/quant.v1.ArtifactService/SetRetention", .user = true, .audit = Audit::kAll},
+      {.method = "/quant.v1.ArtifactService/GetStorage", .user = true},
 
       {.method = "/quant.v1.JobService/SubmitJob", .user = true, .audit = Audit::kAll},
       {.method = "/quant.v1.JobService/GetJob", .user = true},

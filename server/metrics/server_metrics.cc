@@ -165,6 +165,12 @@ struct ServerMetrics::Impl {
           .Add({}, kSweepBuckets);
   ByLabel<Gauge> artifacts{GaugeFamily(registry, "quant_artifacts", "Stored models and datasets."), "kind", kArtifacts,
                            false};
+  ByLabel<Counter> expired{
+      CounterFamily(registry, "quant_artifacts_expired_total", "Models and datasets deleted as their time was over."),
+      "kind", kArtifacts, false};
+  Counter& expired_bytes = CounterFamily(registry, "quant_artifacts_expired_bytes_total",
+                                         "Bytes that only expired models and datasets named, left to the sweep.")
+                               .Add({});
   Family<Counter>& quota =
       CounterFamily(registry, "quant_quota_rejections_total", "Requests refused by a limit, by tenant.");
   Family<Gauge>& quota_used =
@@ -363,6 +369,11 @@ void ServerMetrics::SetCasCapacity(int64_t bytes) { impl_->cas_capacity.Add({}).
 void ServerMetrics::CasSwept(int64_t reclaimed_bytes, absl::Duration duration) {
   impl_->cas_reclaimed.Increment(static_cast<double>(reclaimed_bytes));
   impl_->cas_gc.Observe(Seconds(duration));
+}
+
+void ServerMetrics::ArtifactExpired(std::string_view kind, int64_t bytes) {
+  if (Counter* counter = impl_->expired.At(kind)) counter->Increment();
+  impl_->expired_bytes.Increment(static_cast<double>(bytes));
 }
 
 void ServerMetrics::SetArtifacts(std::string_view kind, int64_t count) {

@@ -93,6 +93,8 @@ class ServerMetrics {
   void SetCasCapacity(int64_t bytes);
   void CasSwept(int64_t reclaimed_bytes, absl::Duration duration);
   // kind: "model", "dataset".
+  // A model or dataset expired; `bytes`: of blobs that nothing else names, for the sweep to reclaim.
+  void ArtifactExpired(std::string_view kind, int64_t bytes);
   void SetArtifacts(std::string_view kind, int64_t count);
   // A request refused by a limit. resource: "queued_jobs", "stored_bytes", "model_bytes", "requests", "disk",
   // "blob_size", "watches". The first 50 tenants have series of their own, the others share "other".

@@ -24,6 +24,11 @@ class ArtifactCatalog {
   virtual absl::StatusOr<v1::Model> GetModel(const Principal& caller, std::string_view id) = 0;
   virtual absl::StatusOr<v1::Dataset> GetDataset(const Principal& caller, std::string_view id) = 0;
 
+  // The same for a job that is about to be stored: the model or dataset will not expire within the next hour, and then
+  // not before the job has ended (UnfinishedJobUsing).
+  virtual absl::StatusOr<v1::Model> UseModel(const Principal& caller, std::string_view id) = 0;
+  virtual absl::StatusOr<v1::Dataset> UseDataset(const Principal& caller, std::string_view id) = 0;
+
   // Makes the model that job `job_id` of `tenant` produced, and that will be the tenant's; durable when this returns.
   // Called again with the same job, name and files it returns the model that is there. A job makes at most one model,
   // and the queue decides on its manifest durably before it calls (JobStore::PutResult), so another manifest for the

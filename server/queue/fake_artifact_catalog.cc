@@ -69,6 +69,28 @@ absl::StatusOr<v1::Dataset> FakeArtifactCatalog::GetDataset(const Principal& cal
   return it->second;
 }
 
+absl::StatusOr<v1::Model> FakeArtifactCatalog::UseModel(const Principal& caller, std::string_view id) {
+  {
+    MutexLock lock(&mu_);
+    ++uses_[std::string(id)];
+  }
+  return GetModel(caller, id);
+}
+
+absl::StatusOr<v1::Dataset> FakeArtifactCatalog::UseDataset(const Principal& caller, std::string_view id) {
+  {
+    MutexLock lock(&mu_);
+    ++uses_[std::string(id)];
+  }
+  return GetDataset(caller, id);
+}
+
+int FakeArtifactCatalog::UsesOf(std::string_view id) {
+  MutexLock lock(&mu_);
+  const auto it = uses_.find(id);
+  return it == uses_.end() ? 0 : it->second;
+}
+
 absl::StatusOr<v1::Model> FakeArtifactCatalog::PublishResult(std::string_view tenant, std::string_view job_id,
                                                              std::string_view name,
                                                              const std::vector<v1::File>& files) {

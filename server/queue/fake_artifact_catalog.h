@@ -24,11 +24,15 @@ class FakeArtifactCatalog : public ArtifactCatalog {
   void SetMissing(const std::string& sha256, bool missing);
   // Models that jobs made, in order.
   std::vector<v1::Model> Published();
+  // How often UseModel and UseDataset were called for it.
+  int UsesOf(std::string_view id);
   // Whose model or dataset it is; "" when there is none.
   std::string OwnerOf(std::string_view id);
 
   absl::StatusOr<v1::Model> GetModel(const Principal& caller, std::string_view id) override;
   absl::StatusOr<v1::Dataset> GetDataset(const Principal& caller, std::string_view id) override;
+  absl::StatusOr<v1::Model> UseModel(const Principal& caller, std::string_view id) override;
+  absl::StatusOr<v1::Dataset> UseDataset(const Principal& caller, std::string_view id) override;
   absl::StatusOr<v1::Model> PublishResult(std::string_view tenant, std::string_view job_id, std::string_view name,
                                           const std::vector<v1::File>& files) override;
 
@@ -38,6 +42,7 @@ class FakeArtifactCatalog : public ArtifactCatalog {
   std::map<std::string, v1::Model, std::less<>> models_ ABSL_GUARDED_BY(mu_);
   std::map<std::string, v1::Dataset, std::less<>> datasets_ ABSL_GUARDED_BY(mu_);
   std::vector<v1::Model> published_ ABSL_GUARDED_BY(mu_);
+  std::map<std::string, int, std::less<>> uses_ ABSL_GUARDED_BY(mu_);
   std::set<std::string> missing_ ABSL_GUARDED_BY(mu_);
   absl::Status publish_status_ ABSL_GUARDED_BY(mu_);
   std::string publish_fails_for_ ABSL_GUARDED_BY(mu_);

@@ -151,6 +151,7 @@ void LiveJobs::Insert(JobRow row, absl::Time since, absl::Time now) {
     live.moved = now;
     live.progress_saved = now;
     live.confirmed = false;
+    live.holder.clear();
     if (!added) {
       Tenant& tenant = tenants_[live.row.tenant];
       tenant.served += 1 / tenant.weight;

@@ -42,6 +42,7 @@ struct LiveJob {
   absl::Time moved;            // leased: when its progress last changed, or when it was leased
   absl::Time progress_saved;   // leased: when the store last got the progress
   bool sequence_saved = true;  // leased: the store has a sequence at which no other server told of this job
+  std::string holder;          // leased: the name of the token that it was leased to; "" where that is not known
   bool confirmed = false;      // leased: its worker has named it, so the lease arrived
   bool publishing = false;     // leased: a result is being published; nothing else may end it
   bool won = false;            // leased: its model exists, only the state is not yet stored; nothing else may end it

@@ -127,6 +127,10 @@ class JobQueue {
   void AbandonLease(uint64_t handle);
   // Answers all parked calls with UNAVAILABLE, and refuses new ones.
   void EndLeases();
+  // A lease was given to the token of this name. Forgotten with the lease, and by a restart.
+  void NoteHolder(std::string_view job_id, int64_t token, std::string_view holder);
+  // Models and datasets that jobs name which are leased now, to the token `holder` or to one that is not known.
+  absl::StatusOr<std::vector<std::string>> LeasedInputs(std::string_view holder);
   absl::StatusOr<v1::HeartbeatResponse> Heartbeat(const v1::HeartbeatRequest& request);
   absl::StatusOr<v1::Job> Complete(const v1::CompleteJobRequest& request);
   v1::ListWorkersResponse ListWorkers();
@@ -137,8 +141,9 @@ class JobQueue {
   int64_t Demand();
 
   // ---- for the artifact store
-  // The id of an unfinished job that names this model or dataset, if any: DeleteModel answers IN_USE then.
-  std::optional<std::string> UnfinishedJobUsing(std::string_view artifact_id);
+  // The id of an unfinished job that names this model or dataset, or that is making it (`source_job_id`, or ""), if
+  // any: it must not be deleted then.
+  std::optional<std::string> UnfinishedJobUsing(std::string_view artifact_id, std::string_view source_job_id = "");
 
   // ---- time
   // Does everything that is due: lost leases, attempts out of time, ignored cancellations, backoffs, ends of waits,
@@ -261,6 +266,8 @@ class JobQueue {
   // ---- answers from earlier results: queue_cache.cc
   // The newest job whose result answers one with this content, or "".
   std::string FindAnswer(const std::string& cache_key) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  // NOT_FOUND: the model of the job whose result is to be the answer was deleted, or it expired. Without the lock.
+  absl::Status CheckAnswerStands(const std::string& cached_from);
   // Gives the job, QUEUED with cached_from set, its result and its model; where that cannot be done, it is to run.
   // Without the lock.
   void AnswerFromCache(const std::string& id);

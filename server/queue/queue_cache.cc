@@ -7,8 +7,8 @@
 // - attached_to: the earlier job is unfinished. When it succeeds, as above. When it ends otherwise, is asked to stop or
 //   is deleted, the oldest of those attached to it runs and the others are attached to that one.
 //
-// A result answers only where the engine would be the same: a worker of the build and instruction set that made it is
-// connected.
+// A result answers only while the model it made is there: one that was deleted or expired is not brought back. And only
+// where the engine would be the same: a worker of the build and instruction set that made it is connected.
 #include <algorithm>
 #include <limits>
 #include <string>
@@ -16,6 +16,7 @@
 #include <vector>
 
 #include "absl/log/log.h"
+#include "common/status_macros.h"
 #include "server/metrics/server_metrics.h"
 #include "server/queue/queue.h"
 #include "server/queue/queue_internal.h"
@@ -82,6 +83,12 @@ absl::Status JobQueue::SetHold(JobRow row, const std::string& cached_from, const
   return absl::OkStatus();
 }
 
+absl::Status JobQueue::CheckAnswerStands(const std::string& cached_from) {
+  ASSIGN_OR_RETURN(const JobRow source, store_->Get(cached_from));
+  if (source.job.result_model_id().empty()) return absl::OkStatus();
+  return catalog_->GetModel(OpenPrincipal(), source.job.result_model_id()).status();
+}
+
 void JobQueue::AnswerFromCache(const std::string& id) {
   JobRow held;
   v1::JobResult result;
@@ -91,9 +98,19 @@ void JobQueue::AnswerFromCache(const std::string& id) {
     const LiveJob* live = live_.Find(id);
     if (live == nullptr || !IsHeld(live->row.job) || live->row.job.cached_from().empty()) return;
     held = live->row;
+  }
+  const absl::Status stands = CheckAnswerStands(held.job.cached_from());
+  {
+    MutexLock lock(&mu_);
+    const LiveJob* live = live_.Find(id);
+    if (live == nullptr || !IsHeld(live->row.job) || live->row.job.cached_from() != held.job.cached_from()) return;
+    held = live->row;
     // A result of its own is there after a crash, or when the last try failed.
     absl::StatusOr<JobStore::Result> stored = store_->GetResult(id);
-    if (absl::IsNotFound(stored.status()) || (stored.ok() && stored->token != live->row.token)) {
+    const bool own = stored.ok() && stored->token == live->row.token;
+    if (!own && !stands.ok()) {
+      stored = stands;
+    } else if (absl::IsNotFound(stored.status()) || (stored.ok() && !own)) {
       stored = store_->GetResult(held.job.cached_from());
       if (stored.ok()) status = store_->PutResult(id, VersionOf(live->row), stored->bytes);
     }

@@ -96,6 +96,19 @@ TEST_F(QueueCacheTest, ARepeatedJobIsDoneAtOnceWithAModelOfItsOwn) {
   EXPECT_EQ(Submit().cached_from(), second.id());
 }
 
+TEST_F(QueueCacheTest, AResultWhoseModelIsGoneIsNotBroughtBack) {
+  const v1::Job first = Ran();
+  catalog_.RemoveModel(first.result_model_id());  // it expired, or was deleted
+  const v1::Job second = Submit();
+  EXPECT_EQ(second.state(), v1::JOB_STATE_QUEUED);
+  EXPECT_EQ(second.cached_from(), "");
+  EXPECT_EQ(catalog_.Published().size(), 1u);
+  const v1::Lease lease = Lease("w-1");
+  EXPECT_EQ(lease.job().id(), second.id());
+  EXPECT_THAT(queue_->Complete(Done(lease)), IsOk());
+  EXPECT_EQ(Submit().cached_from(), second.id());
+}
+
 TEST_F(QueueCacheTest, NoCacheRunsAndServesLaterOnes) {
   Ran();
   v1::SubmitJobRequest request = Request();

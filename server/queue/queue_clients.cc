@@ -366,8 +366,9 @@ void JobQueue::EndWatches() {
   RunAll(&deferred);
 }
 
-std::optional<std::string> JobQueue::UnfinishedJobUsing(std::string_view artifact_id) {
+std::optional<std::string> JobQueue::UnfinishedJobUsing(std::string_view artifact_id, std::string_view source_job_id) {
   MutexLock lock(&mu_);
+  if (!source_job_id.empty() && live_.Find(std::string(source_job_id)) != nullptr) return std::string(source_job_id);
   return live_.Using(artifact_id);
 }
 

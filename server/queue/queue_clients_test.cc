@@ -434,6 +434,8 @@ TEST_F(QueueClientsTest, UnfinishedJobsKeepTheirInputsInUse) {
   const v1::Job job = Submit();
   EXPECT_EQ(queue_->UnfinishedJobUsing("m-1"), job.id());
   EXPECT_EQ(queue_->UnfinishedJobUsing("d-1"), job.id());
+  EXPECT_EQ(queue_->UnfinishedJobUsing("m-2", job.id()), job.id()) << "what it is making";
+  EXPECT_EQ(queue_->UnfinishedJobUsing("m-2", "j-other"), std::nullopt);
   EXPECT_EQ(queue_->UnfinishedJobUsing("m-2"), std::nullopt);
   EXPECT_EQ(queue_->UnfinishedJobUsing(""), std::nullopt);
   ASSERT_THAT(queue_->Cancel(OpenPrincipal(), job.id()), IsOk());

@@ -112,6 +112,30 @@ v1::LeaseJobResponse JobQueue::EmptyLease() const {
   return response;
 }
 
+void JobQueue::NoteHolder(std::string_view job_id, int64_t token, std::string_view holder) {
+  MutexLock lock(&mu_);
+  LiveJob* const live = live_.Find(job_id);
+  if (live != nullptr && IsLeased(StateOf(live->row)) && live->row.token == token) live->holder = std::string(holder);
+}
+
+absl::StatusOr<std::vector<std::string>> JobQueue::LeasedInputs(std::string_view holder) {
+  std::vector<std::string> ids;
+  Deferred deferred;
+  absl::Status status;
+  {
+    MutexLock lock(&mu_);
+    if (peers_ != nullptr) status = CatchUp(&deferred);  // it may have been leased elsewhere a moment ago
+    for (const std::string& id : live_.Leased()) {
+      const LiveJob& live = *live_.Find(id);
+      if (!live.holder.empty() && live.holder != holder) continue;
+      for (std::string& input : ArtifactsOf(live.row.job.spec())) ids.push_back(std::move(input));
+    }
+  }
+  RunAll(&deferred);
+  if (!status.ok()) return status;
+  return ids;
+}
+
 uint64_t JobQueue::Lease(const v1::LeaseJobRequest& request, LeaseCallback callback) {
   const bool told_to_drain = CheckWorkerInfo(request.worker()).ok() && ShareHeartbeat(request.worker(), false, {});
   Deferred deferred;

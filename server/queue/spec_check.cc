@@ -248,7 +248,7 @@ absl::Status CheckTimeout(const v1::JobSpec& spec) {
 }
 
 absl::StatusOr<v1::ModelFormat> CheckModel(const Principal& caller, const std::string& id, ArtifactCatalog* catalog) {
-  ASSIGN_OR_RETURN(const v1::Model model, catalog->GetModel(caller, id));
+  ASSIGN_OR_RETURN(const v1::Model model, catalog->UseModel(caller, id));
   RETURN_IF_ERROR(
       CheckBuilt("model format", ShortName(v1::ModelFormat_Name(model.format()), "MODEL_FORMAT_"), kBuiltModelFormats));
   return model.format();
@@ -274,7 +274,7 @@ absl::Status CheckMethodFits(const v1::Recipe& recipe, v1::ModelFormat model) {
 }
 
 absl::Status CheckDataset(const Principal& caller, const std::string& id, ArtifactCatalog* catalog) {
-  return id.empty() ? absl::OkStatus() : catalog->GetDataset(caller, id).status();
+  return id.empty() ? absl::OkStatus() : catalog->UseDataset(caller, id).status();
 }
 
 }  // namespace

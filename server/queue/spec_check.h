@@ -28,8 +28,8 @@ inline constexpr size_t kMaxSpecBytes = 64 << 10;  // serialized; a queue of 10,
 //   UNIMPLEMENTED, reason NOT_BUILT: a kind, method, format or rule of the contract that this build lacks.
 absl::Status CheckSpec(v1::JobSpec* spec);
 
-// Checks that `caller` sees the models and datasets and that they are of a kind that jobs can read. `spec` has passed
-// CheckSpec.
+// Checks that `caller` sees the models and datasets and that they are of a kind that jobs can read, and keeps them from
+// expiring before the job is stored. `spec` has passed CheckSpec.
 //   NotVisible, UNIMPLEMENTED (reason NOT_BUILT), and the catalog's errors.
 absl::Status CheckInputs(const Principal& caller, const v1::JobSpec& spec, ArtifactCatalog* catalog);
 

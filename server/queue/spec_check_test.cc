@@ -237,6 +237,24 @@ TEST(CheckInputs, EachInputMustExist) {
   EXPECT_THAT(CheckInputs(OpenPrincipal(), spec, &catalog), IsOk());
 }
 
+TEST(CheckInputs, EachInputIsKeptFromExpiring) {
+  FakeArtifactCatalog catalog;
+  for (const char* id : {"m-1", "m-2"}) catalog.AddModel(id);
+  for (const char* id : {"d-1", "d-2"}) catalog.AddDataset(id);
+  v1::JobSpec spec = StaticSpec();
+  spec.mutable_quantize()->set_evaluation_dataset_id("d-2");
+  EXPECT_THAT(CheckInputs(OpenPrincipal(), spec, &catalog), IsOk());
+  v1::JobSpec benchmark;
+  benchmark.mutable_benchmark()->set_model_id("m-1");
+  benchmark.mutable_benchmark()->set_baseline_model_id("m-2");
+  benchmark.mutable_benchmark()->set_dataset_id("d-1");
+  EXPECT_THAT(CheckInputs(OpenPrincipal(), benchmark, &catalog), IsOk());
+  EXPECT_EQ(catalog.UsesOf("m-1"), 2);
+  EXPECT_EQ(catalog.UsesOf("m-2"), 1);
+  EXPECT_EQ(catalog.UsesOf("d-1"), 2);
+  EXPECT_EQ(catalog.UsesOf("d-2"), 1);
+}
+
 TEST(CheckInputs, TheBaselineOfABenchmarkMustExist) {
   FakeArtifactCatalog catalog;
   catalog.AddModel("m-1");

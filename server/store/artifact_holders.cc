@@ -1,8 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 // Whose the blobs are: which tenants have proved to hold one, and how much of their quota that uses.
+#include <string>
 #include <utility>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "absl/time/time.h"
+#include "common/clock.h"
 #include "common/error_detail.h"
 #include "common/status_macros.h"
 #include "common/strings.h"
@@ -13,6 +17,12 @@
 #include "server/store/sql.h"
 
 namespace quant {
+namespace {
+
+// A use is written down when the last one is older than this: far less than the sweep's grace.
+constexpr absl::Duration kHolderPrecision = absl::Hours(1);
+
+}  // namespace
 
 absl::StatusOr<bool> ArtifactStore::Holds(const Principal& caller, std::string_view sha256) {
   if (caller.role != Role::kUser) return true;
@@ -28,7 +38,55 @@ absl::StatusOr<bool> ArtifactStore::Holds(const Principal& caller, std::string_v
 absl::StatusOr<bool> ArtifactStore::HoldsBlob(const Principal& caller, std::string_view sha256) {
   if (caller.role != Role::kUser) return true;
   MutexLock lock(db_->mutex());
-  return Holds(caller, sha256);
+  const absl::Time now = clock_->Now();
+  bool aged = false;
+  {
+    ASSIGN_OR_RETURN(Statement stmt, db_->Prepare("SELECT use_time FROM blob_holder WHERE sha256 = ? AND tenant = ?"));
+    stmt.Bind(1, sha256);
+    stmt.Bind(2, caller.tenant);
+    ASSIGN_OR_RETURN(const bool held, stmt.Step());
+    if (!held) return Holds(caller, sha256);
+    aged = stmt.Time(0) + kHolderPrecision < now;
+  }
+  if (!aged) return true;
+  ASSIGN_OR_RETURN(Transaction txn, Transaction::Begin(db_));
+  {
+    ASSIGN_OR_RETURN(Statement stmt,
+                     db_->Prepare("UPDATE blob_holder SET use_time = ? WHERE sha256 = ? AND tenant = ?"));
+    stmt.Bind(1, now);
+    stmt.Bind(2, sha256);
+    stmt.Bind(3, caller.tenant);
+    RETURN_IF_ERROR(stmt.Run());
+  }
+  if (db_->Changes() == 0) return Holds(caller, sha256);  // swept meanwhile
+  RETURN_IF_ERROR(txn.Commit());
+  return true;
+}
+
+void ArtifactStore::SetLeasedInputs(LeasedInputs inputs) {
+  MutexLock lock(&in_use_mu_);
+  leased_inputs_ = std::move(inputs);
+}
+
+absl::StatusOr<bool> ArtifactStore::MayRead(const Principal& caller, std::string_view sha256) {
+  if (caller.role != Role::kWorker) return HoldsBlob(caller, sha256);
+  LeasedInputs inputs;
+  {
+    MutexLock lock(&in_use_mu_);
+    inputs = leased_inputs_;
+  }
+  if (!inputs) return true;
+  ASSIGN_OR_RETURN(const std::vector<std::string> ids, inputs(caller));  // without the store's lock
+  MutexLock lock(db_->mutex());
+  for (const std::string& id : ids) {
+    ASSIGN_OR_RETURN(Statement stmt, db_->Prepare("SELECT 1 FROM artifact AS a JOIN artifact_file AS f "
+                                                  "ON f.artifact = a.ordinal WHERE a.id = ? AND f.sha256 = ? LIMIT 1"));
+    stmt.Bind(1, id);
+    stmt.Bind(2, sha256);
+    ASSIGN_OR_RETURN(const bool named, stmt.Step());
+    if (named) return true;
+  }
+  return false;
 }
 
 absl::Status ArtifactStore::NoteHeld(const Principal& caller, const BlobId& blob) {
@@ -36,11 +94,13 @@ absl::Status ArtifactStore::NoteHeld(const Principal& caller, const BlobId& blob
   MutexLock lock(db_->mutex());
   ASSIGN_OR_RETURN(Transaction txn, Transaction::Begin(db_));
   {
-    ASSIGN_OR_RETURN(Statement stmt, db_->Prepare("INSERT INTO blob_holder (tenant, sha256, size_bytes) "
-                                                  "VALUES (?, ?, ?) ON CONFLICT DO NOTHING"));
+    ASSIGN_OR_RETURN(Statement stmt, db_->Prepare("INSERT INTO blob_holder (tenant, sha256, size_bytes, use_time) "
+                                                  "VALUES (?, ?, ?, ?) ON CONFLICT (tenant, sha256) DO UPDATE "
+                                                  "SET use_time = excluded.use_time"));
     stmt.Bind(1, caller.tenant);
     stmt.Bind(2, blob.sha256);
     stmt.Bind(3, blob.size_bytes);
+    stmt.Bind(4, clock_->Now());
     RETURN_IF_ERROR(stmt.Run());
   }
   return txn.Commit();
@@ -108,6 +168,19 @@ absl::Status ArtifactStore::ForgetHolders(std::string_view sha256) {
   ASSIGN_OR_RETURN(Statement stmt, db_->Prepare("DELETE FROM blob_holder WHERE sha256 = ?"));
   stmt.Bind(1, sha256);
   return stmt.Run();
+}
+
+absl::Status ArtifactStore::ForgetOldHolders(absl::Time before) {
+  ASSIGN_OR_RETURN(Transaction txn, Transaction::Begin(db_));
+  {
+    ASSIGN_OR_RETURN(Statement stmt,
+                     db_->Prepare("DELETE FROM blob_holder WHERE use_time < ? AND NOT EXISTS (SELECT 1 FROM "
+                                  "artifact_file AS f JOIN artifact AS a ON a.ordinal = f.artifact "
+                                  "WHERE f.sha256 = blob_holder.sha256 AND a.tenant = blob_holder.tenant)"));
+    stmt.Bind(1, before);
+    RETURN_IF_ERROR(stmt.Run());
+  }
+  return txn.Commit();
 }
 
 }  // namespace quant

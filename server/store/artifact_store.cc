@@ -64,6 +64,13 @@ const std::vector<std::string>& PostgresMigrations() {
       PRIMARY KEY (tenant, sha256)
     );
     CREATE INDEX blob_holder_by_blob ON blob_holder (sha256);
+  )",
+                                                                     R"(
+    ALTER TABLE artifact ADD COLUMN expire_time bigint NOT NULL DEFAULT 9223372036854775807;
+    ALTER TABLE artifact ADD COLUMN pinned bigint NOT NULL DEFAULT 0;
+    CREATE INDEX artifact_by_expiry ON artifact (expire_time, ordinal);
+    ALTER TABLE blob_holder ADD COLUMN use_time bigint NOT NULL DEFAULT 0;
+    UPDATE blob_holder SET use_time = CAST(extract(epoch FROM now()) AS bigint) * 1000000000;
   )"};
   return *migrations;
 }
@@ -106,8 +113,22 @@ const std::vector<std::string>& SqliteMigrations() {
       PRIMARY KEY (tenant, sha256)
     ) STRICT, WITHOUT ROWID;
     CREATE INDEX blob_holder_by_blob ON blob_holder (sha256);
+  )",
+                                                                     R"(
+    ALTER TABLE artifact ADD COLUMN expire_time INTEGER NOT NULL DEFAULT 9223372036854775807;  -- ns since 1970
+    ALTER TABLE artifact ADD COLUMN pinned INTEGER NOT NULL DEFAULT 0;                         -- 1: does not expire
+    CREATE INDEX artifact_by_expiry ON artifact (expire_time, ordinal);
+    -- When the tenant last uploaded the blob or asked for it, to the hour.
+    ALTER TABLE blob_holder ADD COLUMN use_time INTEGER NOT NULL DEFAULT 0;
+    UPDATE blob_holder SET use_time = CAST(strftime('%s', 'now') AS INTEGER) * 1000000000;
   )"};
   return *migrations;
+}
+
+template <typename Request>
+absl::StatusOr<absl::Duration> TtlOf(const Request& request, absl::Duration default_ttl) {
+  if (!request.has_ttl()) return default_ttl;
+  return CheckTtl(request.ttl());
 }
 
 const char* NameOf(int kind) { return kind == 1 ? "model" : "dataset"; }
@@ -162,6 +183,8 @@ v1::Model ArtifactStore::ToModel(Artifact artifact) {
   model.set_size_bytes(artifact.size_bytes);
   SetProto(artifact.create_time, model.mutable_create_time());
   model.set_source_job_id(artifact.source_job_id);
+  if (artifact.expire_time != absl::InfiniteFuture()) SetProto(artifact.expire_time, model.mutable_expire_time());
+  model.set_pinned(artifact.pinned);
   return model;
 }
 
@@ -173,14 +196,16 @@ v1::Dataset ArtifactStore::ToDataset(Artifact artifact) {
   dataset.set_digest(artifact.digest);
   dataset.set_size_bytes(artifact.size_bytes);
   SetProto(artifact.create_time, dataset.mutable_create_time());
+  if (artifact.expire_time != absl::InfiniteFuture()) SetProto(artifact.expire_time, dataset.mutable_expire_time());
+  dataset.set_pinned(artifact.pinned);
   return dataset;
 }
 
 // ---------------------------------------------------------------- create
 
 absl::StatusOr<ArtifactStore::Artifact> ArtifactStore::Make(Kind kind, const Principal& owner, std::string_view name,
-                                                            std::string_view source_job_id,
-                                                            std::vector<v1::File> files) {
+                                                            std::string_view source_job_id, std::vector<v1::File> files,
+                                                            absl::Duration ttl) {
   RETURN_IF_ERROR(CheckName(name));
   RETURN_IF_ERROR(CheckAndSortManifest(&files));
   Artifact made;
@@ -211,6 +236,7 @@ absl::StatusOr<ArtifactStore::Artifact> ArtifactStore::Make(Kind kind, const Pri
   }
   made.files = std::move(files);
   made.create_time = clock_->Now();
+  made.expire_time = made.create_time + ttl;
 
   // Ahead of the lock: a use that was just recorded is answered from memory under it, also where blobs are far away.
   for (const v1::File& file : made.files) {
@@ -236,6 +262,11 @@ absl::StatusOr<ArtifactStore::Artifact> ArtifactStore::Make(Kind kind, const Pri
           absl::StrCat("job ", AbslView(source_job_id), " already made model ", found.id, " of other files"));
     }
     RETURN_IF_ERROR(ReadFiles(&found));
+    if (found.expire_time < made.expire_time) {  // nobody is to lose it earlier than it was told
+      found.expire_time = made.expire_time;
+      RETURN_IF_ERROR(SetRetention(found));
+      RETURN_IF_ERROR(txn.Commit());
+    }
     return found;
   }
   RETURN_IF_ERROR(CheckBlobsStored(owner, made.files));
@@ -265,7 +296,8 @@ absl::Status ArtifactStore::CheckBlobsStored(const Principal& owner, const std::
 absl::Status ArtifactStore::Insert(Kind kind, const Artifact& artifact) {
   ASSIGN_OR_RETURN(Statement insert,
                    db_->Prepare("INSERT INTO artifact (id, kind, name, format, digest, size_bytes, create_time, "
-                                "source_job_id, tenant) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) RETURNING ordinal"));
+                                "source_job_id, tenant, expire_time) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) "
+                                "RETURNING ordinal"));
   insert.Bind(1, artifact.id);
   insert.Bind(2, static_cast<int>(kind));
   insert.Bind(3, artifact.name);
@@ -275,6 +307,7 @@ absl::Status ArtifactStore::Insert(Kind kind, const Artifact& artifact) {
   insert.Bind(7, artifact.create_time);
   insert.Bind(8, artifact.source_job_id);
   insert.Bind(9, artifact.tenant);
+  insert.Bind(10, artifact.expire_time);
   ASSIGN_OR_RETURN(const bool inserted, insert.Step());
   if (!inserted) return absl::InternalError("an INSERT returned no row");
   const int64_t ordinal = insert.Int(0);
@@ -293,8 +326,9 @@ absl::Status ArtifactStore::Insert(Kind kind, const Artifact& artifact) {
 }
 
 absl::StatusOr<v1::Model> ArtifactStore::CreateModel(const Principal& caller, const v1::CreateModelRequest& request) {
-  ASSIGN_OR_RETURN(Artifact made,
-                   Make(Kind::kModel, caller, request.name(), "", {request.files().begin(), request.files().end()}));
+  ASSIGN_OR_RETURN(const absl::Duration ttl, TtlOf(request, default_ttl_));
+  ASSIGN_OR_RETURN(Artifact made, Make(Kind::kModel, caller, request.name(), "",
+                                       {request.files().begin(), request.files().end()}, ttl));
   return ToModel(std::move(made));
 }
 
@@ -303,14 +337,15 @@ absl::StatusOr<v1::Model> ArtifactStore::PublishResult(std::string_view tenant, 
   if (job_id.empty()) return absl::InvalidArgumentError("a result needs the id of its job");
   // Workers hold every blob; what they make of a job is its tenant's.
   const Principal job{.tenant = std::string(tenant), .name = "", .role = Role::kWorker};
-  ASSIGN_OR_RETURN(Artifact made, Make(Kind::kModel, job, name, job_id, files));
+  ASSIGN_OR_RETURN(Artifact made, Make(Kind::kModel, job, name, job_id, files, default_ttl_));
   return ToModel(std::move(made));
 }
 
 absl::StatusOr<v1::Dataset> ArtifactStore::CreateDataset(const Principal& caller,
                                                          const v1::CreateDatasetRequest& request) {
-  ASSIGN_OR_RETURN(Artifact made,
-                   Make(Kind::kDataset, caller, request.name(), "", {request.files().begin(), request.files().end()}));
+  ASSIGN_OR_RETURN(const absl::Duration ttl, TtlOf(request, default_ttl_));
+  ASSIGN_OR_RETURN(Artifact made, Make(Kind::kDataset, caller, request.name(), "",
+                                       {request.files().begin(), request.files().end()}, ttl));
   return ToDataset(std::move(made));
 }
 
@@ -320,7 +355,7 @@ absl::StatusOr<std::vector<ArtifactStore::Artifact>> ArtifactStore::Select(
     std::string_view where_sql, const std::function<void(Statement*)>& bind) {
   ASSIGN_OR_RETURN(Statement stmt,
                    db_->Prepare(absl::StrCat("SELECT ordinal, id, name, format, digest, size_bytes, create_time, "
-                                             "source_job_id, tenant FROM artifact WHERE ",
+                                             "source_job_id, tenant, expire_time, pinned FROM artifact WHERE ",
                                              AbslView(where_sql))));
   bind(&stmt);
   std::vector<Artifact> found;
@@ -335,7 +370,9 @@ absl::StatusOr<std::vector<ArtifactStore::Artifact>> ArtifactStore::Select(
                      .digest = stmt.Text(4),
                      .size_bytes = stmt.Int(5),
                      .create_time = stmt.Time(6),
-                     .source_job_id = stmt.Text(7)});
+                     .source_job_id = stmt.Text(7),
+                     .expire_time = stmt.Time(9),
+                     .pinned = stmt.Int(10) != 0});
   }
 }
 
@@ -436,12 +473,19 @@ absl::StatusOr<v1::ListDatasetsResponse> ArtifactStore::ListDatasets(const Princ
 
 // ---------------------------------------------------------------- delete
 
+ArtifactStore::InUse ArtifactStore::in_use() {
+  MutexLock lock(&in_use_mu_);
+  return in_use_;
+}
+
+absl::Status ArtifactStore::Erase(const Artifact& artifact) {
+  ASSIGN_OR_RETURN(Statement stmt, db_->Prepare("DELETE FROM artifact WHERE ordinal = ?"));
+  stmt.Bind(1, artifact.ordinal);
+  return stmt.Run();
+}
+
 absl::Status ArtifactStore::Delete(Kind kind, const Principal& caller, std::string_view id) {
-  InUse in_use;
-  {
-    MutexLock lock(&in_use_mu_);
-    in_use = in_use_;
-  }
+  const InUse in_use = this->in_use();
   MutexLock lock(db_->mutex());
   ASSIGN_OR_RETURN(Transaction txn, Transaction::Begin(db_));
   ASSIGN_OR_RETURN(const std::vector<Artifact> found, Select("id = ? AND kind = ?", [&](Statement* stmt) {
@@ -452,7 +496,7 @@ absl::Status ArtifactStore::Delete(Kind kind, const Principal& caller, std::stri
     return NotVisible(caller, NameOf(static_cast<int>(kind)), id);
   }
   if (in_use) {
-    ASSIGN_OR_RETURN(const std::string job, in_use(id));
+    ASSIGN_OR_RETURN(const std::string job, in_use(id, found.front().source_job_id));
     if (!job.empty()) {
       return WithReason(
           absl::FailedPreconditionError(absl::StrCat(NameOf(static_cast<int>(kind)), " ", AbslView(id),
@@ -460,11 +504,7 @@ absl::Status ArtifactStore::Delete(Kind kind, const Principal& caller, std::stri
           "IN_USE", {{"job", job}});
     }
   }
-  {
-    ASSIGN_OR_RETURN(Statement stmt, db_->Prepare("DELETE FROM artifact WHERE ordinal = ?"));
-    stmt.Bind(1, found.front().ordinal);
-    RETURN_IF_ERROR(stmt.Run());
-  }
+  RETURN_IF_ERROR(Erase(found.front()));
   RETURN_IF_ERROR(txn.Commit());
   UpdateGauges();
   return absl::OkStatus();

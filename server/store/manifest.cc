@@ -8,6 +8,7 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "common/digest.h"
+#include "common/proto_time.h"
 #include "common/status_macros.h"
 #include "common/strings.h"
 #include "server/blobs/blob_store.h"
@@ -15,6 +16,8 @@
 namespace quant {
 namespace {
 
+constexpr absl::Duration kShortestTtl = absl::Seconds(1);
+constexpr absl::Duration kLongestTtl = absl::Hours(24 * 36'500);
 constexpr size_t kMaxFiles = 10'000;
 constexpr size_t kMaxPath = 512;
 constexpr size_t kMaxPart = 255;  // NAME_MAX: a worker writes these files
@@ -61,6 +64,13 @@ absl::Status CheckName(std::string_view name) {
     return absl::InvalidArgumentError(absl::StrCat("name ", Quoted(name), " has a control character or is not UTF-8"));
   }
   return absl::OkStatus();
+}
+
+absl::StatusOr<absl::Duration> CheckTtl(const google::protobuf::Duration& ttl) {
+  const absl::Duration duration = FromProto(ttl);
+  if (duration >= kShortestTtl && duration <= kLongestTtl) return duration;
+  return absl::InvalidArgumentError(
+      absl::StrCat("ttl is ", absl::FormatDuration(duration), "; it must be from 1 second to 100 years (876000h)"));
 }
 
 absl::Status CheckAndSortManifest(std::vector<v1::File>* files) {

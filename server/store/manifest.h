@@ -8,6 +8,8 @@
 #include <vector>
 
 #include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
 #include "quant/v1/artifacts.pb.h"
 
 namespace quant {
@@ -18,6 +20,9 @@ absl::Status CheckPath(std::string_view path);
 
 // An artifact's name: UTF-8, at most 128 bytes, no control character; may be empty.
 absl::Status CheckName(std::string_view name);
+
+// How long an artifact is kept: 1 second to 100 years.  INVALID_ARGUMENT.
+absl::StatusOr<absl::Duration> CheckTtl(const google::protobuf::Duration& ttl);
 
 // Checks a whole manifest and sorts it by path (bytewise): 1 to 10,000 files of at most 3 MiB in encoded form, each
 // with a good path and digest; no path twice, and none that is a folder of another.  INVALID_ARGUMENT.
