@@ -247,8 +247,8 @@ def on_its_stores(stack):
         return stack.engine("exec", stack.containers("postgres")[0], "psql", "-U", "quantd", "-d", "quantd", "-At", "-c", query)
     with Step("the job is in PostgreSQL, its bytes are in S3") as step:
         tables = psql("SELECT string_agg(tablename, ' ') FROM pg_tables WHERE schemaname = 'public'")
-        check("jobs" in tables.split(), f"tables: {tables}")
-        check(int(psql("SELECT count(*) FROM jobs")) == 1, "not one job in the database")
+        check("job" in tables.split(), f"tables: {tables}")
+        check(int(psql("SELECT count(*) FROM job")) == 1, "not one job in the database")
         objects = stack.engine("exec", stack.containers("s3")[0], "sh", "-c",
                                "find /srv/swift/devices -name '*.data' | wc -l")
         check(int(objects) > 0, "no object in S3")
