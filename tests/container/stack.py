@@ -12,7 +12,7 @@ import urllib.parse
 
 from engine import TOP, run
 
-PATIENCE = 180.0
+PATIENCE = 400.0  # a machine that compiles beside this one takes minutes to start everything
 
 
 def wait_until(condition, what, timeout=PATIENCE, interval=0.5):
