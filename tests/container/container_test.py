@@ -127,8 +127,14 @@ def run_a_job(stack):
 
 def take_down(stack):
     with Step("deploy/stack down leaves nothing"):
+        volumes = stack.engine.volumes(stack.project)
         stack.down()
-        stack.engine.remove_stack(stack.project)  # networks, which podman-compose keeps
+        if stack.engine.lab:  # podman-compose keeps networks, and volumes without a name
+            stack.engine.remove_stack(stack.project)
+            for volume in volumes & set(stack.engine("volume", "ls", "-q").split()):
+                stack.engine("volume", "rm", volume)
+        left = volumes & set(stack.engine("volume", "ls", "-q").split())
+        check(not left, f"volumes left behind: {left}")
         left = stack.engine.leftovers(stack.project)
         check(not left, f"left behind: {left}")
 

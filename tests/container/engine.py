@@ -140,6 +140,11 @@ class Engine:
                 run([*self.command, kind, "rm", name], check=False)
         run([*self.command, "network", "rm", f"{project}_default"], check=False)
 
+    def volumes(self, project):
+        """Of its containers, those without a name too."""
+        return {mount["Name"] for container in self.containers(project, everything=True)
+                for mount in self.inspect(container)["Mounts"] if mount.get("Type") == "volume"}
+
     def leftovers(self, project):
         label = ["--filter", f"label=com.docker.compose.project={project}"]
         left = self.containers(project, everything=True)
