@@ -80,7 +80,7 @@ _quantctl() {
           words='--help --insecure-tokens --output --server --tls-ca --tls-cert --tls-key --token-file'
           case $prev in
             --server) files='' words='' ;;
-            --output) files='' words='text json' ;;
+            --output) files='' words='text json id' ;;
             --tls-ca) files=1 ;;
             --tls-cert) files=1 ;;
             --tls-key) files=1 ;;
@@ -91,7 +91,7 @@ _quantctl() {
           case $prev in
             --expires) files='' words='' ;;
             --server) files='' words='' ;;
-            --output) files='' words='text json' ;;
+            --output) files='' words='text json id' ;;
             --tls-ca) files=1 ;;
             --tls-cert) files=1 ;;
             --tls-key) files=1 ;;
@@ -149,7 +149,7 @@ _quantctl() {
           words='--help --insecure-tokens --output --server --tls-ca --tls-cert --tls-key --token-file'
           case $prev in
             --server) files='' words='' ;;
-            --output) files='' words='text json' ;;
+            --output) files='' words='text json id' ;;
             --tls-ca) files=1 ;;
             --tls-cert) files=1 ;;
             --tls-key) files=1 ;;
@@ -160,7 +160,7 @@ _quantctl() {
           case $prev in
             --expires) files='' words='' ;;
             --server) files='' words='' ;;
-            --output) files='' words='text json' ;;
+            --output) files='' words='text json id' ;;
             --tls-ca) files=1 ;;
             --tls-cert) files=1 ;;
             --tls-key) files=1 ;;
@@ -174,7 +174,7 @@ _quantctl() {
           words='--help --insecure-tokens --output --server --tls-ca --tls-cert --tls-key --token-file'
           case $prev in
             --server) files='' words='' ;;
-            --output) files='' words='text json' ;;
+            --output) files='' words='text json id' ;;
             --tls-ca) files=1 ;;
             --tls-cert) files=1 ;;
             --tls-key) files=1 ;;
