@@ -57,6 +57,7 @@ absl::Status CorrectBiases(const Graph& original, const std::vector<BiasTarget>&
                            const std::function<absl::StatusOr<Graph>()>& build, Dataset& data, int threads,
                            const ProgressFn& progress) {
   std::vector<std::string> values;
+  values.reserve(targets.size());
   for (const BiasTarget& t : targets) values.push_back(t.value);
   size_t done = 0;
   int64_t batches = 0;

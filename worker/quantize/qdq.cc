@@ -81,6 +81,7 @@ void QdqBuilder::AppendBias(std::span<const float> bias, float input_scale, cons
   const std::string base =
       layer->inputs.size() > 2 && !layer->inputs[2].empty() ? layer->inputs[2] : absl::StrCat(layer->name, ".bias");
   std::vector<float> scales;
+  scales.reserve(weights.scales.size());
   for (const float s : weights.scales) scales.push_back(s * input_scale);
   // ONNX Runtime and the rule |bias| < 2^30 both use the product rounded to float, so the codes do too.
   std::vector<float> unit = scales;

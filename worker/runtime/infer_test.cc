@@ -11,7 +11,6 @@ namespace quant {
 namespace {
 
 using ::testing::ElementsAre;
-using testing::F;
 using ::testing::HasSubstr;
 using testing::L;
 

@@ -147,6 +147,7 @@ class BlockWork {
     for (const auto& [linear, share] : shares) tokens[share] = 0;
     if (tokens.empty()) return absl::OkStatus();
     std::vector<std::string> values;
+    values.reserve(tokens.size());
     for (const auto& [share, count] : tokens) values.push_back(share);
     ASSIGN_OR_RETURN(BlockRunner runner, block_.Runner(values, options_.threads));
     int64_t all = 0;

@@ -21,6 +21,7 @@ constexpr int64_t kVocab = 50, kHidden = 32, kWide = 48;
 std::vector<float> Normal(std::mt19937& random, int64_t count, float scale) {
   std::normal_distribution<float> normal(0, scale);
   std::vector<float> values;
+  values.reserve(static_cast<size_t>(count));
   for (int64_t i = 0; i < count; ++i) values.push_back(normal(random));
   return values;
 }
@@ -252,7 +253,7 @@ TEST(BlockDriver, GptqBeatsRoundToNearestOnHeldOutSamples) {
 TEST(BlockDriver, TheBitsDoNotDependOnThreadsOrOnAResume) {
   const Model m = TwoBlocks();
   const auto windows = Windows(16);
-  const LinearMethod method = Method(LinearMethod::Kind::kGptq);
+  LinearMethod method = Method(LinearMethod::Kind::kGptq);
   const auto once = RunAll(m, method, windows, 1);
   ExpectSame(once, RunAll(m, method, windows, 2));
 
@@ -323,6 +324,7 @@ TEST(ScaleGroup, TheBlockComputesTheSameAndItsNormChanges) {
   const Model m = TwoBlocks();
   const auto windows = Windows(4);
   std::vector<int64_t> tokens;
+  tokens.reserve(windows.size());
   for (const auto& w : windows) tokens.push_back(static_cast<int64_t>(w.size()));
   absl::StatusOr<HiddenStates> hidden = HiddenStates::Create(tokens, kHidden, 1 << 20, ::testing::TempDir());
   ASSERT_TRUE(hidden.ok());

@@ -10,8 +10,10 @@
 
 // LAPACK's Cholesky factor, which OpenBLAS holds; liblapacke would bring a second copy of OpenBLAS with it.
 extern "C" {
+// NOLINTBEGIN(readability-identifier-naming): LAPACK's names.
 void spotrf_(const char* uplo, const int* n, float* a, const int* lda, int* info);
 void dpotrf_(const char* uplo, const int* n, double* a, const int* lda, int* info);
+// NOLINTEND(readability-identifier-naming)
 }
 
 namespace quant::weight_only::blas {

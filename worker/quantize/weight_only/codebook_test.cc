@@ -32,7 +32,7 @@ std::vector<float> VectorWeights() {
   std::vector<float> w(128);
   for (int j = 0; j < 64; ++j) {
     w[static_cast<size_t>(j)] = static_cast<float>(j - 32) / 32;
-    w[static_cast<size_t>(64 + j)] = static_cast<float>(j - 31) / 16;
+    w[64 + static_cast<size_t>(j)] = static_cast<float>(j - 31) / 16;
   }
   return w;
 }

@@ -145,6 +145,7 @@ void QuantizePanels(const SweepPlan& plan, const Products<T>& products, GptqResu
   const auto panels = static_cast<int>((out.rows + kPanelRows - 1) / kPanelRows);
   const int threads = std::min(omp_get_max_threads(), panels);
   std::vector<std::unique_ptr<Worker<T>>> workers;
+  workers.reserve(static_cast<size_t>(threads));
   for (int i = 0; i < threads; ++i) workers.push_back(std::make_unique<Worker<T>>(plan, products, out));
   // The whole team even for one panel: in a team of one OpenBLAS would use several threads, and other bits.
   std::atomic<size_t> next{0};

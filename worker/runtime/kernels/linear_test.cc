@@ -78,6 +78,7 @@ Stored NBitsMatrix(int bits, int64_t rows, int64_t cols, int64_t block, Zeros ze
   GroupedMatrix w{.rows = rows, .cols = cols, .bits = bits, .group_size = std::min(block, cols)};
   const int64_t blocks = (cols + block - 1) / block;
   const int levels = 1 << bits;
+  const auto middle = static_cast<float>(1 << (bits - 1));
   std::mt19937 random(static_cast<unsigned>(bits * 1000 + cols));
   Bytes packed;
   for (int64_t r = 0; r < rows; ++r) {
@@ -94,8 +95,7 @@ Stored NBitsMatrix(int bits, int64_t rows, int64_t cols, int64_t block, Zeros ze
       packed.insert(packed.end(), bytes.begin(), bytes.end());
       w.scales.push_back(0.01f * static_cast<float>(1 + random() % 30) * (random() % 8 == 0 ? -1.0f : 1.0f));
       if (zeros != Zeros::kNone) {
-        const float zero =
-            r == 1 ? static_cast<float>(levels / 2) : static_cast<float>(random() % static_cast<unsigned>(levels));
+        const float zero = r == 1 ? middle : static_cast<float>(random() % static_cast<unsigned>(levels));
         w.zeros.push_back(zero + (zeros == Zeros::kFraction && r != 1 ? 0.375f : 0.0f));
       }
     }
@@ -110,7 +110,7 @@ Stored NBitsMatrix(int bits, int64_t rows, int64_t cols, int64_t block, Zeros ze
   s.view.block = block;
   s.view.blocks = blocks;
   s.view.block_bytes = static_cast<int64_t>(PackedBytes(static_cast<size_t>(block), bits));
-  s.view.default_zero = static_cast<float>(levels / 2);
+  s.view.default_zero = middle;
   Place(&s, packed.data(), packed.size());
   s.view.scales = s.scales.data();
   s.view.zeros = s.zeros.empty() ? nullptr : s.zeros.data();

@@ -349,7 +349,7 @@ void PlanBuilder::AddPrimitive(std::string_view node_name, std::string_view what
   Step step;
   step.node = node_name;
   const char* impl = nullptr;
-  dnnl_primitive_desc_query(primitive.get_primitive_desc(), dnnl_query_impl_info_str, 0, &impl);
+  dnnl_primitive_desc_query(primitive.get_primitive_desc(), dnnl_query_impl_info_str, 0, static_cast<void*>(&impl));
   step.what = absl::StrCat(AbslView(what), " ", impl ? impl : "?");
   step.threads = threads;
   step.run = [primitive, own = std::move(own), exec = std::move(exec)](Pointers) -> absl::Status {

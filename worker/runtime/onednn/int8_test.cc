@@ -14,7 +14,6 @@
 namespace quant {
 namespace {
 
-using quant::testing::Compare;
 using quant::testing::ExpectCodes;
 using quant::testing::ExpectNear;
 using quant::testing::TestGraph;
@@ -41,7 +40,8 @@ TEST_P(Int8ConvTest, CodesMatchTheReference) {
   const int64_t p = c.kernel / 2;
   const std::string y = g.Op("Conv", {x, w, g.Random({c.out})},
                              {{"strides", Ints{c.stride, c.stride}}, {"group", c.groups}, {"pads", Ints{p, p, p, p}}});
-  const float scale = 0.02f * static_cast<float>(c.kernel) * std::sqrt(static_cast<float>(c.in / c.groups));
+  const float scale =
+      0.02f * static_cast<float>(c.kernel) * std::sqrt(static_cast<float>(c.in) / static_cast<float>(c.groups));
   const int zero = c.source == DType::kInt8 ? 3 : 120;
   g.Output(g.Quantize(y, scale, zero, c.source), c.source);
   g.Output(
