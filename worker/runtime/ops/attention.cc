@@ -36,7 +36,7 @@ absl::Status GetMask(const TensorDesc& mask, AttentionShape* s) {
   if (mask.dtype != DType::kBool) RETURN_IF_ERROR(CheckFloat(mask, "attn_mask"));
   const Shape& m = mask.shape;
   const Shape full = {s->batch, s->q_heads, s->q_len, s->total()};
-  bool fits = m.size() >= 1 && m.size() <= 4;
+  bool fits = !m.empty() && m.size() <= 4;
   const std::vector<int64_t> strides = Strides(m);
   for (size_t d = 0; fits && d < m.size(); ++d) {
     const size_t to = 4 - m.size() + d;

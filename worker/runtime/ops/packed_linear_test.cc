@@ -95,7 +95,7 @@ TEST_P(NBitsVector, ComputesExactly) {
   for (int k = 0; k < 40; ++k) {
     for (int n = 0; n < 2; ++n) {
       want.push_back(static_cast<float>(Code(k, n) - Zero(n, k / 16)) * Scale(n, k / 16));
-      symmetric.push_back(static_cast<float>(Code(k, n) - levels() / 2) * Scale(n, k / 16));
+      symmetric.push_back(static_cast<float>(Code(k, n) - (1 << (bits() - 1))) * Scale(n, k / 16));
     }
   }
   const Tensor packed = Of<uint8_t>({2, static_cast<int64_t>(z.size()) / 2}, z);
