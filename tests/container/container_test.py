@@ -14,6 +14,7 @@ import argparse
 import json
 import os
 import pathlib
+import secrets
 import signal
 import subprocess
 import sys
@@ -157,17 +158,17 @@ def scale_out(stack, count):
 def kill_a_worker(stack, arguments):
     """kill -9 of a worker's container in the middle of a job: another worker does it."""
     with Step("a worker is killed in the middle of a job, and no job is lost") as step:
-        jobs = [stack.ok("job", "submit", *arguments, "--no-cache")["id"] for _ in range(6)]
         by_hostname = {stack.engine.inspect(c)["Config"]["Hostname"]: c for c in stack.containers("worker")}
+        jobs = []
+
+        def submit():  # measured for longer than it takes to see where they run
+            jobs.extend(stack.ok("job", "submit", *arguments, "--latency-runs", "10000", "--no-cache")["id"] for _ in range(6))
 
         def victim():
-            for job_id in jobs:
-                job = stack.ok("job", "show", job_id)
-                host = next((h for h in by_hostname if job.get("worker_id", "").startswith(h)), None)
-                if job["state"] == "RUNNING" and host:
-                    return job_id, host
-            jobs.append(stack.ok("job", "submit", *arguments, "--no-cache")["id"])  # they were too quick: more
-            return None
+            running = [(job["id"], host) for job in stack.ok("job", "list", "--state", "running")["items"]
+                       for host in by_hostname if job.get("worker_id", "").startswith(host)]
+            return running[0] if running else submit()
+
         while True:
             job_id, host = wait_until(victim, "a job that runs on a worker", interval=0.05)
             stack.engine("kill", "-s", "KILL", by_hostname.pop(host))
@@ -176,7 +177,6 @@ def kill_a_worker(stack, arguments):
                               f"{job_id} succeeds elsewhere")
             if int(done["attempt"]) >= 2:
                 break
-            jobs += [stack.ok("job", "submit", *arguments, "--no-cache")["id"] for _ in range(6)]  # it was done just before
             check(by_hostname, "every worker was killed, and each had just finished its job")
         step.note(f"{job_id} ran on {host}, was killed with it, and succeeded {time.monotonic() - killed:.1f} s later in "
                   f"attempt {done['attempt']} on {done['worker_id']}")
@@ -319,13 +319,15 @@ def main():
         if not options.skip_build:
             build_image(engine, options.image, work)
         check_image(engine, options.image)
+        wanted = options.profiles or ["one", "fleet"]
+        if "fleet" in wanted and not (options.skip_build and engine.has_image(s3_image)):
+            with Step(f"{s3_image} is built"):
+                engine.build(s3_image, TOP / "deploy" / "image" / "s3", work / "s3.log")
+        engine.leave_network()  # every image is there
         for name, act in (("one", one_machine), ("fleet", fleet)):
-            if options.profiles and name not in options.profiles:
+            if name not in wanted:
                 continue
-            if name == "fleet" and not (options.skip_build and engine.has_image(s3_image)):
-                with Step(f"{s3_image} is built"):
-                    engine.build(s3_image, TOP / "deploy" / "image" / "s3", work / "s3.log")
-            stack = Stack(engine, f"quant-test-{name}-{os.getpid()}", options.image, s3_image, work, name == "fleet")
+            stack = Stack(engine, f"quant-test-{name}-{secrets.token_hex(3)}", options.image, s3_image, work, name == "fleet")
             try:
                 act(stack)
             except BaseException:

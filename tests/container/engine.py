@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the container test runs on: Docker with Compose where an engine answers, else podman by way of container-lab."""
+import ctypes
 import fcntl
 import json
 import os
@@ -46,7 +47,7 @@ class Engine:
                           "name the script container-lab, which does with podman")
         if os.geteuid() != 0:
             raise Missing(f"no Docker engine answers, and {lab} needs root")
-        if not all(shutil.which(p) for p in ("podman", "buildah", "podman-compose", "debootstrap")):
+        if not all(shutil.which(p) for p in ("podman", "buildah", "podman-compose", "debootstrap", "ip")):
             raise Missing(f"no Docker engine answers, and podman is not complete: {lab} setup installs it")
         return Engine(["podman"], ["podman-compose"], lab)
 
@@ -77,6 +78,23 @@ class Engine:
         for project in stale:
             self.remove_stack(project)
         return lock
+
+    def leave_network(self):
+        """With podman: from here on this program and what it starts have a network of their own, without a way out. The
+        rules by which podman leads ports of loopback to containers end with it, however the test ends, and so do the
+        addresses and names that it gave. On the host those of a killed test would stay: rules would catch whoever is
+        given such a port, and a name would lead to a container that is gone."""
+        if not self.lab:
+            return
+        libc = ctypes.CDLL(None, use_errno=True)
+        clone_newnet = 0x40000000
+        if libc.unshare(clone_newnet) != 0:
+            error = ctypes.get_errno()
+            raise AssertionError(f"no network namespace of its own: {os.strerror(error)}")
+        run(["ip", "link", "set", "lo", "up"])
+        state = pathlib.Path("/run/containers/networks")
+        state.mkdir(parents=True, exist_ok=True)
+        run(["mount", "-t", "tmpfs", "tmpfs", state])
 
     def __call__(self, *args, **options):
         return run([*self.command, *args], **options).stdout.strip()
