@@ -153,7 +153,7 @@ std::string PageAccess::Sign(std::string_view text) const {
 }
 
 absl::StatusOr<Principal> PageAccess::FromCookie(std::string_view cookies) const {
-  const absl::Status none = WithReason(absl::UnauthenticatedError("log in with a token"), "TOKEN_MISSING");
+  absl::Status none = WithReason(absl::UnauthenticatedError("log in with a token"), "TOKEN_MISSING");
   for (absl::string_view part : absl::StrSplit(AbslView(cookies), ';')) {
     part = absl::StripAsciiWhitespace(part);
     const size_t equals = part.find('=');

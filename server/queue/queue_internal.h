@@ -3,6 +3,7 @@
 #ifndef QUANT_SERVER_QUEUE_QUEUE_INTERNAL_H_
 #define QUANT_SERVER_QUEUE_QUEUE_INTERNAL_H_
 
+#include <cstdint>
 #include <string>
 #include <string_view>
 
@@ -20,6 +21,10 @@ namespace quant {
 
 inline JobState StateOf(const v1::Job& job) { return static_cast<JobState>(job.state()); }
 inline JobState StateOf(const JobRow& row) { return StateOf(row.job); }
+
+inline bool IsHeldBy(const JobRow& row, int64_t token, std::string_view worker_id) {
+  return IsLeased(StateOf(row)) && token > 0 && row.token == token && row.job.worker_id() == worker_id;
+}
 
 // No attempt waits longer for the next.
 inline constexpr absl::Duration kRetryCap = absl::Minutes(5);
