@@ -168,7 +168,7 @@ class SecurityTest : public ::testing::Test {
     request.add_files()->set_path("m.onnx");
     *request.mutable_files(0)->mutable_digest() = digest;
     v1::CreateModelResponse response;
-    const absl::Status status = Call(*stub, &v1::ArtifactService::Stub::CreateModel, token, request, &response);
+    absl::Status status = Call(*stub, &v1::ArtifactService::Stub::CreateModel, token, request, &response);
     if (!status.ok()) return status;
     return response.model();
   }
@@ -497,6 +497,52 @@ TEST_F(SecurityTest, OpenWatchesAndLeasesEndWhenTheirTokenIsRevoked) {
   anns.TryCancel();
   while (kept->Read(&state)) {
   }
+}
+
+TEST_F(SecurityTest, OpenUploadsAndDownloadsEndWhenTheirTokenIsRevoked) {
+  const std::string eve = Add("eve", "acme", Role::kUser);
+  Start();
+  const std::string big(size_t{64} << 20, 'x');  // more than waits on the way
+  ASSERT_THAT(Upload(ann_, DigestOf(big), big), IsOk());
+  const auto stub = v1::ArtifactService::NewStub(channel_);
+  const auto prepare = [&](grpc::ClientContext* context) {
+    context->set_deadline(std::chrono::system_clock::now() + std::chrono::seconds(60));
+    context->AddMetadata("authorization", "Bearer " + eve);
+  };
+
+  grpc::ClientContext down;
+  prepare(&down);
+  v1::ReadBlobRequest wanted;
+  *wanted.mutable_digest() = DigestOf(big);
+  const auto reader = stub->ReadBlob(&down, wanted);
+  v1::ReadBlobResponse piece;
+  ASSERT_TRUE(reader->Read(&piece));
+
+  grpc::ClientContext up;
+  prepare(&up);
+  v1::WriteBlobRequest first;
+  first.set_upload_id("idle");
+  *first.mutable_digest() = DigestOf("two halves");
+  first.set_data("two ");
+  v1::WriteBlobResponse response;
+  const auto writer = stub->WriteBlob(&up, &response);
+  ASSERT_TRUE(writer->Write(first));
+
+  ASSERT_THAT(RevokeCredential(dir_ / "tokens", "eve"), IsOk());
+  // The upload ends though nothing more is sent; the download before all of it came.
+  EXPECT_EQ(ReasonOf(FromGrpc(writer->Finish())), "TOKEN_REVOKED");
+  size_t read = piece.data().size();
+  while (reader->Read(&piece)) read += piece.data().size();
+  EXPECT_EQ(ReasonOf(FromGrpc(reader->Finish())), "TOKEN_REVOKED");
+  EXPECT_LT(read, big.size());
+
+  // What arrived is kept for the tenant.
+  v1::QueryWriteStatusRequest query;
+  query.set_upload_id("idle");
+  *query.mutable_digest() = DigestOf("two halves");
+  v1::QueryWriteStatusResponse kept;
+  ASSERT_THAT(Call(*stub, &v1::ArtifactService::Stub::QueryWriteStatus, ann_, query, &kept), IsOk());
+  EXPECT_EQ(kept.committed_size(), 4);
 }
 
 TEST_F(SecurityTest, ARevokedTokenIsRefusedWithoutARestart) {

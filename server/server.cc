@@ -365,7 +365,7 @@ class Server::Impl {
     if (draining_) return absl::UnavailableError("the server is stopping");
     if (ready_postgres_ == nullptr) return absl::OkStatus();
     const absl::Status answers = ready_postgres_->Run("SELECT 1").status();
-    if (answers.ok()) return answers;
+    if (answers.ok()) return absl::OkStatus();
     return absl::UnavailableError(absl::StrCat("PostgreSQL does not answer: ", answers.message()));
   }
 

@@ -49,6 +49,34 @@ class Slot {
   const bool admitted_;
 };
 
+// Tells a stream that its caller's token or certificate is good no more, unless it is gone.
+template <typename Reactor>
+class Refusal {
+ public:
+  explicit Refusal(Reactor* reactor) : link_(std::make_shared<Link>(reactor)) {}
+  // `link_` outlives both, since OpenCalls may call after a Remove.
+  void Watch(grpc::CallbackServerContext* context) {
+    still_good_ = WhileOpen(context, [link = link_](const absl::Status& why) {
+      MutexLock lock(&link->mu);
+      if (link->reactor != nullptr) link->reactor->Refuse(why);
+    });
+  }
+  // Before the reactor is destroyed.
+  void Leave() {
+    MutexLock lock(&link_->mu);
+    link_->reactor = nullptr;
+  }
+
+ private:
+  struct Link {
+    explicit Link(Reactor* to) : reactor(to) {}
+    Mutex mu;
+    Reactor* reactor ABSL_GUARDED_BY(mu);
+  };
+  const std::shared_ptr<Link> link_;
+  StillGood still_good_;
+};
+
 class WriteBlobReactor : public grpc::ServerReadReactor<v1::WriteBlobRequest> {
  public:
   WriteBlobReactor(BlobStreams* streams, grpc::CallbackServerContext* context, v1::WriteBlobResponse* response)
@@ -61,8 +89,20 @@ class WriteBlobReactor : public grpc::ServerReadReactor<v1::WriteBlobRequest> {
     } else if (!slot_.admitted()) {
       Finish(ToGrpc(TooBusy("streams are open")));
     } else {
+      refusal_.Watch(context);
       StartRead(&arriving_);
     }
+  }
+
+  // Ends the stream at once, also when nothing arrives; what arrived is kept. On any thread.
+  void Refuse(const absl::Status& why) {
+    {
+      MutexLock lock(&mu_);
+      refused_ = why;
+      if (ended_ || working_) return;
+      working_ = true;
+    }
+    streams_->pool->PostNext([this] { EndRefused(); });
   }
 
   // The next message arrives while the pool works on the one before: at most one of each.
@@ -81,6 +121,7 @@ class WriteBlobReactor : public grpc::ServerReadReactor<v1::WriteBlobRequest> {
 
   void OnDone() override {
     if (streams_->metrics != nullptr) streams_->metrics->UploadEnded();
+    refusal_.Leave();
     delete this;
   }
 
@@ -88,6 +129,7 @@ class WriteBlobReactor : public grpc::ServerReadReactor<v1::WriteBlobRequest> {
   // A message came, or (not ok) the client ended its side: on purpose, or because the connection broke.
   void Step(bool ok) {
     if (!ok) return End(Suspend());
+    if (!Refused().ok()) return EndRefused();
     std::swap(request_, arriving_);
     arriving_.Clear();
     StartRead(&arriving_);
@@ -133,12 +175,22 @@ class WriteBlobReactor : public grpc::ServerReadReactor<v1::WriteBlobRequest> {
     bool ok = false;
     {
       MutexLock lock(&mu_);
-      working_ = arrived_.has_value();
+      working_ = arrived_.has_value() || !refused_.ok();
       if (!working_) return;
-      ok = *arrived_;
+      ok = arrived_.value_or(true);
       arrived_.reset();
     }
     streams_->pool->PostNext([this, ok] { Step(ok); });
+  }
+
+  absl::Status Refused() {
+    MutexLock lock(&mu_);
+    return refused_;
+  }
+
+  void EndRefused() {
+    const absl::Status committed = writer_ == nullptr ? absl::OkStatus() : Suspend();
+    End(committed.ok() ? Refused() : committed);
   }
 
   // Takes a message. True when the blob is stored, by us or by somebody else.
@@ -222,7 +274,9 @@ class WriteBlobReactor : public grpc::ServerReadReactor<v1::WriteBlobRequest> {
   Mutex mu_;
   bool working_ ABSL_GUARDED_BY(mu_) = false;         // a Step runs or is posted
   std::optional<bool> arrived_ ABSL_GUARDED_BY(mu_);  // what came meanwhile
+  absl::Status refused_ ABSL_GUARDED_BY(mu_);
   bool ended_ ABSL_GUARDED_BY(mu_) = false;
+  Refusal<WriteBlobReactor> refusal_{this};
 };
 
 class ReadBlobReactor : public grpc::ServerWriteReactor<v1::ReadBlobResponse> {
@@ -242,8 +296,15 @@ class ReadBlobReactor : public grpc::ServerWriteReactor<v1::ReadBlobResponse> {
     } else if (!slot_.admitted()) {
       Finish(ToGrpc(TooBusy("streams are open")));
     } else {
+      refusal_.Watch(context);
       streams_->pool->PostNext([this] { Step(); });
     }
+  }
+
+  // Ends the stream before its next piece. On any thread.
+  void Refuse(const absl::Status& why) {
+    MutexLock lock(&mu_);
+    refused_ = why;
   }
 
   void OnWriteDone(bool ok) override {
@@ -256,7 +317,10 @@ class ReadBlobReactor : public grpc::ServerWriteReactor<v1::ReadBlobResponse> {
     }
     streams_->pool->PostNext([this] { Step(); });
   }
-  void OnDone() override { delete this; }
+  void OnDone() override {
+    refusal_.Leave();
+    delete this;
+  }
 
  private:
   // Sends the piece that was read and reads the next one while it goes out. One Step at a time; the flags say who goes
@@ -273,6 +337,7 @@ class ReadBlobReactor : public grpc::ServerWriteReactor<v1::ReadBlobResponse> {
           return;
         }
         if (gone_) status = absl::CancelledError("the client is gone");
+        if (!refused_.ok()) status = refused_;
       }
       if (!status.ok() || next_->data().empty()) return Finish(ToGrpc(status));
       std::swap(response_, *next_);
@@ -339,6 +404,8 @@ class ReadBlobReactor : public grpc::ServerWriteReactor<v1::ReadBlobResponse> {
   bool working_ ABSL_GUARDED_BY(mu_) = true;  // a Step runs or is posted
   bool writing_ ABSL_GUARDED_BY(mu_) = false;
   bool gone_ ABSL_GUARDED_BY(mu_) = false;
+  absl::Status refused_ ABSL_GUARDED_BY(mu_);
+  Refusal<ReadBlobReactor> refusal_{this};
 };
 
 }  // namespace

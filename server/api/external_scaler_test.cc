@@ -62,7 +62,7 @@ class ExternalScalerTest : public QueueTest {
   absl::StatusOr<pb::MetricSpec> Spec(const Metadata& metadata) {
     grpc::ClientContext context;
     pb::GetMetricSpecResponse response;
-    const absl::Status status = FromGrpc(stub_->GetMetricSpec(&context, Ref(metadata), &response));
+    absl::Status status = FromGrpc(stub_->GetMetricSpec(&context, Ref(metadata), &response));
     if (!status.ok()) return status;
     EXPECT_EQ(response.metricspecs_size(), 1);
     return response.metricspecs(0);
@@ -73,7 +73,7 @@ class ExternalScalerTest : public QueueTest {
     *request.mutable_scaledobjectref() = Ref();
     request.set_metricname(name);
     pb::GetMetricsResponse response;
-    const absl::Status status = FromGrpc(stub_->GetMetrics(&context, request, &response));
+    absl::Status status = FromGrpc(stub_->GetMetrics(&context, request, &response));
     if (!status.ok()) return status;
     EXPECT_EQ(response.metricvalues_size(), 1);
     EXPECT_EQ(response.metricvalues(0).metricname(), "quantd-jobs");

@@ -316,8 +316,8 @@ TEST_F(PagesTest, ASessionEndsWithItsTimeItsTokenAndItsServer) {
   const std::string token = Token("ann", "acme");
   const std::string cookie = LogIn(token);
   EXPECT_EQ(Get("/", cookie).code, 200);
-  for (std::string forged : {cookie + "0", cookie.substr(0, cookie.size() - 1), std::string("quantd_session="),
-                             std::string("quantd_session=.."), "quantd_session=" + token}) {
+  for (const std::string& forged : {cookie + "0", cookie.substr(0, cookie.size() - 1), std::string("quantd_session="),
+                                    std::string("quantd_session=.."), "quantd_session=" + token}) {
     EXPECT_EQ(Get("/", forged).code, 401) << forged;
   }
   std::string later = cookie;  // an expiry of the browser's own

@@ -269,6 +269,7 @@ std::vector<std::string> LiveJobs::AttachedTo(std::string_view id) const {
 
 std::vector<std::string> LiveJobs::Leaders() const {
   std::vector<std::string> ids;
+  ids.reserve(attached_.size());
   for (const auto& [id, attached] : attached_) ids.push_back(id);
   return ids;
 }

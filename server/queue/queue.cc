@@ -207,7 +207,7 @@ absl::StatusOr<v1::Job> JobQueue::Apply(JobEvent event, JobRow row, Deferred* de
                          delivered == Delivered::kWins;
   // Retried elsewhere meanwhile, it would look the same.
   if (peers_ != nullptr && !IsLeased(before)) expected.sequence = old.job.sequence();
-  const absl::Status stored = event == JobEvent::kLease ? store_->Claim(&row, expected) : store_->Update(row, expected);
+  absl::Status stored = event == JobEvent::kLease ? store_->Claim(&row, expected) : store_->Update(row, expected);
   if (!stored.ok()) {
     const bool changed = absl::IsAborted(stored) || absl::IsNotFound(stored);
     // Among several servers somebody is always second.

@@ -68,7 +68,7 @@ absl::Status JobQueue::SetHold(JobRow row, const std::string& cached_from, const
   row.job.set_cached_from(cached_from);
   row.job.set_attached_to(attached_to);
   row.job.set_sequence(NextSequence(row.job));
-  const absl::Status stored = store_->Update(row, expected);
+  absl::Status stored = store_->Update(row, expected);
   if (!stored.ok()) {
     const LogScope scope(LogFieldsOf(row.job));
     const bool changed = absl::IsAborted(stored) || absl::IsNotFound(stored);

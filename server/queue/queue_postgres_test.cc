@@ -191,6 +191,7 @@ TEST_F(QueuePostgresTest, EachJobIsPublishedOnceHoweverWorkersRoam) {
   std::atomic<bool> stop = false;
   std::atomic<int64_t> refused = 0;
   std::vector<std::thread> workers;
+  workers.reserve(6);
   for (int w = 0; w < 6; ++w) {
     workers.emplace_back([&, w] {
       JobQueue* const fronts[] = {a_.queue.get(), b_.queue.get()};
@@ -250,6 +251,7 @@ TEST_F(QueuePostgresTest, NothingAcknowledgedIsLostWhenThePostmasterIsKilled) {
   std::atomic<bool> stop = false;
   std::atomic<int> unavailable = 0;
   std::vector<std::thread> clients;
+  clients.reserve(2);
   for (int c = 0; c < 2; ++c) {
     clients.emplace_back([&, c] {
       for (int i = 0; !stop; ++i) {

@@ -276,7 +276,7 @@ std::vector<Action> TwoServerActions() {
     for (int s = 0; s < 2; ++s) {
       const std::string where = absl::StrCat(" at ", s);
       const auto act = [&](const std::string& what, std::function<void(World*)> run) {
-        actions.push_back({name + what + where, [s, run = std::move(run)](World* world) {
+        actions.push_back({absl::StrCat(name, what, where), [s, run = std::move(run)](World* world) {
                              world->At(s);
                              run(world);
                            }});

@@ -132,8 +132,8 @@ void JobQueue::BlockScan(absl::Time now) { scan_blocked_until_ = now + kScanPaus
 
 void JobQueue::Scan(absl::Time now, Deferred* deferred) {
   const std::vector<std::string> leased = live_.Leased();
-  const bool due = std::any_of(leased.begin(), leased.end(),
-                               [&](const std::string& id) { return now >= LeaseDue(*live_.Find(id)); });
+  bool due = false;
+  for (const std::string& id : leased) due = due || now >= LeaseDue(*live_.Find(id));
   if (due && peers_ != nullptr) {
     if (const absl::Status heard = HearOfOthers(now); !heard.ok()) {
       LOG(WARNING) << "queue: no lease is ended while the store cannot be asked: " << heard;

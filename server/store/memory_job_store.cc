@@ -232,6 +232,7 @@ absl::StatusOr<std::vector<JobPeers::Worker>> MemoryJobStore::Workers(absl::Dura
   const absl::Time now = clock_->Now();
   std::erase_if(workers_, [&](const auto& entry) { return now - entry.second.heard > retention; });
   std::vector<Worker> out;
+  out.reserve(workers_.size());
   for (const auto& [id, seen] : workers_) {
     out.push_back({.info = seen.info,
                    .registered_ago = now - seen.registered,

@@ -31,7 +31,6 @@ namespace {
 using prometheus::Counter;
 using prometheus::Gauge;
 using prometheus::Histogram;
-using prometheus::Labels;
 using prometheus::Registry;
 
 Gauge& AddGauge(Registry& registry, const char* name, const char* help) {

@@ -38,6 +38,7 @@ fs::path FindPrograms() {
 // Starts a program as the user `postgres` where we are root; its output goes to `log`.
 pid_t Spawn(const std::vector<std::string>& command, const fs::path& log) {
   std::vector<char*> args;
+  args.reserve(command.size() + 1);
   for (const std::string& arg : command) args.push_back(const_cast<char*>(arg.c_str()));
   args.push_back(nullptr);
   const passwd* const user = ::geteuid() == 0 ? ::getpwnam("postgres") : nullptr;

@@ -134,6 +134,7 @@ TEST(Sandbox, ThreadsOfOthersOfItsUserDoNotCount) {
   const int answer = InFork([] {
     if (::setresgid(54321, 54321, 54321) != 0 || ::setresuid(54321, 54321, 54321) != 0) return kBroken;
     std::vector<std::thread> others;
+    others.reserve(2 * SandboxThreads(1));
     for (int i = 0; i < 2 * SandboxThreads(1); ++i) others.emplace_back([] { ::pause(); });
     const pid_t job = ::fork();
     if (job == 0) {

@@ -14,7 +14,6 @@ namespace quant {
 namespace {
 
 namespace fs = std::filesystem;
-using ::quant::testing::Shapes;
 using ::quant::testing::TempDir;
 using ::quant::testing::WriteFile;
 using ::quant::testing::ZeroTensors;
