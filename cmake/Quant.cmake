@@ -28,17 +28,18 @@ function(quant_library name)
   add_library(quant::${name} ALIAS quant_${name})
 endfunction()
 
-# quant_test(NAME SRCS … DEPS … [LABEL unit|integration|slow|fault] [TIMEOUT seconds] [THREADS]): a GoogleTest program, one
-# CTest entry per program. A GTEST_SKIP in every test of it shows as skipped. THREADS: our own threads meet in it and it
+# quant_test(NAME SRCS … DEPS … [DEFINES …] [LABEL unit|integration|slow|fault] [TIMEOUT seconds] [THREADS]): a GoogleTest
+# program, one CTest entry per program; nothing where tests are not built. A GTEST_SKIP in every test of it shows as skipped. THREADS: our own threads meet in it and it
 # runs clean under ThreadSanitizer; it gets the label `threads` too and is part of the target thread_tests.
 add_custom_target(thread_tests)
 function(quant_test name)
-  cmake_parse_arguments(ARG "THREADS" "LABEL;TIMEOUT" "SRCS;DEPS" ${ARGN})
+  cmake_parse_arguments(ARG "THREADS" "LABEL;TIMEOUT" "SRCS;DEPS;DEFINES" ${ARGN})
   if(NOT BUILD_TESTING)
     return()
   endif()
   add_executable(${name} ${ARG_SRCS})
   target_link_libraries(${name} PRIVATE quant_flags ${ARG_DEPS} GTest::gmock GTest::gtest GTest::gtest_main)
+  target_compile_definitions(${name} PRIVATE ${ARG_DEFINES})
   if(NOT ARG_LABEL)
     set(ARG_LABEL unit)
   endif()

@@ -16,6 +16,8 @@
 #include "quant/v1/jobs.pb.h"
 #include "quant/v1/recipe.pb.h"
 #include "quant/v1/report.pb.h"
+#include "server/blobs/s3_upload_state.h"
+#include "server/blobs/s3_xml.h"
 #include "server/pages/page_html.h"
 #include "worker/agent/child_output.h"
 #include "worker/formats/dataset/dataset.h"
@@ -44,13 +46,30 @@ FUZZ_TARGET(report, input) {
   MessageToJson(report);
 }
 
-// preprocess.json, for one image of 4 x 5 pixels.
 FUZZ_TARGET(traceparent, input) {
   const std::string parsed = ParseTraceparent(input);
   if (parsed.empty()) return;
   CHECK_EQ(parsed.size(), 55u);
   CHECK_EQ(ParseTraceparent(parsed), parsed);
   CHECK_EQ(TraceId(parsed), input.substr(3, 32));
+}
+
+// What S3 answers, and what it keeps for us: a listing, then the state of an upload.
+FUZZ_TARGET(s3, input) {
+  const auto parts = Parts(input, 2);
+  for (const char* record : {"Contents", "Part", "Upload", "Error"}) {
+    for (const std::string_view element : XmlElements(parts[0], record)) {
+      CHECK_LE(element.size(), parts[0].size());
+      for (const char* name : {"Key", "Size", "LastModified", "UploadId", "ETag", "Code"}) XmlText(element, name);
+    }
+  }
+  CHECK_EQ(XmlText(absl::StrCat("<A>", XmlEscape(parts[0]), "</A>"), "A"), parts[0]);
+  const auto state = S3UploadState::Decode(parts[1]);
+  if (!state.has_value()) return;
+  CHECK_GE(state->committed(), 0);
+  const auto again = S3UploadState::Decode(state->Encode());
+  CHECK(again.has_value());
+  CHECK_EQ(again->Encode(), state->Encode());
 }
 
 // What a browser is sent of text from outside, and what one sends.
@@ -60,6 +79,7 @@ FUZZ_TARGET(html, input) {
   FormValue(input, "token");
 }
 
+// preprocess.json, for one image of 4 x 5 pixels.
 FUZZ_TARGET(preprocess, input) {
   const auto& folder = EmptyFolder();
   WriteTo(folder / "preprocess.json", input);

@@ -380,6 +380,13 @@ def main():
         seed("html", name, text.encode())
     seed("resume", "gptq", *resume_point())
     frame = encode("Progress", 'phase: "load" fraction: 0.5 message: "m" update_time { seconds: 9 }')
+    iv = "6a09e667bb67ae853c6ef372a54ff53a510e527f9b05688c1f83d9ab5be0cd19"  # SHA-256 of nothing yet
+    seed("s3", "objects", b"<ListBucketResult xmlns='x'><Prefix/><Contents><Key>a&amp;b&#x41;</Key><Size>3</Size>"
+         b"<LastModified>2026-11-26T00:00:00.000Z</LastModified></Contents><IsTruncated>true</IsTruncated>"
+         b"<NextContinuationToken>t</NextContinuationToken></ListBucketResult>",
+         f"quant-upload 1 8388608 0 3 {iv}{b'abc'.hex()} -\nabc".encode())
+    seed("s3", "parts", b"<R><Part><PartNumber>1</PartNumber><ETag>&quot;e&quot;</ETag><Size>5</Size></Part></R>",
+         f"quant-upload 1 64 1 0 {iv} id\n".encode())
     seed("child_output", "frames", b"\5" + 2 * (struct.pack("<I", len(frame)) + frame))
 
     for name, recipe in RECIPES.items():

@@ -9,12 +9,16 @@
 #include <grpcpp/support/server_callback.h>
 
 #include <atomic>
+#include <memory>
 #include <string>
 #include <string_view>
 
 #include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "common/mutex.h"
 #include "quant/v1/artifacts.pb.h"
 #include "server/api/thread_pool.h"
+#include "server/auth/gate.h"
 #include "server/auth/principal.h"
 #include "server/auth/rate_limiter.h"
 #include "server/blobs/blob_store.h"
@@ -35,6 +39,49 @@ struct BlobStreams {
   std::atomic<bool> stopping{false};
 };
 
+// Counts a stream for as long as it lives.
+class StreamSlot {
+ public:
+  explicit StreamSlot(BlobStreams* streams) : streams_(streams), admitted_(++streams->open <= streams->max_streams) {}
+  ~StreamSlot() { --streams_->open; }
+  StreamSlot(const StreamSlot&) = delete;
+  StreamSlot& operator=(const StreamSlot&) = delete;
+  // Whether there was room.
+  bool admitted() const { return admitted_; }
+
+ private:
+  BlobStreams* const streams_;
+  const bool admitted_;
+};
+
+// Tells a stream that its caller's token or certificate is good no more, unless it is gone.
+template <typename Reactor>
+class Refusal {
+ public:
+  explicit Refusal(Reactor* reactor) : link_(std::make_shared<Link>(reactor)) {}
+  // `link_` outlives both, since OpenCalls may call after a Remove.
+  void Watch(grpc::CallbackServerContext* context) {
+    still_good_ = WhileOpen(context, [link = link_](const absl::Status& why) {
+      MutexLock lock(&link->mu);
+      if (link->reactor != nullptr) link->reactor->Refuse(why);
+    });
+  }
+  // Before the reactor is destroyed.
+  void Leave() {
+    MutexLock lock(&link_->mu);
+    link_->reactor = nullptr;
+  }
+
+ private:
+  struct Link {
+    explicit Link(Reactor* to) : reactor(to) {}
+    Mutex mu;
+    Reactor* reactor ABSL_GUARDED_BY(mu);
+  };
+  const std::shared_ptr<Link> link_;
+  StillGood still_good_;
+};
+
 grpc::ServerReadReactor<v1::WriteBlobRequest>* StartWriteBlob(BlobStreams* streams,
                                                               grpc::CallbackServerContext* context,
                                                               v1::WriteBlobResponse* response);
@@ -53,6 +100,8 @@ inline BlobId ToBlobId(const v1::Digest& digest) { return {digest.sha256(), dige
 
 // UNAVAILABLE, reason SERVER_BUSY, with a time to wait.
 absl::Status TooBusy(std::string_view why);
+// UNAVAILABLE, reason SERVER_STOPPING, likewise.
+absl::Status Stopping();
 
 }  // namespace quant
 

@@ -53,6 +53,22 @@ absl::Time ToTime(const std::string& text) {
   return absl::ParseTime(absl::RFC3339_full, text, &time, &error) ? time : absl::Now();
 }
 
+// What a truncated listing says of where its next page begins: the texts of `names`, the first not empty. Empty: it was
+// the last page.
+//   INTERNAL: it begins where the page before did, so that the listing would not end.
+absl::StatusOr<std::vector<std::string>> NextPage(std::string_view body, const std::vector<std::string>& names,
+                                                  const std::vector<std::string>& before) {
+  std::vector<std::string> next;
+  next.reserve(names.size());
+  for (const std::string& name : names) next.push_back(XmlText(body, name));
+  if (XmlText(body, "IsTruncated") != "true" || next.front().empty()) return std::vector<std::string>();
+  if (next == before) {
+    return absl::InternalError(absl::StrCat("S3 answers the same page of a listing again, with ", names.front(), " ",
+                                            Quoted(next.front(), 100)));
+  }
+  return next;
+}
+
 }  // namespace
 
 struct S3Client::Request {
@@ -258,6 +274,7 @@ absl::Status S3Client::Delete(std::string_view key) {
 absl::Status S3Client::List(std::string_view prefix, const std::function<void(Object)>& visit) {
   Request request = {.method = "GET", .bucket = true};
   request.query = {{"list-type", "2"}, {"prefix", absl::StrCat(options_.prefix, AbslView(prefix))}};
+  std::vector<std::string> page;
   while (true) {
     ASSIGN_OR_RETURN(const Answer answer, Call(request));
     for (const std::string_view record : XmlElements(answer.body, "Contents")) {
@@ -266,9 +283,9 @@ absl::Status S3Client::List(std::string_view prefix, const std::function<void(Ob
       object.key.erase(0, options_.prefix.size());
       visit(std::move(object));
     }
-    std::string next = XmlText(answer.body, "NextContinuationToken");
-    if (XmlText(answer.body, "IsTruncated") != "true" || next.empty()) return absl::OkStatus();
-    request.query["continuation-token"] = std::move(next);
+    ASSIGN_OR_RETURN(page, NextPage(answer.body, {"NextContinuationToken"}, page));
+    if (page.empty()) return absl::OkStatus();
+    request.query["continuation-token"] = page[0];
   }
 }
 
@@ -293,15 +310,16 @@ absl::StatusOr<S3Client::Part> S3Client::PutPart(std::string_view key, std::stri
 absl::StatusOr<std::vector<S3Client::Part>> S3Client::ListParts(std::string_view key, std::string_view upload) {
   Request request = {.method = "GET", .key = std::string(key), .query = {{"uploadId", std::string(upload)}}};
   std::vector<Part> parts;
+  std::vector<std::string> page;
   while (true) {
     ASSIGN_OR_RETURN(const Answer answer, Call(request));
     for (const std::string_view record : XmlElements(answer.body, "Part")) {
       parts.push_back({static_cast<int>(ToInt(XmlText(record, "PartNumber"))), ToInt(XmlText(record, "Size")),
                        XmlText(record, "ETag")});
     }
-    std::string next = XmlText(answer.body, "NextPartNumberMarker");
-    if (XmlText(answer.body, "IsTruncated") != "true" || next.empty()) return parts;
-    request.query["part-number-marker"] = std::move(next);
+    ASSIGN_OR_RETURN(page, NextPage(answer.body, {"NextPartNumberMarker"}, page));
+    if (page.empty()) return parts;
+    request.query["part-number-marker"] = page[0];
   }
 }
 
@@ -326,6 +344,7 @@ absl::StatusOr<std::vector<S3Client::Upload>> S3Client::ListUploads(std::string_
   Request request = {.method = "GET", .bucket = true};
   request.query = {{"uploads", ""}, {"prefix", absl::StrCat(options_.prefix, AbslView(prefix))}};
   std::vector<Upload> uploads;
+  std::vector<std::string> page;
   while (true) {
     ASSIGN_OR_RETURN(const Answer answer, Call(request));
     for (const std::string_view record : XmlElements(answer.body, "Upload")) {
@@ -334,10 +353,10 @@ absl::StatusOr<std::vector<S3Client::Upload>> S3Client::ListUploads(std::string_
       upload.key.erase(0, options_.prefix.size());
       uploads.push_back(std::move(upload));
     }
-    std::string next_key = XmlText(answer.body, "NextKeyMarker");
-    if (XmlText(answer.body, "IsTruncated") != "true" || next_key.empty()) return uploads;
-    request.query["key-marker"] = std::move(next_key);
-    request.query["upload-id-marker"] = XmlText(answer.body, "NextUploadIdMarker");
+    ASSIGN_OR_RETURN(page, NextPage(answer.body, {"NextKeyMarker", "NextUploadIdMarker"}, page));
+    if (page.empty()) return uploads;
+    request.query["key-marker"] = page[0];
+    request.query["upload-id-marker"] = page[1];
   }
 }
 

@@ -52,6 +52,7 @@ std::vector<std::string_view> XmlElements(std::string_view xml, std::string_view
     if (end_of_tag == std::string_view::npos) break;
     if (xml[end_of_tag - 1] == '/') {
       found.push_back(xml.substr(end_of_tag, 0));
+      at = end_of_tag;  // not twice over a long tag
       continue;
     }
     const size_t end = xml.find(close, end_of_tag);

@@ -25,9 +25,7 @@
 #include "worker/agent/orphans.h"
 #include "worker/agent/resources.h"
 #include "worker/agent/sandbox/sandbox.h"
-#ifdef QUANT_WORKER_HAS_JOB
 #include "worker/job/job_main.h"
-#endif
 
 namespace quant {
 namespace {
@@ -54,7 +52,6 @@ int WrongUsage(const absl::Status& status) {
 }
 
 int RunJob(const std::filesystem::path& folder, const AgentOptions& options) {
-#ifdef QUANT_WORKER_HAS_JOB
   std::error_code error;  // the agent has made them; a person who calls this may not have
   for (const char* part : {"output", "work"}) std::filesystem::create_directories(folder / part, error);
   const absl::StatusOr<SandboxFeatures> sandbox = EnterSandbox(
@@ -64,11 +61,6 @@ int RunJob(const std::filesystem::path& folder, const AgentOptions& options) {
                        absl::UnavailableError(absl::StrCat("cannot enter the sandbox: ", sandbox.status().message())));
   }
   return RunJobMain(folder, {.threads = options.threads, .memory_bytes = options.memory_bytes});
-#else
-  std::cerr << "quant-worker: built without the job library; cannot run " << folder.string() << " with "
-            << options.threads << " threads\n";
-  return kFailed;
-#endif
 }
 
 // The defaults of flags that depend on the machine and on --slots.

@@ -133,14 +133,20 @@ TEST(Sandbox, ThreadsOfOthersOfItsUserDoNotCount) {
   if (::geteuid() != 0) GTEST_SKIP() << "only root may become a user that nobody else is";
   const int answer = InFork([] {
     if (::setresgid(54321, 54321, 54321) != 0 || ::setresuid(54321, 54321, 54321) != 0) return kBroken;
-    std::vector<std::thread> others;
-    others.reserve(2 * SandboxThreads(1));
-    for (int i = 0; i < 2 * SandboxThreads(1); ++i) others.emplace_back([] { ::pause(); });
+    int go[2];
+    if (::pipe(go) != 0) return kBroken;
+    // Forked before there are threads: what one of them holds at that moment, the child could never release.
     const pid_t job = ::fork();
     if (job == 0) {
+      char byte;
+      if (::read(go[0], &byte, 1) != 1) ::_exit(kBroken);
       const bool entered = EnterSandbox(SandboxMode::kBestEffort, {.folder = "", .threads = 1}).ok();
       ::_exit(entered ? Attempt({"threads", "3"}) : kBroken);
     }
+    std::vector<std::thread> others;
+    others.reserve(2 * SandboxThreads(1));
+    for (int i = 0; i < 2 * SandboxThreads(1); ++i) others.emplace_back([] { ::pause(); });
+    if (::write(go[1], "x", 1) != 1) return kBroken;
     int status = 0;
     if (::waitpid(job, &status, 0) != job || !WIFEXITED(status)) return kBroken;
     ::_exit(WEXITSTATUS(status));  // `others` never end
