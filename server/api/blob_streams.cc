@@ -31,4 +31,11 @@ absl::Status Stopping() {
                     "SERVER_STOPPING", {}, absl::Seconds(1));
 }
 
+absl::Status Admit(const absl::StatusOr<Principal>& caller, const BlobStreams& streams, const StreamSlot& slot) {
+  if (!caller.ok()) return caller.status();
+  if (streams.stopping) return Stopping();
+  if (!slot.admitted()) return TooBusy("streams are open");
+  return absl::OkStatus();
+}
+
 }  // namespace quant

@@ -102,6 +102,9 @@ inline BlobId ToBlobId(const v1::Digest& digest) { return {digest.sha256(), dige
 absl::Status TooBusy(std::string_view why);
 // UNAVAILABLE, reason SERVER_STOPPING, likewise.
 absl::Status Stopping();
+// Whether a stream that begins is let in: by the gate (`caller`), by a server that is not stopping, and for want of
+// room.
+absl::Status Admit(const absl::StatusOr<Principal>& caller, const BlobStreams& streams, const StreamSlot& slot);
 
 }  // namespace quant
 

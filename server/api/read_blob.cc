@@ -29,12 +29,8 @@ class ReadBlobReactor : public grpc::ServerWriteReactor<v1::ReadBlobResponse> {
         offset_(request.read_offset()),
         limit_(request.read_limit()) {
     SetObject(context, blob_.sha256);
-    if (!caller_.ok()) {
-      Finish(ToGrpc(caller_.status()));
-    } else if (streams_->stopping) {
-      Finish(ToGrpc(Stopping()));
-    } else if (!slot_.admitted()) {
-      Finish(ToGrpc(TooBusy("streams are open")));
+    if (const absl::Status status = Admit(caller_, *streams_, slot_); !status.ok()) {
+      Finish(ToGrpc(status));
     } else {
       refusal_.Watch(context);
       streams_->pool->PostNext([this] { Step(); });

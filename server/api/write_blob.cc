@@ -30,12 +30,8 @@ class WriteBlobReactor : public grpc::ServerReadReactor<v1::WriteBlobRequest> {
   WriteBlobReactor(BlobStreams* streams, grpc::CallbackServerContext* context, v1::WriteBlobResponse* response)
       : streams_(streams), context_(context), response_(response), slot_(streams), caller_(CallerOf(context)) {
     if (streams_->metrics != nullptr) streams_->metrics->UploadStarted();
-    if (!caller_.ok()) {
-      Finish(ToGrpc(caller_.status()));
-    } else if (streams_->stopping) {
-      Finish(ToGrpc(Stopping()));
-    } else if (!slot_.admitted()) {
-      Finish(ToGrpc(TooBusy("streams are open")));
+    if (const absl::Status status = Admit(caller_, *streams_, slot_); !status.ok()) {
+      Finish(ToGrpc(status));
     } else {
       refusal_.Watch(context);
       StartRead(&arriving_);
