@@ -29,8 +29,9 @@ function(quant_library name)
 endfunction()
 
 # quant_test(NAME SRCS … DEPS … [DEFINES …] [LABEL unit|integration|slow|fault] [TIMEOUT seconds] [THREADS]): a GoogleTest
-# program, one CTest entry per program; nothing where tests are not built. A GTEST_SKIP in every test of it shows as skipped. THREADS: our own threads meet in it and it
-# runs clean under ThreadSanitizer; it gets the label `threads` too and is part of the target thread_tests.
+# program, one CTest entry per program; nothing where tests are not built. A GTEST_SKIP in every test of it shows as
+# skipped. THREADS: our own threads meet in it and it runs clean under ThreadSanitizer; it gets the label `threads` too and
+# is part of the target thread_tests.
 add_custom_target(thread_tests)
 function(quant_test name)
   cmake_parse_arguments(ARG "THREADS" "LABEL;TIMEOUT" "SRCS;DEPS;DEFINES" ${ARGN})
