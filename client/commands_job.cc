@@ -14,6 +14,7 @@
 #include "common/proto_time.h"
 #include "common/status_macros.h"
 #include "common/strings.h"
+#include "common/view/job_inputs.h"
 #include "common/view/job_view.h"
 #include "common/view/json.h"
 #include "common/view/proto_fields.h"
@@ -32,7 +33,7 @@ std::string JobText(const v1::Job& job) {
   line("id", job.id());
   line("state", StateName(job));
   line("does", JobTitle(job));
-  line("model", ModelOf(job));
+  line("model", InputsOf(job.spec()).model);
   line("result", job.result_model_id());
   line("answered from", job.cached_from());
   line("waits for", job.attached_to());
@@ -189,7 +190,7 @@ class List : public Command {
       for (const v1::Job& job : jobs) {
         table.Add({job.id(), JobTitle(job), StateName(job),
                    job.has_error() && IsSettled(job) ? job.error().reason() : ProgressText(job, absl::Now()),
-                   ModelOf(job), HumanTime(FromProto(job.create_time())), RunTime(job, absl::Now())});
+                   InputsOf(job.spec()).model, HumanTime(FromProto(job.create_time())), RunTime(job, absl::Now())});
       }
       session.Print(table.Render(session.width()));
     }

@@ -103,10 +103,11 @@ constexpr Row kRows[] = {
     {"norm", "X", Group::kMethod, "hqq", "$.p", "Norm of the error; default 0.7."},
     {"iterations", "N", Group::kMethod, "hqq", "$.iterations", "Iterations; default 20."},
     {"candidates", "M[:BITS[:GROUP]],…", Group::kMethod, "mixed", "$.candidates",
-     "Methods to choose from, e.g. rtn:4:128,rtn:8,static. Also for --kind tune.", Type::kCommaList},
+     "Methods to choose from, e.g. rtn:4:128,rtn:8,static. Also for --kind tune, where the default is a standard set.", Type::kCommaList},
     {"bits-per-weight", "X", Group::kMethod, "mixed", "$.bits_per_weight", "Budget: mean bits per weight at most."},
     {"max-drop", "X", Group::kMethod, "mixed", "$.max_drop",
-     "Budget: loss of accuracy at most (points of top-1, or relative perplexity). Also for --kind tune."},
+     "Budget: loss of accuracy at most: points of top-1, or a fraction of the perplexity (0.05 is 5 %). Also for --kind "
+     "tune, without labels as a fraction of the outputs; default there 1 point or 0.05."},
     {"max-size", "BYTES", Group::kMethod, "mixed", "$.size_bytes", "Budget: size on disk at most, e.g. 40MiB.",
      Type::kBytes},
     {"sensitivity", "", Group::kMethod, "mixed", "$.sensitivity", "How layers are ranked."},
@@ -275,15 +276,15 @@ absl::Status RecipeFlags::Apply(const FlagSet& flags, RecipeParts parts, std::st
   for (auto row = std::begin(kRows); row != std::end(kRows); ++row) {
     if (!flags.IsSet(row->flag)) continue;
     const std::string flag = row->flag;
-    if (parts == RecipeParts::kNone && (flag == "max-drop" || flag == "candidates")) continue;  // TuneSpec has its own
+    if (parts == RecipeParts::kData && (flag == "max-drop" || flag == "candidates")) continue;  // TuneSpec has its own
     const bool wanted = parts == RecipeParts::kAll ||
-                        (parts == RecipeParts::kCalibration && row->group == Group::kCalibration) ||
-                        (parts == RecipeParts::kEvaluation && row->group == Group::kEvaluation);
+                        (parts != RecipeParts::kEvaluation && row->group == Group::kCalibration) ||
+                        (parts != RecipeParts::kCalibration && row->group == Group::kEvaluation);
     if (!wanted) {
       return absl::InvalidArgumentError(
           absl::StrCat("--", flag, " does not belong to --kind ", AbslView(kind),
-                       row->group == Group::kCalibration  ? ": it is for quantize, analyze and calibrate"
-                       : row->group == Group::kEvaluation ? ": it is for quantize, analyze and benchmark"
+                       row->group == Group::kCalibration  ? ": it is for quantize, analyze, tune and calibrate"
+                       : row->group == Group::kEvaluation ? ": it is for quantize, analyze, tune and benchmark"
                                                           : ": it is for quantize and analyze"));
     }
     if (parts == RecipeParts::kAll && !Belongs(*row, method)) {

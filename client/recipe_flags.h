@@ -31,7 +31,7 @@ absl::Status SetMethod(std::string_view name, v1::Recipe& recipe);
 absl::StatusOr<v1::Recipe> ParseCandidate(std::string_view text);
 
 // Which part of a recipe a kind of job reads.
-enum class RecipeParts { kAll, kCalibration, kEvaluation, kNone };
+enum class RecipeParts { kAll, kCalibration, kEvaluation, kData };  // kData: both of them
 
 // Owns the targets of the recipe's flags.
 class RecipeFlags {

@@ -98,6 +98,46 @@ Provenance
 )");
 }
 
+v1::Report TunedReport() {
+  v1::Report report = ExampleReport();
+  EXPECT_TRUE(google::protobuf::TextFormat::ParseFromString(R"(
+    objective: TUNE_OBJECTIVE_SIZE max_drop: 1 met: true
+    trials { name: "dynamic" size { original_bytes: 1110000 quantized_bytes: 350000 } drop: 0.01 within: true pareto: true
+             metric { name: "top1" original: 80.2 quantized: 80.19 } }
+    trials { name: "static" size { original_bytes: 1110000 quantized_bytes: 339000 } drop: 0.12 within: true pareto: true
+             chosen: true metric { name: "top1" original: 80.2 quantized: 80.08 }
+             latency { original { p50_ms: 0.58 } quantized { p50_ms: 0.39 } } }
+    trials { name: "static skip-first" size { original_bytes: 1110000 quantized_bytes: 345000 } drop: 30.5
+             metric { name: "top1" original: 80.2 quantized: 49.7 } }
+    trials { name: "gptq <4>" error: "not for ONNX models" }
+  )",
+                                                            report.mutable_tuning()));
+  return report;
+}
+
+TEST(ReportTextTest, ListsTheCandidatesOfATuneJob) {
+  EXPECT_THAT(ReportText(TunedReport(), ExampleJob()), HasSubstr(R"(
+Candidates
+  2 of 4 candidates keep the loss of 1.00 points; the smallest of them was made: static.
+  no.  candidate             size  of orig.   top1          loss  speed
+    1  dynamic            342 KiB    31.5 %  80.19   0.01 points      -  on the front
+    2  static             331 KiB    30.5 %  80.08   0.12 points  1.49x  chosen
+    3  static skip-first  337 KiB    31.1 %  49.70  30.50 points      -  loses too much
+    4  gptq <4>                 -         -      -             -      -  no model
+)"));
+  v1::Report missed = TunedReport();
+  missed.mutable_tuning()->set_met(false);
+  missed.mutable_tuning()->set_max_drop(0.001);
+  EXPECT_THAT(ReportText(missed, ExampleJob()), HasSubstr("None of 4 candidates keeps the loss of 0.00 points; the one"));
+  v1::Report wide = TunedReport();
+  for (v1::Trial& trial : *wide.mutable_tuning()->mutable_trials()) {
+    trial.set_name(std::string(300, 'n'));
+    trial.mutable_metric()->set_name("top1/" + std::string(300, 'm'));
+  }
+  for (absl::string_view line : absl::StrSplit(ReportText(wide, ExampleJob()), '\n'))
+    EXPECT_LE(DisplayWidth({line.data(), line.size()}), 100) << line;
+}
+
 TEST(ReportTextTest, FitsAHundredColumnsWhateverTheNames) {
   v1::Report report = ExampleReport();
   const std::string name = "/model/very/long/" + std::string(300, 'n');
@@ -173,6 +213,37 @@ TEST(ReportHtmlTest, ShowsWhatTheReportHas) {
   // Self-contained: nothing is loaded, nothing runs.
   for (const char* part : {"<script", "http:", "https:", "src=", "href=", "@import", "url("}) {
     EXPECT_THAT(html, Not(HasSubstr(part)));
+  }
+}
+
+size_t Count(std::string_view text, std::string_view part) {
+  size_t count = 0;
+  for (size_t at = text.find(part); at != std::string_view::npos; at = text.find(part, at + 1)) ++count;
+  return count;
+}
+
+TEST(ReportHtmlTest, PlotsTheCandidatesOfATuneJob) {
+  const std::string html = ReportHtml(TunedReport(), ExampleJob());
+  EXPECT_THAT(html, AllOf(HasSubstr("<h2>Candidates</h2>"), HasSubstr("svg class=\"scatter\""),
+                          HasSubstr("loss, points of top-1"), HasSubstr("<td>gptq &lt;4&gt;</td>"), HasSubstr("no model")));
+  EXPECT_EQ(Count(html, "<circle class=\"chosen\""), 1u);
+  EXPECT_EQ(Count(html, "<circle class=\"on\""), 1u);
+  EXPECT_EQ(Count(html, "<path class=\"off\""), 1u) << "30 points stand at the edge, as a triangle";
+  EXPECT_EQ(Count(html, "<path class=\"front\""), 1u);
+  EXPECT_EQ(Count(html, "<line class=\"limit\""), 1u);
+}
+
+TEST(ReportHtmlTest, APlotOfWildNumbersEnds) {
+  const double inf = std::numeric_limits<double>::infinity(), nan = std::numeric_limits<double>::quiet_NaN();
+  for (const double wild : {inf, -inf, nan, 1e308, -1e308, 0.0}) {
+    v1::Report report = TunedReport();
+    report.mutable_tuning()->set_max_drop(wild);
+    EXPECT_THAT(ReportHtml(report, ExampleJob()), HasSubstr("Candidates"));
+    report.mutable_tuning()->mutable_trials(0)->set_drop(wild);
+    report.mutable_tuning()->mutable_trials(0)->mutable_size()->set_quantized_bytes(INT64_MAX);
+    report.mutable_tuning()->mutable_trials(1)->mutable_size()->set_quantized_bytes(-1);
+    const std::string html = ReportHtml(report, ExampleJob());
+    EXPECT_LT(html.size(), 100'000u);
   }
 }
 

@@ -17,6 +17,7 @@
 #include "common/view/job_view.h"
 #include "common/view/json.h"
 #include "common/view/report_view.h"
+#include "common/view/tuning_view.h"
 #include "quant/v1/jobs.pb.h"
 #include "quant/v1/report.pb.h"
 
@@ -111,6 +112,25 @@ void Layers(const v1::Report& report, std::string& out) {
   }
 }
 
+void Candidates(const v1::Tuning& tuning, std::string& out) {
+  absl::StrAppend(&out, "\nCandidates\n  ", Wrap(absl::StrCat(TuningSummary(tuning), "."), 2));
+  using enum Table::Align;
+  const std::string metric = MetricOf(tuning);
+  Table table({{"  no.", kRight},
+               {"candidate", kLeft, true},
+               {"size", kRight},
+               {"of orig.", kRight},
+               {metric.substr(0, metric.find('/')), kRight},
+               {"loss", kRight},
+               {"speed", kRight},
+               {"", kLeft, true}});
+  int number = 0;
+  for (const TrialRow& row : TrialRows(tuning)) {
+    table.Add({absl::StrCat(++number), row.name, row.size, row.percent, row.metric, row.loss, row.speed, row.verdict});
+  }
+  out += table.Render(kWidth);
+}
+
 void Provenance(const v1::Provenance& provenance, std::string& out) {
   out += "\nProvenance\n";
   const auto line = [&](const char* name, const std::string& value) {
@@ -152,6 +172,7 @@ std::string ReportText(const v1::Report& report, const v1::Job& job) {
   }
   if (!report.notes().empty()) out += "\nNotes\n";
   for (const std::string& note : report.notes()) absl::StrAppend(&out, "  - ", Wrap(note, 4));
+  if (report.has_tuning()) Candidates(report.tuning(), out);
   Layers(report, out);
   if (!report.phases().empty()) {
     double total = 0;

@@ -27,10 +27,11 @@ struct KindFlag {
   const char* needed_by;
 };
 constexpr KindFlag kKindFlags[] = {
-    {"calibration", "quantize calibrate analyze tune", "calibrate analyze tune"},
+    {"calibration", "quantize calibrate analyze tune", "calibrate analyze"},
     {"evaluation", "quantize benchmark tune", "tune"},
     {"baseline", "benchmark", ""},
-    {"name", "quantize", ""},
+    {"name", "quantize tune", ""},
+    {"objective", "tune", ""},
     {"recipe", "quantize calibrate benchmark analyze tune", ""},
 };
 
@@ -64,7 +65,10 @@ void SubmitFlags::AddTo(FlagSet& flags) {
   flags.Add("calibration", &calibration_, "DATASET", "Data to find activation ranges and statistics on, d-….");
   flags.Add("evaluation", &evaluation_, "DATASET", "Data to measure on, d-….");
   flags.Add("baseline", &baseline_, "MODEL", "For --kind benchmark: the model to compare with, as the original.");
-  flags.Add("name", &name_, "NAME", "Name of the model made; default: the input's name, \"-\" and the method.");
+  flags.Add("name", &name_, "NAME",
+            "Name of the model made; default: the input's name, \"-\" and the method, or \"-tuned\".");
+  flags.Add("objective", &objective_, "size|latency",
+            "For --kind tune: what is made smallest among the candidates that keep --max-drop; default size.");
   flags.Add("priority", &priority_, "1..5", "1 is first, 5 last.");
   flags.Add("max-attempts", &max_attempts_, "N", "Attempts before the job is given up.");
   flags.Add("timeout", &timeout_, "DURATION", "Time one attempt may take, e.g. 30m.");
@@ -120,7 +124,7 @@ absl::StatusOr<v1::SubmitJobRequest> SubmitFlags::Build(const FlagSet& flags) co
   if (!files.empty() && kind_ != "tune") recipe = files[0];
   const RecipeParts parts = kind_ == "calibrate"   ? RecipeParts::kCalibration
                             : kind_ == "benchmark" ? RecipeParts::kEvaluation
-                            : kind_ == "tune"      ? RecipeParts::kNone
+                            : kind_ == "tune"      ? RecipeParts::kData
                                                    : RecipeParts::kAll;
   RETURN_IF_ERROR(recipe_.Apply(flags, parts, kind_, recipe));
 
@@ -162,7 +166,11 @@ absl::StatusOr<v1::SubmitJobRequest> SubmitFlags::Build(const FlagSet& flags) co
         *tune.add_candidates() = *std::move(candidate);
       }
     }
+    if (recipe.has_calibration()) *tune.mutable_calibration() = std::move(*recipe.mutable_calibration());
+    if (recipe.has_evaluation()) *tune.mutable_evaluation() = std::move(*recipe.mutable_evaluation());
+    tune.set_output_name(name_);
     if (flags.IsSet("max-drop")) RETURN_IF_ERROR(SetPath(tune, "max_drop", recipe_.Value("max-drop")));
+    if (flags.IsSet("objective")) RETURN_IF_ERROR(SetPath(tune, "objective", objective_));
   }
   if (flags.IsSet("priority")) spec.set_priority(priority_);
   if (flags.IsSet("max-attempts")) spec.set_max_attempts(max_attempts_);

@@ -40,6 +40,7 @@ class SubmitFlags {
   std::string calibration_;
   std::string evaluation_;
   std::string name_;
+  std::string objective_ = "size";
   std::string request_id_;
   bool no_cache_ = false;
   std::vector<std::string> recipes_;

@@ -160,6 +160,10 @@ TEST(SubmitTest, EveryKindFillsItsSpec) {
   ExpectSpec("--kind tune --calibration c --evaluation e --max-drop 0.5 --candidates static,dynamic",
              "tune { model_id: 'm' calibration_dataset_id: 'c' evaluation_dataset_id: 'e' max_drop: 0.5 "
              "candidates { static_int8 {} } candidates { dynamic {} } }");
+  ExpectSpec("--kind tune --evaluation e --objective latency --name n --max-drop 0 --evaluation-samples 9 "
+             "--calibration-samples 8",
+             "tune { model_id: 'm' evaluation_dataset_id: 'e' objective: TUNE_OBJECTIVE_LATENCY output_name: 'n' "
+             "max_drop: 0 evaluation { samples: 9 } calibration { samples: 8 } }");
 }
 
 TEST(SubmitTest, AFlagOfAnotherMethodIsRefusedWithTheMethodsItBelongsTo) {
@@ -200,9 +204,11 @@ TEST(SubmitTest, WrongUseIsToldWithTheRemedy) {
       {"--kind benchmark --calibration-samples 4", "--calibration-samples does not belong to --kind benchmark"},
       {"--kind benchmark --max-drop 4", "--max-drop does not belong to --kind benchmark"},
       {"--kind calibrate", "--kind calibrate needs --calibration DATASET"},
-      {"--kind calibrate --calibration d --evaluation-skip 3", "it is for quantize, analyze and benchmark"},
+      {"--kind calibrate --calibration d --evaluation-skip 3", "it is for quantize, analyze, tune and benchmark"},
       {"--kind tune --calibration c", "--kind tune needs --evaluation DATASET"},
       {"--kind tune --calibration c --evaluation e --bits 4", "--bits does not belong to --kind tune"},
+      {"--kind tune --evaluation e --objective speed", "objective: \"speed\" is none of size|latency"},
+      {"--method rtn --objective size", "--objective does not belong to --kind quantize: it is for tune"},
       {"--method rtn --baseline b", "--baseline does not belong to --kind quantize: it is for benchmark"},
       {"--method rtn --bit 4", "did you mean --bits?"},
       {"--method rtn --recipe a --recipe b", "--recipe may be repeated for --kind tune only"},

@@ -185,7 +185,7 @@ _quantctl() {
       case $name in
         '') words='submit list show watch cancel retry delete report --server --output --help' ;;
         submit)
-          words='--absmax-search --act-order --activation-granularity --activation-symmetry --activation-type --alpha --alpha-max --alpha-min --alpha-step --auto-alpha --averaging-constant --baseline --bias-correction --bins --bits --bits-per-weight --block-size --calibration --calibration-batch --calibration-samples --candidates --clip-search --compensate --cross-layer-equalization --damping --descent-passes --double-quantization --duo-scaling --evaluation --evaluation-batch --evaluation-samples --evaluation-skip --format --fp4 --grid-points --group-size --help --insecure-tokens --iterations --kind --label --latency-runs --max-attempts --max-drop --max-size --memory --method --min-token-fraction --model --name --no-cache --norm --observer --op-types --output --percentile --priority --recipe --reduce-range --request-id --scale-search --seed --sensitivity --sequence-length --server --skip --skip-error-profile --skip-first --skip-last --symmetry --then-gptq --threads --threshold --throughput-batch --timeout --tls-ca --tls-cert --tls-key --token-file --true-sequential --watch --weight-granularity'
+          words='--absmax-search --act-order --activation-granularity --activation-symmetry --activation-type --alpha --alpha-max --alpha-min --alpha-step --auto-alpha --averaging-constant --baseline --bias-correction --bins --bits --bits-per-weight --block-size --calibration --calibration-batch --calibration-samples --candidates --clip-search --compensate --cross-layer-equalization --damping --descent-passes --double-quantization --duo-scaling --evaluation --evaluation-batch --evaluation-samples --evaluation-skip --format --fp4 --grid-points --group-size --help --insecure-tokens --iterations --kind --label --latency-runs --max-attempts --max-drop --max-size --memory --method --min-token-fraction --model --name --no-cache --norm --objective --observer --op-types --output --percentile --priority --recipe --reduce-range --request-id --scale-search --seed --sensitivity --sequence-length --server --skip --skip-error-profile --skip-first --skip-last --symmetry --then-gptq --threads --threshold --throughput-batch --timeout --tls-ca --tls-cert --tls-key --token-file --true-sequential --watch --weight-granularity'
           case $prev in
             --kind) files='' words='quantize calibrate benchmark analyze tune' ;;
             --model) files='' words='' ;;
@@ -194,6 +194,7 @@ _quantctl() {
             --evaluation) files='' words='' ;;
             --baseline) files='' words='' ;;
             --name) files='' words='' ;;
+            --objective) files='' words='size latency' ;;
             --priority) files='' words='' ;;
             --max-attempts) files='' words='' ;;
             --timeout) files='' words='' ;;

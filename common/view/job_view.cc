@@ -40,24 +40,6 @@ bool IsSettled(const v1::Job& job) {
          job.state() == v1::JOB_STATE_CANCELLED || job.state() == v1::JOB_STATE_DEAD;
 }
 
-std::string ModelOf(const v1::Job& job) {
-  switch (job.spec().kind_case()) {
-    case v1::JobSpec::kQuantize:
-      return job.spec().quantize().model_id();
-    case v1::JobSpec::kCalibrate:
-      return job.spec().calibrate().model_id();
-    case v1::JobSpec::kBenchmark:
-      return job.spec().benchmark().model_id();
-    case v1::JobSpec::kAnalyze:
-      return job.spec().analyze().model_id();
-    case v1::JobSpec::kTune:
-      return job.spec().tune().model_id();
-    case v1::JobSpec::KIND_NOT_SET:
-      break;
-  }
-  return "";
-}
-
 std::string RunTime(const v1::Job& job, absl::Time now) {
   if (!job.has_start_time()) return "-";
   const absl::Time end = job.has_end_time() && IsSettled(job) ? FromProto(job.end_time()) : now;

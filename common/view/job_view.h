@@ -21,8 +21,6 @@ std::string JobTitle(const v1::Job& job);
 std::string StateName(const v1::Job& job);
 // Final, or DEAD: nothing more happens by itself.
 bool IsSettled(const v1::Job& job);
-// Model.id of what it works on.
-std::string ModelOf(const v1::Job& job);
 // Time from the newest start to the end, or to now; "-" when it has not started.
 std::string RunTime(const v1::Job& job, absl::Time now);
 // "DATA_MISMATCH in calibrate: …".

@@ -14,6 +14,7 @@
 #include "common/view/json.h"
 #include "common/view/report_charts.h"
 #include "common/view/report_view.h"
+#include "common/view/tuning_view.h"
 #include "quant/v1/jobs.pb.h"
 #include "quant/v1/report.pb.h"
 
@@ -41,12 +42,16 @@ td.n+td:not(.n),th.n+th:not(.n){padding-left:.6rem}
 svg{display:block;width:100%;height:.9rem}
 .old{fill:var(--old)}.new{fill:var(--new)}.bad{fill:var(--bad)}.axis{fill:var(--dim)}
 .pale{opacity:.35}
+svg.scatter{height:auto;max-width:40rem}
+.scatter text{fill:var(--fg);font-size:17px}.scatter .grid{stroke:var(--line)}
+.scatter .limit{stroke:var(--bad);stroke-dasharray:7 5;stroke-width:1.5}.scatter .front{fill:none;stroke:var(--new);stroke-width:1.5}
+.scatter .chosen{fill:var(--new)}.scatter .on{fill:var(--bg);stroke:var(--new);stroke-width:2}.scatter .off{fill:var(--old)}
 .key{display:inline-block;width:.8rem;height:.8rem;border-radius:.15rem;margin-right:.3rem}
-.key.old{background:var(--old)}.key.new{background:var(--new)}.key.bad{background:var(--bad)}
+.key.old{background:var(--old)}.key.new{background:var(--new)}.key.bad{background:var(--bad)}.key.ring{border:2px solid var(--new)}
 .legend{color:var(--dim);font-size:.85rem}.legend span{margin-right:1rem;display:inline-block}
 dl{display:grid;grid-template-columns:minmax(5rem,auto) 1fr;gap:.2rem 1rem}dt{color:var(--dim)}dd{margin:0;overflow-wrap:anywhere}
 pre{background:var(--card);padding:.75rem;border-radius:.5rem;overflow-x:auto;font-size:.8rem}
-li{overflow-wrap:anywhere}summary{cursor:pointer}
+li,p{overflow-wrap:anywhere}summary{cursor:pointer}
 .map{display:grid;grid-template-columns:minmax(2rem,max-content) 1fr;gap:.2rem .6rem;font-size:.8rem;align-items:start}
 .map.flat{display:block}
 .map>span{color:var(--dim);max-width:12rem;overflow-wrap:anywhere}
@@ -114,6 +119,30 @@ void HeadlineTable(const v1::Report& report, std::string& out) {
   out += "</table></div>\n";
 }
 
+void Candidates(const v1::Tuning& tuning, std::string& out) {
+  absl::StrAppend(&out, "<h2>Candidates</h2>\n<p>", HtmlEscape(TuningSummary(tuning)), ".</p>\n");
+  if (const std::string plot = ParetoPlot(tuning); !plot.empty()) {
+    absl::StrAppend(&out, plot,
+                    "<p class=\"legend\"><span><i class=\"key new\"></i>chosen</span><span><i class=\"key ring\"></i>on "
+                    "the Pareto front, the stair</span><span><i class=\"key old\"></i>beaten by another</span><span>"
+                    "Broken line: the loss that was accepted. Triangle: loses more than the picture shows.</span></p>\n");
+  }
+  out +=
+      "<div class=\"wide\"><table><tr><th class=\"n\">no.</th><th>candidate</th><th class=\"n\">size</th>"
+      "<th class=\"n\">of the original</th><th class=\"n\">";
+  absl::StrAppend(&out, HtmlEscape(MetricName(MetricOf(tuning))),
+                  "</th><th class=\"n\">loss</th><th class=\"n\">speed</th><th></th></tr>\n");
+  int number = 0;
+  for (const TrialRow& row : TrialRows(tuning)) {
+    absl::StrAppend(&out, "<tr><td class=\"n\">", ++number, "</td><td>", HtmlEscape(row.name), "</td>");
+    for (const std::string* text : {&row.size, &row.percent, &row.metric, &row.loss, &row.speed}) {
+      absl::StrAppend(&out, "<td class=\"n\">", HtmlEscape(Dash(*text)), "</td>");
+    }
+    absl::StrAppend(&out, "<td>", HtmlEscape(row.verdict), "</td></tr>\n");
+  }
+  out += "</table></div>\n";
+}
+
 void LayerTable(const v1::Report& report, std::string& out) {
   if (report.layers().empty()) return;
   absl::StrAppend(&out, "<h2>Layers</h2>\n<details><summary>All ", report.layers_size(), " layers</summary>\n",
@@ -168,6 +197,7 @@ std::string ReportBody(const v1::Report& report) {
     for (const std::string& note : report.notes()) absl::StrAppend(&out, "<li>", HtmlEscape(note), "</li>\n");
     out += "</ul>\n";
   }
+  if (report.has_tuning()) Candidates(report.tuning(), out);
   AccuracyChart(report, out);
   if (report.has_size()) SizeChart(report.size(), out);
   if (report.has_latency()) LatencyChart(report.latency(), out);

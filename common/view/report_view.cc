@@ -27,10 +27,6 @@ bool IsPercent(const v1::Metric& metric) {
   return absl::StartsWith(metric.name(), "top") || absl::StartsWith(metric.name(), "same_top");
 }
 
-// Percents have two decimals: accuracies are compared by hundredths of a point.
-std::string Value(const v1::Metric& metric, double value) {
-  return IsPercent(metric) ? absl::StrFormat("%.2f", value) : Significant(value, 4);
-}
 std::string Change(const v1::Metric& metric, double value) {
   if (IsPercent(metric)) return absl::StrFormat("%+.2f", value);
   return absl::StrCat(value > 0 ? "+" : "", Significant(value));
@@ -41,8 +37,8 @@ HeadlineRow MetricRow(const v1::Metric& metric) {
   const bool comparing = absl::StartsWith(metric.name(), "sqnr_db") || absl::StartsWith(metric.name(), "cosine") ||
                          absl::StartsWith(metric.name(), "kl_divergence") ||
                          absl::StartsWith(metric.name(), "same_top");
-  HeadlineRow row{MetricName(metric.name()), comparing ? "-" : Value(metric, metric.original()),
-                  Value(metric, metric.quantized()), ""};
+  HeadlineRow row{MetricName(metric.name()), comparing ? "-" : MetricValue(metric, metric.original()),
+                  MetricValue(metric, metric.quantized()), ""};
   if (!comparing) {
     row.change = Change(metric, metric.delta());
     if (metric.low() != 0 || metric.high() != 0) {
@@ -55,6 +51,10 @@ HeadlineRow MetricRow(const v1::Metric& metric) {
 }
 
 }  // namespace
+
+std::string MetricValue(const v1::Metric& metric, double value) {
+  return IsPercent(metric) ? absl::StrFormat("%.2f", value) : Significant(value, 4);
+}
 
 std::string MetricName(const std::string& name) {
   // "top1" of several outputs is "top1/output".

@@ -12,6 +12,7 @@ namespace quant {
 namespace v1 {
 class Job;
 class Layer;
+class Metric;
 class Report;
 }  // namespace v1
 
@@ -31,6 +32,8 @@ struct HeadlineRow {
 };
 std::vector<HeadlineRow> Headline(const v1::Report& report);
 
+// A metric's value: percents with two decimals, as accuracies are compared by hundredths of a point.
+std::string MetricValue(const v1::Metric& metric, double value);
 // A metric as people call it: "top-1 accuracy, %" for "top1", "top-1 accuracy, % (output)" for "top1/output".
 std::string MetricName(const std::string& name);
 

@@ -130,21 +130,6 @@ Markup StateFilter(const std::string& state) {
   return Element("div", "filter", links);
 }
 
-std::string CalibrationOf(const v1::Job& job) {
-  const v1::JobSpec& spec = job.spec();
-  if (spec.has_quantize()) return spec.quantize().calibration_dataset_id();
-  if (spec.has_calibrate()) return spec.calibrate().dataset_id();
-  if (spec.has_analyze()) return spec.analyze().dataset_id();
-  return spec.tune().calibration_dataset_id();
-}
-
-std::string EvaluationOf(const v1::Job& job) {
-  const v1::JobSpec& spec = job.spec();
-  if (spec.has_quantize()) return spec.quantize().evaluation_dataset_id();
-  if (spec.has_benchmark()) return spec.benchmark().dataset_id();
-  return spec.tune().evaluation_dataset_id();
-}
-
 Markup JobFacts(const v1::Job& job, const JobNames& names, absl::Time now) {
   Markup out =
       Element("h1", "", Text(absl::StrCat(JobTitle(job), " ")) + StateBadge(job)) + Element("p", "sub", Text(job.id()));

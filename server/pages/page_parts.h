@@ -22,10 +22,6 @@ Markup DatasetRows(const std::vector<v1::Dataset>& datasets, absl::Time now);
 // Links to the lists of one state each; `state` is the present one ("running", "" for all).
 Markup StateFilter(const std::string& state);
 
-// Dataset.id of the data of a job; "" where it has none.
-std::string CalibrationOf(const v1::Job& job);
-std::string EvaluationOf(const v1::Job& job);
-
 // What a job names, with names and links.
 struct JobNames {
   Markup model, result, calibration, evaluation;

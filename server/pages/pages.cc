@@ -11,6 +11,7 @@
 #include "common/random_id.h"
 #include "common/status_macros.h"
 #include "common/strings.h"
+#include "common/view/job_inputs.h"
 #include "common/view/job_view.h"
 #include "common/view/report_view.h"
 #include "quant/v1/artifacts.pb.h"
@@ -239,10 +240,11 @@ class Pages::Impl {
     PageFrame frame = Frame(absl::StrCat(JobTitle(job), " ", job.id()), "jobs", &caller);
     if (!IsSettled(job)) SetRefresh(request, &frame);
     JobNames names;
-    names.model = Named(caller, "models", ModelOf(job));
+    const JobInputs inputs = InputsOf(job.spec());
+    names.model = Named(caller, "models", inputs.model);
     names.result = Named(caller, "models", job.result_model_id());
-    names.calibration = Named(caller, "datasets", CalibrationOf(job));
-    names.evaluation = Named(caller, "datasets", EvaluationOf(job));
+    names.calibration = Named(caller, "datasets", inputs.calibration);
+    names.evaluation = Named(caller, "datasets", inputs.evaluation);
     Markup body = JobFacts(job, names, options_.clock->Now());
     if (job.state() == v1::JOB_STATE_SUCCEEDED && access_.Allowed(caller, kGetReport)) {
       const absl::StatusOr<v1::Report> report = options_.queue->GetReport(caller, id);

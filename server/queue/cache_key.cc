@@ -4,6 +4,7 @@
 #include "absl/strings/str_cat.h"
 #include "common/digest.h"
 #include "common/status_macros.h"
+#include "common/view/job_inputs.h"
 #include "google/protobuf/io/coded_stream.h"
 #include "google/protobuf/io/zero_copy_stream_impl_lite.h"
 
@@ -19,19 +20,34 @@ std::string CanonicalBytes(const google::protobuf::MessageLite& message) {
   return bytes;
 }
 
-absl::StatusOr<std::string> CacheKey(std::string_view tenant, std::string_view salt, const v1::JobSpec& spec,
-                                     ArtifactCatalog* catalog) {
-  if (!spec.has_quantize()) return std::string();
-  v1::JobSpec content;
-  v1::QuantizeSpec& quantize = *content.mutable_quantize();
-  quantize = spec.quantize();
-  quantize.clear_output_name();
-  ASSIGN_OR_RETURN(const v1::Model model, catalog->GetModel(OpenPrincipal(), quantize.model_id()));
-  quantize.set_model_id(model.digest());
-  for (std::string* id : {quantize.mutable_calibration_dataset_id(), quantize.mutable_evaluation_dataset_id()}) {
+namespace {
+
+// Of a QuantizeSpec or TuneSpec: digests for ids, and no name for the result.
+template <typename Spec>
+absl::Status NameByContent(Spec* spec, ArtifactCatalog* catalog) {
+  spec->clear_output_name();
+  ASSIGN_OR_RETURN(const v1::Model model, catalog->GetModel(OpenPrincipal(), spec->model_id()));
+  spec->set_model_id(model.digest());
+  for (std::string* id : {spec->mutable_calibration_dataset_id(), spec->mutable_evaluation_dataset_id()}) {
     if (id->empty()) continue;
     ASSIGN_OR_RETURN(const v1::Dataset dataset, catalog->GetDataset(OpenPrincipal(), *id));
     *id = dataset.digest();
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+absl::StatusOr<std::string> CacheKey(std::string_view tenant, std::string_view salt, const v1::JobSpec& spec,
+                                     ArtifactCatalog* catalog) {
+  if (!MakesModel(spec)) return std::string();
+  v1::JobSpec content;
+  if (spec.has_quantize()) {
+    *content.mutable_quantize() = spec.quantize();
+    RETURN_IF_ERROR(NameByContent(content.mutable_quantize(), catalog));
+  } else {
+    *content.mutable_tune() = spec.tune();
+    RETURN_IF_ERROR(NameByContent(content.mutable_tune(), catalog));
   }
   return Sha256Hex(absl::StrCat(Sha256Hex(tenant), Sha256Hex(salt), CanonicalBytes(content)));
 }

@@ -8,7 +8,7 @@
 namespace quant {
 
 // Names of JobKindName.
-inline constexpr std::string_view kBuiltKinds[] = {"quantize", "benchmark"};
+inline constexpr std::string_view kBuiltKinds[] = {"quantize", "benchmark", "tune"};
 
 // Names of MethodName.
 inline constexpr std::string_view kBuiltMethods[] = {"dynamic", "static", "rtn", "gptq", "awq", "nf4", "hqq"};

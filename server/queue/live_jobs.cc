@@ -2,8 +2,10 @@
 #include "server/queue/live_jobs.h"
 
 #include <algorithm>
+#include <utility>
 
 #include "common/proto_time.h"
+#include "common/view/job_inputs.h"
 
 namespace quant {
 namespace {
@@ -22,27 +24,9 @@ void EraseFrom(Map* map, const std::string& key, const Value& value) {
 }  // namespace
 
 std::vector<std::string> ArtifactsOf(const v1::JobSpec& spec) {
-  std::vector<std::string> ids;
-  switch (spec.kind_case()) {
-    case v1::JobSpec::kQuantize:
-      ids = {spec.quantize().model_id(), spec.quantize().calibration_dataset_id(),
-             spec.quantize().evaluation_dataset_id()};
-      break;
-    case v1::JobSpec::kCalibrate:
-      ids = {spec.calibrate().model_id(), spec.calibrate().dataset_id()};
-      break;
-    case v1::JobSpec::kBenchmark:
-      ids = {spec.benchmark().model_id(), spec.benchmark().dataset_id(), spec.benchmark().baseline_model_id()};
-      break;
-    case v1::JobSpec::kAnalyze:
-      ids = {spec.analyze().model_id(), spec.analyze().dataset_id()};
-      break;
-    case v1::JobSpec::kTune:
-      ids = {spec.tune().model_id(), spec.tune().calibration_dataset_id(), spec.tune().evaluation_dataset_id()};
-      break;
-    case v1::JobSpec::KIND_NOT_SET:
-      break;
-  }
+  JobInputs inputs = InputsOf(spec);
+  std::vector<std::string> ids = {std::move(inputs.model), std::move(inputs.calibration), std::move(inputs.evaluation),
+                                  std::move(inputs.baseline)};
   std::erase(ids, "");
   return ids;
 }

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "server/queue/model_board.h"
 
+#include <algorithm>
+#include <iterator>
 #include <limits>
 #include <set>
 #include <string_view>
@@ -10,6 +12,7 @@
 #include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
 #include "common/status_macros.h"
+#include "common/view/job_inputs.h"
 #include "common/view/method_name.h"
 #include "quant/v1/workers.pb.h"
 #include "server/queue/queue_internal.h"
@@ -116,18 +119,17 @@ const ModelBoard::Measured* ModelBoard::Find(const JobRow& row, const v1::Model&
   const absl::StatusOr<JobStore::Result> stored = store_->GetResult(id);
   v1::JobResult parsed;
   if (!stored.ok() || !parsed.ParseFromString(stored->bytes)) return nullptr;
-  const v1::QuantizeSpec& spec = row.job.spec().quantize();
+  const JobInputs inputs = InputsOf(row.job.spec());
   Measured measured;
   std::tie(measured.original, measured.variant) = SamplesOf(row.job.spec(), parsed.report());
-  const absl::StatusOr<v1::Model> input = catalog_->GetModel(OpenPrincipal(), spec.model_id());
+  const absl::StatusOr<v1::Model> input = catalog_->GetModel(OpenPrincipal(), inputs.model);
   std::string name = input.ok() ? input->name() : result.name();
   if (!input.ok()) {  // deleted since: the result is named after it
-    const std::string suffix = absl::StrCat("-", measured.variant.method);
+    const std::string suffix = absl::StrCat("-", row.job.spec().has_tune() ? "tuned" : measured.variant.method);
     if (name.ends_with(suffix)) name.resize(name.size() - suffix.size());
-    if (name == spec.model_id()) name.clear();
+    if (name == inputs.model) name.clear();
   }
-  const std::string& data_id =
-      spec.evaluation_dataset_id().empty() ? spec.calibration_dataset_id() : spec.evaluation_dataset_id();
+  const std::string& data_id = inputs.evaluation.empty() ? inputs.calibration : inputs.evaluation;
   std::string data = "none";
   if (!data_id.empty()) {
     const absl::StatusOr<v1::Dataset> dataset = catalog_->GetDataset(OpenPrincipal(), data_id);
@@ -139,11 +141,15 @@ const ModelBoard::Measured* ModelBoard::Find(const JobRow& row, const v1::Model&
 }
 
 absl::Status ModelBoard::Read() {
-  JobFilter filter;
-  filter.states = {v1::JOB_STATE_SUCCEEDED};
-  filter.kind = "quantize";
-  ASSIGN_OR_RETURN(const std::vector<JobRow> rows,
-                   store_->List(filter, std::numeric_limits<int64_t>::max(), kJobsRead));
+  std::vector<JobRow> rows;
+  for (const char* kind : {"quantize", "tune"}) {
+    JobFilter filter;
+    filter.states = {v1::JOB_STATE_SUCCEEDED};
+    filter.kind = kind;
+    ASSIGN_OR_RETURN(std::vector<JobRow> some, store_->List(filter, std::numeric_limits<int64_t>::max(), kJobsRead));
+    rows.insert(rows.end(), std::make_move_iterator(some.begin()), std::make_move_iterator(some.end()));
+  }
+  std::sort(rows.begin(), rows.end(), [](const JobRow& a, const JobRow& b) { return a.ordinal > b.ordinal; });
   std::vector<ModelSample> samples;
   std::set<std::tuple<std::string, std::string, std::string, std::string>> shown;
   std::set<std::string> there;

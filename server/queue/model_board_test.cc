@@ -12,8 +12,8 @@ using ::testing::Not;
 class ModelBoardTest : public QueueTest {
  protected:
   // A job that succeeded with this top-1, in percent, of 80.
-  std::string Run(double top1, const std::string& blob) {
-    const v1::Job job = Submit();
+  std::string Run(double top1, const std::string& blob, const v1::SubmitJobRequest& what = Request()) {
+    const v1::Job job = Submit(what);
     const v1::Lease lease = Lease("w");
     v1::CompleteJobRequest request = Success("w", lease, blob);
     v1::Report* report = request.mutable_success()->mutable_report();
@@ -58,6 +58,17 @@ TEST_F(ModelBoardTest, ShowsTheNewestMeasurementAndForgetsWithTheJob) {
   Advance(absl::Seconds(31));
   EXPECT_THAT(Text(), Not(HasSubstr("quant_model_accuracy{")));
   EXPECT_THAT(Text(), Not(HasSubstr("quant_model_info{")));
+}
+
+TEST_F(ModelBoardTest, ShowsWhatATuneJobChose) {
+  Run(76, "b1");
+  v1::SubmitJobRequest tune;
+  tune.mutable_spec()->mutable_tune()->set_model_id("m-1");
+  tune.mutable_spec()->mutable_tune()->set_evaluation_dataset_id("d-1");
+  tune.mutable_spec()->mutable_tune()->add_candidates()->mutable_dynamic();
+  Run(60, "b2", tune);
+  EXPECT_THAT(Text(), HasSubstr(R"(metric="top1",model="name_of_m-1",variant="int8"} 0.76)"));
+  EXPECT_THAT(Text(), HasSubstr(R"(metric="top1",model="name_of_m-1",variant="int8"} 0.6)"));
 }
 
 TEST_F(ModelBoardTest, StuckJobsAndPhasesAreTold) {

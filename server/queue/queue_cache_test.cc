@@ -68,6 +68,16 @@ TEST_F(QueueCacheTest, TheKeyIsTheContentAndNothingElse) {
   EXPECT_NE(key(Request(), "salt"), key(Request()));
   EXPECT_NE(key(Request(), "", "another tenant"), key(Request()));
 
+  v1::SubmitJobRequest tune;
+  tune.mutable_spec()->mutable_tune()->set_model_id("m-1");
+  tune.mutable_spec()->mutable_tune()->set_evaluation_dataset_id("d-1");
+  v1::SubmitJobRequest named = tune, stricter = tune;
+  named.mutable_spec()->mutable_tune()->set_output_name("other");
+  stricter.mutable_spec()->mutable_tune()->set_max_drop(0);
+  EXPECT_EQ(key(named), key(tune));
+  EXPECT_NE(key(stricter), key(tune)) << "0 is not the default";
+  EXPECT_NE(key(tune), key(Request()));
+
   v1::JobSpec benchmark;
   benchmark.mutable_benchmark()->set_model_id("m-1");
   EXPECT_EQ(CacheKey("t", "", benchmark, &catalog_).value(), "");

@@ -5,6 +5,7 @@
 
 #include "absl/log/log.h"
 #include "common/status_macros.h"
+#include "common/view/job_inputs.h"
 #include "common/view/method_name.h"
 #include "server/queue/queue.h"
 #include "server/queue/queue_internal.h"
@@ -26,10 +27,11 @@ absl::Status Stale(const v1::CompleteJobRequest& request, int64_t newest) {
 
 // Kinds that make a model need its files, the others must not have any.
 absl::Status CheckResult(const v1::Job& job, const v1::JobResult& result) {
-  if (job.spec().has_quantize() && result.files().empty()) {
-    return absl::InvalidArgumentError(absl::StrCat("success.files of quantize job ", job.id(), " is empty"));
+  if (MakesModel(job.spec()) && result.files().empty()) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("success.files of ", AbslView(JobKindName(job.spec())), " job ", job.id(), " is empty"));
   }
-  if (!job.spec().has_quantize() && !result.files().empty()) {
+  if (!MakesModel(job.spec()) && !result.files().empty()) {
     return absl::InvalidArgumentError(absl::StrCat("success.files of job ", job.id(), " has ", result.files_size(),
                                                    " entries; a ", AbslView(JobKindName(job.spec())),
                                                    " job makes no model"));
@@ -121,12 +123,14 @@ absl::StatusOr<v1::Job> JobQueue::CompleteSuccess(const v1::CompleteJobRequest& 
 
 absl::StatusOr<std::string> JobQueue::PublishModel(const std::string& tenant, const v1::Job& job,
                                                    const v1::JobResult& result) {
-  const v1::QuantizeSpec& spec = job.spec().quantize();
-  std::string name = spec.output_name();
+  const v1::JobSpec& spec = job.spec();
+  std::string name = spec.has_tune() ? spec.tune().output_name() : spec.quantize().output_name();
   if (name.empty()) {
-    const absl::StatusOr<v1::Model> input = catalog_->GetModel(OpenPrincipal(), spec.model_id());
-    const std::string base = input.ok() && !input->name().empty() ? input->name() : spec.model_id();
-    const std::string suffix = absl::StrCat("-", std::string(MethodName(spec.recipe())));
+    const std::string model = InputsOf(spec).model;
+    const absl::StatusOr<v1::Model> input = catalog_->GetModel(OpenPrincipal(), model);
+    const std::string base = input.ok() && !input->name().empty() ? input->name() : model;
+    const std::string suffix =
+        spec.has_tune() ? "-tuned" : absl::StrCat("-", AbslView(MethodName(spec.quantize().recipe())));
     name = Cut(base, kMaxModelNameBytes - suffix.size()) + suffix;
   }
   ASSIGN_OR_RETURN(const v1::Model model,

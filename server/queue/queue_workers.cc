@@ -6,6 +6,7 @@
 #include "absl/log/log.h"
 #include "common/proto_time.h"
 #include "common/status_macros.h"
+#include "common/view/job_inputs.h"
 #include "server/queue/queue.h"
 #include "server/queue/queue_internal.h"
 #include "server/queue/queue_metrics.h"
@@ -157,7 +158,6 @@ void JobQueue::EndLeases() {
 }
 
 absl::Status JobQueue::FillLease(const Grant& grant, v1::Lease* lease) {
-  const v1::JobSpec& spec = grant.job.spec();
   *lease->mutable_job() = grant.job;
   lease->set_token(grant.token);
   SetProto(grant.deadline, lease->mutable_deadline());
@@ -169,25 +169,13 @@ absl::Status JobQueue::FillLease(const Grant& grant, v1::Lease* lease) {
     ASSIGN_OR_RETURN(*out, catalog_->GetDataset(OpenPrincipal(), id));
     return absl::OkStatus();
   };
-  if (spec.has_quantize()) {
-    const v1::QuantizeSpec& quantize = spec.quantize();
-    RETURN_IF_ERROR(model(quantize.model_id(), lease->mutable_model()));
-    if (!quantize.calibration_dataset_id().empty()) {
-      RETURN_IF_ERROR(dataset(quantize.calibration_dataset_id(), lease->mutable_calibration_dataset()));
-    }
-    if (!quantize.evaluation_dataset_id().empty()) {
-      RETURN_IF_ERROR(dataset(quantize.evaluation_dataset_id(), lease->mutable_evaluation_dataset()));
-    }
-  } else if (spec.has_benchmark()) {
-    const v1::BenchmarkSpec& benchmark = spec.benchmark();
-    RETURN_IF_ERROR(model(benchmark.model_id(), lease->mutable_model()));
-    if (!benchmark.baseline_model_id().empty()) {
-      RETURN_IF_ERROR(model(benchmark.baseline_model_id(), lease->mutable_baseline_model()));
-    }
-    if (!benchmark.dataset_id().empty()) {
-      RETURN_IF_ERROR(dataset(benchmark.dataset_id(), lease->mutable_evaluation_dataset()));
-    }
+  const JobInputs inputs = InputsOf(grant.job.spec());
+  RETURN_IF_ERROR(model(inputs.model, lease->mutable_model()));
+  if (!inputs.baseline.empty()) RETURN_IF_ERROR(model(inputs.baseline, lease->mutable_baseline_model()));
+  if (!inputs.calibration.empty()) {
+    RETURN_IF_ERROR(dataset(inputs.calibration, lease->mutable_calibration_dataset()));
   }
+  if (!inputs.evaluation.empty()) RETURN_IF_ERROR(dataset(inputs.evaluation, lease->mutable_evaluation_dataset()));
   return absl::OkStatus();
 }
 

@@ -469,6 +469,29 @@ TEST_F(QueueWorkersTest, TheOutputNameIsTheSubmitters) {
   EXPECT_EQ(catalog_.Published()[0].name(), "mine");
 }
 
+TEST_F(QueueWorkersTest, ATuneJobIsLeasedWithItsDataAndMakesAModel) {
+  v1::SubmitJobRequest request;
+  v1::TuneSpec* tune = request.mutable_spec()->mutable_tune();
+  tune->set_model_id("m-1");
+  tune->set_calibration_dataset_id("d-1");
+  tune->set_evaluation_dataset_id("d-1");
+  Submit(request);
+  const v1::Lease lease = Lease("w-1");
+  EXPECT_EQ(lease.model().id(), "m-1");
+  EXPECT_EQ(lease.calibration_dataset().id(), "d-1");
+  EXPECT_EQ(lease.evaluation_dataset().id(), "d-1");
+  v1::CompleteJobRequest empty = Success("w-1", lease);
+  empty.mutable_success()->clear_files();
+  EXPECT_THAT(queue_->Complete(empty), StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("tune job")));
+  ASSERT_THAT(queue_->Complete(Success("w-1", lease)), IsOk());
+  EXPECT_EQ(catalog_.Published()[0].name(), "name of m-1-tuned");
+  tune->set_output_name("mine");
+  request.set_no_cache(true);
+  Submit(request);
+  ASSERT_THAT(queue_->Complete(Success("w-1", Lease("w-1"), "b2")), IsOk());
+  EXPECT_EQ(catalog_.Published()[1].name(), "mine");
+}
+
 TEST_F(QueueWorkersTest, AMissingBlobCanBeUploadedAndTheCallRepeated) {
   const v1::Job job = Submit();
   const v1::Lease lease = Lease("w-1");

@@ -15,6 +15,7 @@
 #include "common/proto_time.h"
 #include "common/status_macros.h"
 #include "common/strings.h"
+#include "common/view/job_inputs.h"
 #include "common/view/method_name.h"
 #include "server/queue/capabilities.h"
 #include "server/queue/field_check.h"
@@ -36,6 +37,8 @@ constexpr int64_t kMaxBatch = 65'536;
 constexpr int64_t kMaxSequence = 1 << 20;
 constexpr int64_t kMaxLatencyRuns = 1'000'000;
 constexpr int64_t kMaxThreads = 1024;
+constexpr int kMaxCandidates = 32;
+constexpr double kMostDrop = 100;
 
 absl::Status NotBuilt(std::string_view what, std::string_view value, std::span<const std::string_view> built) {
   const std::vector<std::string> names(built.begin(), built.end());
@@ -204,22 +207,65 @@ absl::Status CheckId(const std::string& field, const std::string& id, bool requi
   return absl::OkStatus();
 }
 
+bool Calibrates(const v1::Recipe& recipe) {
+  return recipe.has_static_int8() || recipe.has_gptq() || recipe.has_awq();
+}
+
+absl::Status CheckOutputName(const std::string& field, const std::string& name) {
+  if (name.size() <= kMaxNameBytes && !HasControl(name)) return absl::OkStatus();
+  return BadText(field, name, kMaxNameBytes, "a name without control characters");
+}
+
 absl::Status CheckQuantize(const v1::QuantizeSpec& spec) {
   RETURN_IF_ERROR(CheckId("quantize.model_id", spec.model_id(), true));
   RETURN_IF_ERROR(CheckRecipe("quantize.recipe", spec.recipe()));
   const v1::Recipe& recipe = spec.recipe();
-  const bool calibrates = recipe.has_static_int8() || recipe.has_gptq() || recipe.has_awq();
-  if (calibrates && spec.calibration_dataset_id().empty()) {
+  if (Calibrates(recipe) && spec.calibration_dataset_id().empty()) {
     return absl::InvalidArgumentError(absl::StrCat(
         "quantize.calibration_dataset_id is empty; method ", std::string(MethodName(recipe)),
         " needs calibration data (", recipe.has_static_int8() ? "dynamic needs" : "rtn, nf4 and hqq need", " none)"));
   }
   RETURN_IF_ERROR(CheckId("quantize.calibration_dataset_id", spec.calibration_dataset_id(), false));
   RETURN_IF_ERROR(CheckId("quantize.evaluation_dataset_id", spec.evaluation_dataset_id(), false));
-  if (spec.output_name().size() > kMaxNameBytes || HasControl(spec.output_name())) {
-    return BadText("quantize.output_name", spec.output_name(), kMaxNameBytes, "a name without control characters");
+  return CheckOutputName("quantize.output_name", spec.output_name());
+}
+
+absl::Status CheckTune(const v1::TuneSpec& spec) {
+  RETURN_IF_ERROR(CheckId("tune.model_id", spec.model_id(), true));
+  RETURN_IF_ERROR(CheckId("tune.calibration_dataset_id", spec.calibration_dataset_id(), false));
+  RETURN_IF_ERROR(CheckId("tune.evaluation_dataset_id", spec.evaluation_dataset_id(), true));
+  RETURN_IF_ERROR(InRange("tune.candidates (number of)", spec.candidates_size(), 0, kMaxCandidates));
+  if (spec.candidates().empty() && spec.calibration_dataset_id().empty()) {
+    return absl::InvalidArgumentError(
+        "tune.calibration_dataset_id is empty; the standard candidates need calibration data: name it, or candidates "
+        "that need none (dynamic; rtn, nf4, hqq)");
   }
-  return absl::OkStatus();
+  for (int i = 0; i < spec.candidates_size(); ++i) {
+    const v1::Recipe& recipe = spec.candidates(i);
+    const std::string at = absl::StrCat("tune.candidates[", i, "]");
+    RETURN_IF_ERROR(CheckRecipe(at, recipe));
+    if (recipe.has_evaluation()) {
+      return absl::InvalidArgumentError(
+          absl::StrCat(at, ".evaluation is set; candidates are measured alike: set tune.evaluation"));
+    }
+    if (Calibrates(recipe) && spec.calibration_dataset_id().empty()) {
+      return absl::InvalidArgumentError(absl::StrCat("tune.calibration_dataset_id is empty; ", at, ", method ",
+                                                     AbslView(MethodName(recipe)), ", needs calibration data"));
+    }
+  }
+  if (spec.has_max_drop() && !(spec.max_drop() >= 0 && spec.max_drop() <= kMostDrop)) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("tune.max_drop is ", spec.max_drop(), "; it must be from 0 to ", kMostDrop,
+                     ": points of top-1, or a fraction (0.05 is 5 %) of perplexity or of the outputs"));
+  }
+  if (!v1::TuneObjective_IsValid(spec.objective())) return UnknownEnum("tune.objective", spec.objective());
+  if (spec.objective() == v1::TUNE_OBJECTIVE_LATENCY && spec.evaluation().latency_runs() < 0) {
+    return absl::InvalidArgumentError(
+        "tune.objective is TUNE_OBJECTIVE_LATENCY and tune.evaluation.latency_runs is -1, which measures none");
+  }
+  RETURN_IF_ERROR(CheckCalibration("tune.calibration", spec.calibration()));
+  RETURN_IF_ERROR(CheckEvaluation("tune.evaluation", spec.evaluation()));
+  return CheckOutputName("tune.output_name", spec.output_name());
 }
 
 absl::Status CheckBenchmark(const v1::BenchmarkSpec& spec) {
@@ -289,7 +335,7 @@ std::string_view MethodLabel(const v1::JobSpec& spec) {
 absl::Status CheckSpec(v1::JobSpec* spec) {
   const std::string_view kind = JobKindName(*spec);
   if (kind.empty()) {
-    return absl::InvalidArgumentError("spec has no kind; set one of quantize, benchmark");
+    return absl::InvalidArgumentError("spec has no kind; set one of quantize, benchmark, tune");
   }
   RETURN_IF_ERROR(CheckBuilt("kind", kind, kBuiltKinds));
   if (spec->ByteSizeLong() > kMaxSpecBytes) {
@@ -302,6 +348,7 @@ absl::Status CheckSpec(v1::JobSpec* spec) {
   RETURN_IF_ERROR(CheckLabels(*spec));
   if (spec->has_quantize()) RETURN_IF_ERROR(CheckQuantize(spec->quantize()));
   if (spec->has_benchmark()) RETURN_IF_ERROR(CheckBenchmark(spec->benchmark()));
+  if (spec->has_tune()) RETURN_IF_ERROR(CheckTune(spec->tune()));
   if (!spec->has_attempt_timeout()) SetProto(kDefaultAttemptTimeout, spec->mutable_attempt_timeout());
   if (spec->max_attempts() == 0) spec->set_max_attempts(kDefaultMaxAttempts);
   if (spec->priority() == 0) spec->set_priority(kDefaultPriority);
@@ -309,17 +356,13 @@ absl::Status CheckSpec(v1::JobSpec* spec) {
 }
 
 absl::Status CheckInputs(const Principal& caller, const v1::JobSpec& spec, ArtifactCatalog* catalog) {
-  if (spec.has_quantize()) {
-    ASSIGN_OR_RETURN(const v1::ModelFormat format, CheckModel(caller, spec.quantize().model_id(), catalog));
-    RETURN_IF_ERROR(CheckMethodFits(spec.quantize().recipe(), format));
-    RETURN_IF_ERROR(CheckDataset(caller, spec.quantize().calibration_dataset_id(), catalog));
-    return CheckDataset(caller, spec.quantize().evaluation_dataset_id(), catalog);
-  }
-  RETURN_IF_ERROR(CheckModel(caller, spec.benchmark().model_id(), catalog).status());
-  if (!spec.benchmark().baseline_model_id().empty()) {
-    RETURN_IF_ERROR(CheckModel(caller, spec.benchmark().baseline_model_id(), catalog).status());
-  }
-  return CheckDataset(caller, spec.benchmark().dataset_id(), catalog);
+  const JobInputs inputs = InputsOf(spec);
+  ASSIGN_OR_RETURN(const v1::ModelFormat format, CheckModel(caller, inputs.model, catalog));
+  if (spec.has_quantize()) RETURN_IF_ERROR(CheckMethodFits(spec.quantize().recipe(), format));
+  for (const v1::Recipe& candidate : spec.tune().candidates()) RETURN_IF_ERROR(CheckMethodFits(candidate, format));
+  if (!inputs.baseline.empty()) RETURN_IF_ERROR(CheckModel(caller, inputs.baseline, catalog).status());
+  RETURN_IF_ERROR(CheckDataset(caller, inputs.calibration, catalog));
+  return CheckDataset(caller, inputs.evaluation, catalog);
 }
 
 }  // namespace quant

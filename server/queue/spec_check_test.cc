@@ -58,6 +58,18 @@ TEST(CheckSpec, TakesDynamicWithoutDataAndABenchmark) {
   EXPECT_THAT(CheckSpec(&benchmark), IsOk());
 }
 
+TEST(CheckSpec, TakesATuneJobWithAndWithoutCandidates) {
+  v1::JobSpec spec;
+  spec.mutable_tune()->set_model_id("m-1");
+  spec.mutable_tune()->set_evaluation_dataset_id("d-1");
+  spec.mutable_tune()->add_candidates()->mutable_dynamic();
+  spec.mutable_tune()->set_max_drop(0);
+  EXPECT_THAT(CheckSpec(&spec), IsOk());
+  spec.mutable_tune()->clear_candidates();
+  spec.mutable_tune()->set_calibration_dataset_id("d-1");
+  EXPECT_THAT(CheckSpec(&spec), IsOk());
+}
+
 TEST(CheckSpec, TakesSkipRulesByGlobAndRegularExpression) {
   v1::JobSpec spec = StaticSpec();
   v1::Recipe* recipe = spec.mutable_quantize()->mutable_recipe();
@@ -88,14 +100,67 @@ TEST_P(BadSpec, IsRefusedNamingFieldAndLimit) {
 
 constexpr auto kInvalid = absl::StatusCode::kInvalidArgument;
 constexpr auto kLacking = absl::StatusCode::kUnimplemented;
+// A tune job that is right but for what is changed next.
+v1::TuneSpec* TuneOf(v1::JobSpec* spec) {
+  v1::TuneSpec* tune = spec->mutable_tune();
+  tune->set_model_id("m-1");
+  tune->set_calibration_dataset_id("d-1");
+  tune->set_evaluation_dataset_id("d-1");
+  return tune;
+}
 v1::Recipe* RecipeOf(v1::JobSpec* spec) { return spec->mutable_quantize()->mutable_recipe(); }
 
 INSTANTIATE_TEST_SUITE_P(
     All, BadSpec,
     testing::Values(
         BadCase{"NoKind", [](v1::JobSpec* s) { s->clear_kind(); }, kInvalid, "kind", "quantize"},
-        BadCase{"KindTune", [](v1::JobSpec* s) { s->mutable_tune(); }, kLacking, "\"tune\"", "quantize, benchmark"},
-        BadCase{"KindCalibrate", [](v1::JobSpec* s) { s->mutable_calibrate(); }, kLacking, "\"calibrate\"", "quantize"},
+        BadCase{"TuneNoData", [](v1::JobSpec* s) { TuneOf(s)->clear_evaluation_dataset_id(); }, kInvalid,
+                "tune.evaluation_dataset_id", "required"},
+        BadCase{"TuneStandardNoCalibration", [](v1::JobSpec* s) { TuneOf(s)->clear_calibration_dataset_id(); }, kInvalid,
+                "tune.calibration_dataset_id is empty", "dynamic"},
+        BadCase{"TuneStaticNoCalibration",
+                [](v1::JobSpec* s) {
+                  TuneOf(s)->clear_calibration_dataset_id();
+                  s->mutable_tune()->add_candidates()->mutable_dynamic();
+                  s->mutable_tune()->add_candidates()->mutable_static_int8();
+                },
+                kInvalid, "tune.candidates[1], method static", "calibration"},
+        BadCase{"TuneCandidate",
+                [](v1::JobSpec* s) { TuneOf(s)->add_candidates()->mutable_gptq()->mutable_grid()->set_bits(5); }, kInvalid,
+                "tune.candidates[0].gptq.grid.bits is 5", "2, 3, 4 or 8"},
+        BadCase{"TuneCandidateNoMethod", [](v1::JobSpec* s) { TuneOf(s)->add_candidates(); }, kInvalid,
+                "tune.candidates[0]", "dynamic, static"},
+        BadCase{"TuneCandidateNotBuilt", [](v1::JobSpec* s) { TuneOf(s)->add_candidates()->mutable_mixed(); }, kLacking,
+                "\"mixed\"", "dynamic, static"},
+        BadCase{"TuneCandidateMeasured",
+                [](v1::JobSpec* s) {
+                  TuneOf(s)->add_candidates()->mutable_dynamic();
+                  s->mutable_tune()->mutable_candidates(0)->mutable_evaluation();
+                },
+                kInvalid, "tune.candidates[0].evaluation", "tune.evaluation"},
+        BadCase{"TuneTooMany",
+                [](v1::JobSpec* s) {
+                  TuneOf(s);
+                  for (int i = 0; i < 33; ++i) s->mutable_tune()->add_candidates()->mutable_dynamic();
+                },
+                kInvalid, "tune.candidates (number of) is 33", "32"},
+        BadCase{"TuneDrop", [](v1::JobSpec* s) { TuneOf(s)->set_max_drop(-0.1); }, kInvalid, "tune.max_drop is -0.1",
+                "from 0 to 100"},
+        BadCase{"TuneDropNan",
+                [](v1::JobSpec* s) { TuneOf(s)->set_max_drop(std::numeric_limits<double>::quiet_NaN()); }, kInvalid,
+                "tune.max_drop", "from 0 to 100"},
+        BadCase{"TuneObjective", [](v1::JobSpec* s) { TuneOf(s)->set_objective(static_cast<v1::TuneObjective>(7)); },
+                kInvalid, "tune.objective", "7"},
+        BadCase{"TuneLatencyNotMeasured",
+                [](v1::JobSpec* s) {
+                  TuneOf(s)->set_objective(v1::TUNE_OBJECTIVE_LATENCY);
+                  s->mutable_tune()->mutable_evaluation()->set_latency_runs(-1);
+                },
+                kInvalid, "latency_runs is -1", "TUNE_OBJECTIVE_LATENCY"},
+        BadCase{"TuneName", [](v1::JobSpec* s) { TuneOf(s)->set_output_name("a\nb"); }, kInvalid, "tune.output_name",
+                "control"},
+        BadCase{"KindCalibrate", [](v1::JobSpec* s) { s->mutable_calibrate(); }, kLacking, "\"calibrate\"",
+                "quantize, benchmark, tune"},
         BadCase{"NoMethod", [](v1::JobSpec* s) { RecipeOf(s)->clear_method(); }, kInvalid, "quantize.recipe",
                 "dynamic, static"},
         BadCase{"MethodSmoothQuant", [](v1::JobSpec* s) { RecipeOf(s)->mutable_smoothquant(); }, kLacking,
@@ -290,6 +355,23 @@ TEST(CheckInputs, MethodsAreForTheirKindOfModel) {
   RecipeOf(&spec)->set_format(v1::EXPORT_FORMAT_GGUF);
   EXPECT_THAT(CheckInputs(OpenPrincipal(), spec, &catalog),
               StatusIs(absl::StatusCode::kInvalidArgument, AllOf(HasSubstr("format gguf"), HasSubstr("onnx"))));
+}
+
+TEST(CheckInputs, TheDataAndEveryCandidateOfATuneJobAreChecked) {
+  FakeArtifactCatalog catalog;
+  catalog.AddModel("m-1");
+  catalog.AddDataset("d-1");
+  v1::JobSpec spec;
+  spec.mutable_tune()->set_model_id("m-1");
+  spec.mutable_tune()->set_calibration_dataset_id("d-1");
+  spec.mutable_tune()->set_evaluation_dataset_id("d-2");
+  EXPECT_THAT(CheckInputs(OpenPrincipal(), spec, &catalog), StatusIs(absl::StatusCode::kNotFound, HasSubstr("d-2")));
+  catalog.AddDataset("d-2");
+  EXPECT_THAT(CheckInputs(OpenPrincipal(), spec, &catalog), IsOk());
+  spec.mutable_tune()->add_candidates()->mutable_static_int8();
+  spec.mutable_tune()->add_candidates()->mutable_gptq();
+  EXPECT_THAT(CheckInputs(OpenPrincipal(), spec, &catalog),
+              StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("method gptq")));
 }
 
 TEST(MethodName, FollowsTheCommandLine) {

@@ -368,6 +368,34 @@ class EndToEndTest(ServiceTestCase):
         self.assertEqual(self.service.http("/healthz")[0], 200)
         self.assertEqual(self.service.http("/readyz")[0], 200)
 
+    # ---- tune
+
+    def test_a_tune_job_makes_the_candidate_it_reports(self):
+        data = ("--model", self.model["id"], "--calibration", self.calibration["id"], "--evaluation", self.evaluation["id"])
+        flags = ("--kind", "tune", *data, "--candidates", "dynamic,static", "--max-drop", "2", "--evaluation-samples", "128",
+                 "--latency-runs", "5", "--skip-error-profile")
+        job = self.service.run_job(*flags)
+        report = self.service.report(job["id"])
+        trials = report["tuning"]["trials"]
+        self.assertEqual([t["name"] for t in trials], ["dynamic", "static"])
+        self.assertEqual(sum(t["chosen"] for t in trials), 1)
+        chosen = next(t for t in trials if t["chosen"])
+        self.assertTrue(report["tuning"]["met"])
+        self.assertEqual(report["size"]["quantized_bytes"], chosen["size"]["quantized_bytes"])
+        names = [phase["name"] for phase in report["phases"]]
+        self.assertEqual(names, [p for p in PHASES if p in names], "unknown names or wrong order")
+        result = self.service.ok("model", "show", job["result_model_id"])
+        self.assertEqual(result["name"], "shapes-tuned")
+        self.assertEqual(sum(f["digest"]["size_bytes"] for f in result["files"]), chosen["size"]["quantized_bytes"])
+        # Again: answered from the result that is there.
+        again = self.service.ok("job", "submit", *flags, "--name", "again")
+        self.assertEqual((again["state"], again["cached_from"]), ("SUCCEEDED", job["id"]))
+        # A candidate for another kind of model is refused before any work.
+        self.assert_refused(self.service.quantctl("job", "submit", "--kind", "tune", *data, "--candidates", "static,gptq:4"),
+                            "gptq", "static or dynamic", codes=(1,))
+        self.assert_refused(self.service.quantctl("job", "submit", "--kind", "tune", *data, "--max-drop", "200"),
+                            "max_drop is 200", codes=(1,))
+
     # ---- what is not there, and wrong usage
 
     def test_what_is_not_built_is_named(self):
@@ -376,7 +404,7 @@ class EndToEndTest(ServiceTestCase):
             with self.subTest(method=method):
                 self.assert_refused(self.service.quantctl("job", "submit", *data, "--method", method), method, "static",
                                     codes=(1,))
-        for kind in (("calibrate",), ("analyze", "--method", "static"), ("tune", "--evaluation", self.evaluation["id"])):
+        for kind in (("calibrate",), ("analyze", "--method", "static")):
             with self.subTest(kind=kind[0]):
                 self.assert_refused(self.service.quantctl("job", "submit", "--kind", *kind, *data), kind[0], codes=(1,))
         self.assert_refused(self.service.quantctl("job", "submit", *data, "--method", "static", "--format", "gguf"), "gguf",

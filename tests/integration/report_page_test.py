@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The HTML report in headless Chromium: what two real jobs wrote (static INT8 of an ONNX network, GPTQ of a language model)."""
+"""The HTML report in headless Chromium: what three real jobs wrote (static INT8 of an ONNX network, GPTQ of a language model,
+and a tune job)."""
 import re
 import sys
 
@@ -28,6 +29,11 @@ class ReportPageTest(ServiceTestCase):
             service.upload("dataset", STORIES / "calibration"), "--evaluation",
             service.upload("dataset", STORIES / "evaluation"), "--calibration-samples", "8", "--evaluation-samples", "8",
             timeout=600)
+        jobs["tuned"] = service.run_job(
+            "--kind", "tune", "--model", model, "--calibration", service.upload("dataset", STORIES / "calibration"),
+            "--evaluation", service.upload("dataset", STORIES / "evaluation"), "--candidates",
+            "rtn:2:128,rtn:3:128,rtn:4:128,gptq:4:128,nf4,rtn:8:128,rtn:4:100", "--calibration-samples", "8",
+            "--evaluation-samples", "8", "--max-drop", "0.1", timeout=600)
         cls.reports = {name: service.report(job["id"]) for name, job in jobs.items()}
         cls.text = {name: service.quantctl("job", "report", job["id"]).out for name, job in jobs.items()}
         cls.pages = {}
@@ -99,6 +105,27 @@ class ReportPageTest(ServiceTestCase):
         blocks = {re.match(r".*?\.\d+", l["name"])[0] for l in self.reports["stories"]["layers"]}
         self.assertEqual(len(rows), len(blocks))
         self.assertEqual(set(rows), blocks)
+
+    def test_a_tune_jobs_candidates_stand_in_the_plot_and_the_table(self):
+        tuning = self.reports["tuned"]["tuning"]
+        self.browser.open(self.pages["tuned"].as_uri())
+        made = [t for t in tuning["trials"] if not t["error"]]
+        self.assertEqual(len(tuning["trials"]), 7)
+        self.assertEqual(len(made), 6, "groups of 100 fit no layer")
+        self.assertEqual(len(self.browser.all(".scatter circle, .scatter path:not(.front)")), len(made))
+        self.assertEqual(len(self.browser.all(".scatter .chosen")), 1)
+        self.assertEqual(len(self.browser.all(".scatter path.front")), 1)
+        outside = self.browser.run(
+            "const svg = document.querySelector('.scatter').getBoundingClientRect();"
+            "return [...document.querySelectorAll('.scatter text, .scatter circle')].filter(e => {"
+            " const r = e.getBoundingClientRect(); return r.left < svg.left - 1 || r.right > svg.right + 1 ||"
+            " r.top < svg.top - 1 || r.bottom > svg.bottom + 1 }).map(e => e.outerHTML)")
+        self.assertEqual(outside, [])
+        text = self.browser.text()
+        for trial in tuning["trials"]:
+            self.assertIn(trial["name"], text)
+        for word in ("chosen", "loses too much", "no model"):
+            self.assertIn(word, text)
 
     def test_it_prints_on_paper_with_all_that_is_folded(self):
         for name, url, report in self.each():

@@ -4,10 +4,8 @@
 #include <fcntl.h>
 
 #include <csignal>
-#include <exception>
 #include <fstream>
 #include <iostream>
-#include <new>
 #include <string>
 #include <thread>
 
@@ -16,9 +14,11 @@
 #include "common/logging.h"
 #include "common/trace_context.h"
 #include "quant/v1/workers.pb.h"
+#include "worker/job/guarded.h"
 #include "worker/job/job_error.h"
 #include "worker/job/quantize_job.h"
 #include "worker/job/reporter.h"
+#include "worker/job/tune_job.h"
 
 namespace quant {
 namespace {
@@ -28,26 +28,16 @@ constexpr int kProgressFd = 3;
 
 absl::StatusOr<quant::v1::Report> Run(const quant::v1::Lease& lease, const fs::path& folder, const JobLimits& limits,
                                       Reporter& reporter) {
+  const JobPaths paths{.inputs = folder, .own = folder};
   switch (lease.job().spec().kind_case()) {
     case quant::v1::JobSpec::kQuantize:
-      return RunQuantizeJob(lease, folder, limits, reporter);
+      return RunQuantizeJob(lease, paths, limits, reporter);
     case quant::v1::JobSpec::kBenchmark:
-      return RunBenchmarkJob(lease, folder, limits, reporter);
+      return RunBenchmarkJob(lease, paths, limits, reporter);
+    case quant::v1::JobSpec::kTune:
+      return RunTuneJob(lease, folder, limits, reporter);
     default:
-      return absl::UnimplementedError("this worker runs jobs of the kinds quantize and benchmark");
-  }
-}
-
-// Libraries and the standard library may throw (bad_alloc above all): here at the latest it becomes a Status.
-absl::StatusOr<quant::v1::Report> RunGuarded(const quant::v1::Lease& lease, const fs::path& folder,
-                                             const JobLimits& limits, Reporter& reporter) {
-  try {
-    return Run(lease, folder, limits, reporter);
-  } catch (const std::bad_alloc&) {
-    return WithJobReason(absl::ResourceExhaustedError("the job ran out of memory; start the worker with more --memory"),
-                         "OUT_OF_MEMORY");
-  } catch (const std::exception& e) {
-    return absl::InternalError(absl::StrCat("unexpected exception: ", e.what()));
+      return absl::UnimplementedError("this worker runs jobs of the kinds quantize, benchmark and tune");
   }
 }
 
@@ -84,7 +74,7 @@ int RunJobMain(const fs::path& folder, const JobLimits& limits) {
   JobLimits resolved = limits;
   if (resolved.threads <= 0) resolved.threads = static_cast<int>(std::max(1u, std::thread::hardware_concurrency()));
   Reporter reporter(fcntl(kProgressFd, F_GETFD) >= 0 ? kProgressFd : -1);
-  const absl::StatusOr<quant::v1::Report> report = RunGuarded(lease, folder, resolved, reporter);
+  const absl::StatusOr<quant::v1::Report> report = Guarded([&] { return Run(lease, folder, resolved, reporter); });
   quant::v1::CompleteJobRequest outcome;
   if (report.ok()) {
     *outcome.mutable_success()->mutable_report() = *report;

@@ -41,11 +41,11 @@ absl::StatusOr<Windows> Part(Windows windows, int64_t skip, int64_t count, const
 
 }  // namespace
 
-absl::StatusOr<LanguageData> LoadLanguageData(const quant::v1::Lease& lease, const fs::path& folder,
+absl::StatusOr<LanguageData> LoadLanguageData(const quant::v1::Lease& lease, const fs::path& inputs,
                                               const quant::v1::Recipe& recipe, int64_t vocab_size) {
   LanguageData data;
   if (!lease.has_calibration_dataset() && !lease.has_evaluation_dataset()) return data;
-  absl::StatusOr<std::unique_ptr<Tokenizer>> tokenizer = Tokenizer::Load(folder / "model");
+  absl::StatusOr<std::unique_ptr<Tokenizer>> tokenizer = Tokenizer::Load(inputs / "model");
   if (!tokenizer.ok() && !absl::IsNotFound(tokenizer.status()))
     return WithJobReason(tokenizer.status(), "MODEL_INVALID");
   const Tokenizer* reader = tokenizer.ok() ? tokenizer->get() : nullptr;
@@ -56,12 +56,12 @@ absl::StatusOr<LanguageData> LoadLanguageData(const quant::v1::Lease& lease, con
   const int64_t length = recipe.calibration().sequence_length();
   Windows calibration;
   if (lease.has_calibration_dataset()) {
-    ASSIGN_OR_RETURN(calibration, ReadWindows(folder / "calibration", reader, vocab_size, length));
+    ASSIGN_OR_RETURN(calibration, ReadWindows(inputs / "calibration", reader, vocab_size, length));
   }
   const int64_t used = std::min(recipe.calibration().samples(), static_cast<int64_t>(calibration.size()));
   const quant::v1::Evaluation& e = recipe.evaluation();
   if (lease.has_evaluation_dataset()) {
-    ASSIGN_OR_RETURN(Windows windows, ReadWindows(folder / "evaluation", reader, vocab_size, length));
+    ASSIGN_OR_RETURN(Windows windows, ReadWindows(inputs / "evaluation", reader, vocab_size, length));
     const bool same =
         lease.has_calibration_dataset() && lease.evaluation_dataset().digest() == lease.calibration_dataset().digest();
     const int64_t skip = same && e.skip() == 0 && used < static_cast<int64_t>(windows.size()) ? used : e.skip();

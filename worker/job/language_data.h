@@ -20,12 +20,12 @@ struct LanguageData {
   std::vector<std::string> notes;
 };
 
-// Reads the job folder's calibration/ and evaluation/ (text.h) with the tokenizer in model/, cut into windows of the
+// Reads calibration/ and evaluation/ (text.h) with the tokenizer in model/, cut into windows of the
 // recipe's sequence_length. Calibration takes the first `samples`; evaluation leaves out `skip` and takes `samples` (0:
 // all). Without evaluation data the windows after those used for calibration serve, where there are any.
 // Reasons: DATA_MISMATCH (no tokenizer for text, too short, token outside the vocabulary, ...), MODEL_INVALID (a
 // malformed tokenizer).
-absl::StatusOr<LanguageData> LoadLanguageData(const quant::v1::Lease& lease, const std::filesystem::path& folder,
+absl::StatusOr<LanguageData> LoadLanguageData(const quant::v1::Lease& lease, const std::filesystem::path& inputs,
                                               const quant::v1::Recipe& recipe, int64_t vocab_size);
 
 }  // namespace quant

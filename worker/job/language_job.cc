@@ -15,14 +15,13 @@
 #include "common/strings.h"
 #include "worker/evaluate/evaluate.h"
 #include "worker/formats/file/mapped_file.h"
-#include "worker/formats/huggingface/builder.h"
-#include "worker/formats/huggingface/checkpoint.h"
 #include "worker/job/evaluation_point.h"
 #include "worker/job/job_error.h"
 #include "worker/job/language_data.h"
 #include "worker/job/language_export.h"
 #include "worker/job/language_measure.h"
 #include "worker/job/language_recipe.h"
+#include "worker/job/load_checkpoint.h"
 #include "worker/job/model_io.h"
 #include "worker/job/recipe.h"
 #include "worker/job/report_builder.h"
@@ -30,39 +29,18 @@
 #include "worker/quantize/language/block.h"
 #include "worker/quantize/language/driver.h"
 #include "worker/quantize/weight_only/threads.h"
-#include "worker/runtime/executable.h"
 
 namespace quant {
 namespace {
 
 namespace fs = std::filesystem;
 
-struct Loaded {
-  std::shared_ptr<const Checkpoint> checkpoint;
-  LanguageModel model;
-};
-
-absl::StatusOr<Loaded> Load(const fs::path& folder) {
-  Loaded loaded;
-  absl::StatusOr<std::shared_ptr<const Checkpoint>> checkpoint = Checkpoint::Open(folder);
-  if (!checkpoint.ok()) return WithJobReason(checkpoint.status(), "MODEL_INVALID");
-  loaded.checkpoint = *std::move(checkpoint);
-  absl::StatusOr<LanguageModel> model = BuildLanguageModel(*loaded.checkpoint, {});
-  if (!model.ok()) {
-    return WithJobReason(model.status(),
-                         absl::IsUnimplemented(model.status()) ? "OPERATOR_UNSUPPORTED" : "MODEL_INVALID");
-  }
-  loaded.model = *std::move(model);
-  if (absl::Status s = CheckSupported(loaded.model.graph); !s.ok()) return WithJobReason(s, "OPERATOR_UNSUPPORTED");
-  return loaded;
-}
-
 // One quantize job, step by step.
 class LanguageQuantizeJob {
  public:
-  LanguageQuantizeJob(const quant::v1::Lease& lease, const fs::path& folder, const JobLimits& limits,
+  LanguageQuantizeJob(const quant::v1::Lease& lease, const JobPaths& paths, const JobLimits& limits,
                       Reporter& reporter)
-      : lease_(lease), folder_(folder), limits_(limits), reporter_(reporter) {}
+      : lease_(lease), paths_(paths), limits_(limits), reporter_(reporter) {}
 
   absl::StatusOr<quant::v1::Report> Run() {
     const weight_only::ThreadScope scope(limits_.threads);
@@ -76,7 +54,7 @@ class LanguageQuantizeJob {
                            " learns from text: submit with --calibration DATASET, or use --method rtn, nf4 or hqq")),
           "DATA_MISMATCH");
     }
-    ASSIGN_OR_RETURN(loaded_, Load(folder_ / "model"));
+    ASSIGN_OR_RETURN(loaded_, LoadCheckpoint(paths_.inputs / "model"));
     if (const std::string quantized = loaded_.checkpoint->QuantMethod(); !quantized.empty()) {
       return WithJobReason(absl::InvalidArgumentError(
                                absl::StrCat("the model is quantized already (", quantized,
@@ -84,10 +62,10 @@ class LanguageQuantizeJob {
                            "MODEL_INVALID");
     }
     RETURN_IF_ERROR(PlanBlocks());
-    ASSIGN_OR_RETURN(data_, LoadLanguageData(lease_, folder_, recipe_, loaded_.model.vocab_size));
+    ASSIGN_OR_RETURN(data_, LoadLanguageData(lease_, paths_.inputs, recipe_, loaded_.model.vocab_size));
     ASSIGN_OR_RETURN(export_, LanguageExport::Create(FormatOf(recipe_), *loaded_.checkpoint, loaded_.model,
-                                                     folder_ / "output", ExportOptionsOf(recipe_, BuildVersion())));
-    ResumePoints resume(ResumeFolder(folder_), ResumeFingerprint(lease_, recipe_));
+                                                     paths_.own / "output", ExportOptionsOf(recipe_, BuildVersion())));
+    ResumePoints resume(ResumeFolder(paths_.own), ResumeFingerprint(lease_, recipe_));
     RETURN_IF_ERROR(LearnsFromData() ? QuantizeByBlocks(resume) : QuantizeEachLayer());
     reporter_.BeginPhase("export");
     RETURN_IF_ERROR(export_->Finish());
@@ -154,7 +132,7 @@ class LanguageQuantizeJob {
                                 .compensate = recipe_.has_gptq() && recipe_.gptq().compensate(),
                                 .threads = limits_.threads,
                                 .memory_bytes = MemoryBytes(),
-                                .spill_folder = folder_ / "work"};
+                                .spill_folder = paths_.own / "work"};
     absl::StatusOr<BlockDriver> driver =
         BlockDriver::Create(loaded_.model.graph, loaded_.model.cuts, data_.calibration, options, reporter_.Progress());
     if (!driver.ok()) return DataReason(driver.status());
@@ -241,7 +219,7 @@ class LanguageQuantizeJob {
 
   absl::StatusOr<quant::v1::Report> Measure() {
     quant::v1::Report report;
-    EvaluationPoint point(ResumeFolder(folder_), ResumeFingerprint(lease_, recipe_), limits_.threads,
+    EvaluationPoint point(ResumeFolder(paths_.own), ResumeFingerprint(lease_, recipe_), limits_.threads,
                           limits_.resume_interval);
     RETURN_IF_ERROR(MeasureLanguage({.original = SourceOf(loaded_.checkpoint),
                                      .quantized = [this](bool kv_cache) { return export_->ReadBack(kv_cache); },
@@ -252,8 +230,8 @@ class LanguageQuantizeJob {
                                      .threads = limits_.threads,
                                      .resume = point.Resume()},
                                     reporter_, &report));
-    report.mutable_size()->set_original_bytes(FolderBytes(folder_ / "model"));
-    report.mutable_size()->set_quantized_bytes(FolderBytes(folder_ / "output"));
+    report.mutable_size()->set_original_bytes(FolderBytes(paths_.inputs / "model"));
+    report.mutable_size()->set_quantized_bytes(FolderBytes(paths_.own / "output"));
     if (parameters_ > 0) report.mutable_size()->set_bits_per_weight(stored_bits_ / static_cast<double>(parameters_));
     for (const auto& notes : {data_.notes, notes_, export_->notes()}) {
       for (const std::string& note : notes) report.add_notes(note);
@@ -264,12 +242,12 @@ class LanguageQuantizeJob {
   }
 
   const quant::v1::Lease& lease_;
-  const fs::path& folder_;
+  const JobPaths& paths_;
   const JobLimits& limits_;
   Reporter& reporter_;
 
   quant::v1::Recipe recipe_;
-  Loaded loaded_;
+  LoadedCheckpoint loaded_;
   std::vector<Linear> linears_;  // of blocks, in graph order
   std::map<std::string, LinearMethod> plan_;
   LanguageData data_;
@@ -283,38 +261,28 @@ class LanguageQuantizeJob {
 
 }  // namespace
 
-bool IsLanguageModel(const fs::path& folder) {
-  std::error_code error;
-  bool onnx = false, safetensors = false;
-  for (auto it = fs::directory_iterator(folder, error); !error && it != fs::end(it); it.increment(error)) {
-    onnx = onnx || it->path().extension() == ".onnx";
-    safetensors = safetensors || it->path().extension() == ".safetensors";
-  }
-  return !onnx && (safetensors || fs::exists(folder / "config.json", error));
-}
-
-absl::StatusOr<quant::v1::Report> RunLanguageQuantizeJob(const quant::v1::Lease& lease, const fs::path& folder,
+absl::StatusOr<quant::v1::Report> RunLanguageQuantizeJob(const quant::v1::Lease& lease, const JobPaths& paths,
                                                          const JobLimits& limits, Reporter& reporter) {
-  return LanguageQuantizeJob(lease, folder, limits, reporter).Run();
+  return LanguageQuantizeJob(lease, paths, limits, reporter).Run();
 }
 
-absl::StatusOr<quant::v1::Report> RunLanguageBenchmarkJob(const quant::v1::Lease& lease, const fs::path& folder,
+absl::StatusOr<quant::v1::Report> RunLanguageBenchmarkJob(const quant::v1::Lease& lease, const JobPaths& paths,
                                                           const JobLimits& limits, Reporter& reporter) {
   reporter.BeginPhase("load");
   const quant::v1::BenchmarkSpec& spec = lease.job().spec().benchmark();
-  ASSIGN_OR_RETURN(Loaded model, Load(folder / "model"));
-  Loaded baseline = model;
+  ASSIGN_OR_RETURN(LoadedCheckpoint model, LoadCheckpoint(paths.inputs / "model"));
+  LoadedCheckpoint baseline = model;
   quant::v1::Report report;
   if (lease.has_baseline_model()) {
-    ASSIGN_OR_RETURN(baseline, Load(folder / "baseline"));
+    ASSIGN_OR_RETURN(baseline, LoadCheckpoint(paths.inputs / "baseline"));
   } else {
     report.add_notes("no baseline model was named: both columns are the same model");
   }
   quant::v1::Recipe recipe;  // for the windows' length alone
   recipe.mutable_calibration()->set_sequence_length(512);
   *recipe.mutable_evaluation() = ResolveEvaluation(spec.evaluation());
-  ASSIGN_OR_RETURN(const LanguageData data, LoadLanguageData(lease, folder, recipe, model.model.vocab_size));
-  EvaluationPoint point(ResumeFolder(folder), ResumeFingerprint(lease, recipe), limits.threads, limits.resume_interval);
+  ASSIGN_OR_RETURN(const LanguageData data, LoadLanguageData(lease, paths.inputs, recipe, model.model.vocab_size));
+  EvaluationPoint point(ResumeFolder(paths.own), ResumeFingerprint(lease, recipe), limits.threads, limits.resume_interval);
   RETURN_IF_ERROR(MeasureLanguage({.original = SourceOf(baseline.checkpoint),
                                    .quantized = SourceOf(model.checkpoint),
                                    .windows = data.evaluation,
@@ -325,8 +293,8 @@ absl::StatusOr<quant::v1::Report> RunLanguageBenchmarkJob(const quant::v1::Lease
                                    .resume = point.Resume()},
                                   reporter, &report));
   point.Clear();
-  report.mutable_size()->set_original_bytes(FolderBytes(folder / (lease.has_baseline_model() ? "baseline" : "model")));
-  report.mutable_size()->set_quantized_bytes(FolderBytes(folder / "model"));
+  report.mutable_size()->set_original_bytes(FolderBytes(paths.inputs / (lease.has_baseline_model() ? "baseline" : "model")));
+  report.mutable_size()->set_quantized_bytes(FolderBytes(paths.inputs / "model"));
   for (const std::string& note : data.notes) report.add_notes(note);
   FinishReport(lease, reporter, &report);
   return report;

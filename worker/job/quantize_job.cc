@@ -17,7 +17,9 @@
 #include "worker/job/compare.h"
 #include "worker/job/evaluation_point.h"
 #include "worker/job/job_error.h"
+#include "worker/job/job_paths.h"
 #include "worker/job/language_job.h"
+#include "worker/job/load_checkpoint.h"
 #include "worker/job/measure.h"
 #include "worker/job/model_io.h"
 #include "worker/job/random_dataset.h"
@@ -41,20 +43,20 @@ struct Data {
   std::vector<std::string> notes;
 };
 
-absl::StatusOr<Data> OpenData(const quant::v1::Lease& lease, const fs::path& folder, const Graph& graph,
+absl::StatusOr<Data> OpenData(const quant::v1::Lease& lease, const fs::path& inputs, const Graph& graph,
                               quant::v1::Recipe* recipe) {
   Data data;
   if (lease.has_calibration_dataset()) {
-    ASSIGN_OR_RETURN(data.calibration, LoadDataset(folder / "calibration", graph));
+    ASSIGN_OR_RETURN(data.calibration, LoadDataset(inputs / "calibration", graph));
   }
   quant::v1::Evaluation* e = recipe->mutable_evaluation();
   const bool same =
       lease.has_calibration_dataset() &&
       (!lease.has_evaluation_dataset() || lease.evaluation_dataset().digest() == lease.calibration_dataset().digest());
   if (lease.has_evaluation_dataset()) {
-    ASSIGN_OR_RETURN(data.evaluation, LoadDataset(folder / "evaluation", graph));
+    ASSIGN_OR_RETURN(data.evaluation, LoadDataset(inputs / "evaluation", graph));
   } else if (data.calibration != nullptr) {
-    ASSIGN_OR_RETURN(data.evaluation, LoadDataset(folder / "calibration", graph));
+    ASSIGN_OR_RETURN(data.evaluation, LoadDataset(inputs / "calibration", graph));
   } else {
     absl::StatusOr<std::unique_ptr<Dataset>> noise = MakeRandomDataset(graph, 64, recipe->seed());
     if (!noise.ok()) return WithJobReason(noise.status(), "DATA_MISMATCH");
@@ -138,17 +140,17 @@ absl::StatusOr<std::shared_ptr<const Graph>> ExportAndVerify(const Graph& graph,
 
 }  // namespace
 
-absl::StatusOr<quant::v1::Report> RunQuantizeJob(const quant::v1::Lease& lease, const fs::path& folder,
+absl::StatusOr<quant::v1::Report> RunQuantizeJob(const quant::v1::Lease& lease, const JobPaths& paths,
                                                  const JobLimits& limits, Reporter& reporter) {
-  if (IsLanguageModel(folder / "model")) return RunLanguageQuantizeJob(lease, folder, limits, reporter);
+  if (IsLanguageModel(paths.inputs / "model")) return RunLanguageQuantizeJob(lease, paths, limits, reporter);
   reporter.BeginPhase("load");
   const quant::v1::QuantizeSpec& spec = lease.job().spec().quantize();
   ASSIGN_OR_RETURN(quant::v1::Recipe recipe, ResolveRecipe(spec.recipe()));
-  ASSIGN_OR_RETURN(LoadedModel model, LoadModel(folder / "model", limits.threads));
-  ASSIGN_OR_RETURN(Data data, OpenData(lease, folder, *model.prepared, &recipe));
+  ASSIGN_OR_RETURN(LoadedModel model, LoadModel(paths.inputs / "model", limits.threads));
+  ASSIGN_OR_RETURN(Data data, OpenData(lease, paths.inputs, *model.prepared, &recipe));
 
   const std::string fingerprint = ResumeFingerprint(lease, recipe);
-  CalibrationPoint point(ResumeFolder(folder), fingerprint, limits.resume_interval);
+  CalibrationPoint point(ResumeFolder(paths.own), fingerprint, limits.resume_interval);
   ASSIGN_OR_RETURN(QuantizedModel quantized, RunMethod(recipe, model.prepared, data, limits.threads, point, reporter));
   if (std::none_of(quantized.layers.begin(), quantized.layers.end(),
                    [](const LayerOutcome& l) { return l.method != "fp32"; })) {
@@ -157,10 +159,10 @@ absl::StatusOr<quant::v1::Report> RunQuantizeJob(const quant::v1::Lease& lease, 
   }
   ASSIGN_OR_RETURN(
       const std::shared_ptr<const Graph> exported,
-      ExportAndVerify(quantized.graph, folder / "output" / model.file, *data.evaluation, limits.threads, reporter));
+      ExportAndVerify(quantized.graph, paths.own / "output" / model.file, *data.evaluation, limits.threads, reporter));
 
   quant::v1::Report report;
-  EvaluationPoint evaluation(ResumeFolder(folder), fingerprint, limits.threads, limits.resume_interval);
+  EvaluationPoint evaluation(ResumeFolder(paths.own), fingerprint, limits.threads, limits.resume_interval);
   RETURN_IF_ERROR(Measure({.original = model.prepared,
                            .quantized = exported,
                            .layers = quantized.layers,
@@ -171,8 +173,8 @@ absl::StatusOr<quant::v1::Report> RunQuantizeJob(const quant::v1::Lease& lease, 
                           reporter, &report));
   int64_t parameters = 0;
   for (const LayerOutcome& layer : quantized.layers) parameters += layer.parameters;
-  report.mutable_size()->set_original_bytes(FolderBytes(folder / "model"));
-  report.mutable_size()->set_quantized_bytes(FolderBytes(folder / "output"));
+  report.mutable_size()->set_original_bytes(FolderBytes(paths.inputs / "model"));
+  report.mutable_size()->set_quantized_bytes(FolderBytes(paths.own / "output"));
   report.mutable_size()->set_bits_per_weight(BitsPerWeight(*exported, parameters));
   for (const auto* notes : {&model.notes, &data.notes, &quantized.notes}) {
     for (const std::string& note : *notes) report.add_notes(note);
@@ -184,22 +186,22 @@ absl::StatusOr<quant::v1::Report> RunQuantizeJob(const quant::v1::Lease& lease, 
   return report;
 }
 
-absl::StatusOr<quant::v1::Report> RunBenchmarkJob(const quant::v1::Lease& lease, const fs::path& folder,
+absl::StatusOr<quant::v1::Report> RunBenchmarkJob(const quant::v1::Lease& lease, const JobPaths& paths,
                                                   const JobLimits& limits, Reporter& reporter) {
-  if (IsLanguageModel(folder / "model")) return RunLanguageBenchmarkJob(lease, folder, limits, reporter);
+  if (IsLanguageModel(paths.inputs / "model")) return RunLanguageBenchmarkJob(lease, paths, limits, reporter);
   reporter.BeginPhase("load");
   const quant::v1::BenchmarkSpec& spec = lease.job().spec().benchmark();
-  ASSIGN_OR_RETURN(LoadedModel model, LoadModel(folder / "model", limits.threads));
+  ASSIGN_OR_RETURN(LoadedModel model, LoadModel(paths.inputs / "model", limits.threads));
   LoadedModel baseline = model;
   quant::v1::Report report;
   if (lease.has_baseline_model()) {
-    ASSIGN_OR_RETURN(baseline, LoadModel(folder / "baseline", limits.threads));
+    ASSIGN_OR_RETURN(baseline, LoadModel(paths.inputs / "baseline", limits.threads));
   } else {
     report.add_notes("no baseline model was named: both columns are the same model");
   }
   std::unique_ptr<Dataset> data;
   if (lease.has_evaluation_dataset()) {
-    ASSIGN_OR_RETURN(data, LoadDataset(folder / "evaluation", *model.prepared));
+    ASSIGN_OR_RETURN(data, LoadDataset(paths.inputs / "evaluation", *model.prepared));
   } else {
     absl::StatusOr<std::unique_ptr<Dataset>> noise = MakeRandomDataset(*model.prepared, 64, 0);
     if (!noise.ok()) return WithJobReason(noise.status(), "DATA_MISMATCH");
@@ -207,7 +209,7 @@ absl::StatusOr<quant::v1::Report> RunBenchmarkJob(const quant::v1::Lease& lease,
   }
   quant::v1::Recipe recipe;
   *recipe.mutable_evaluation() = ResolveEvaluation(spec.evaluation());
-  EvaluationPoint point(ResumeFolder(folder), ResumeFingerprint(lease, recipe), limits.threads, limits.resume_interval);
+  EvaluationPoint point(ResumeFolder(paths.own), ResumeFingerprint(lease, recipe), limits.threads, limits.resume_interval);
   RETURN_IF_ERROR(Measure({.original = baseline.prepared,
                            .quantized = model.prepared,
                            .layers = {},
@@ -217,8 +219,8 @@ absl::StatusOr<quant::v1::Report> RunBenchmarkJob(const quant::v1::Lease& lease,
                            .resume = point.Resume()},
                           reporter, &report));
   point.Clear();
-  report.mutable_size()->set_original_bytes(FolderBytes(folder / (lease.has_baseline_model() ? "baseline" : "model")));
-  report.mutable_size()->set_quantized_bytes(FolderBytes(folder / "model"));
+  report.mutable_size()->set_original_bytes(FolderBytes(paths.inputs / (lease.has_baseline_model() ? "baseline" : "model")));
+  report.mutable_size()->set_quantized_bytes(FolderBytes(paths.inputs / "model"));
   for (const std::string& note : model.notes) report.add_notes(note);
   FinishReport(lease, reporter, &report);
   return report;

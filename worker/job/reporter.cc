@@ -5,7 +5,9 @@
 
 #include <cerrno>
 
+#include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
+#include "common/strings.h"
 #include "quant/v1/jobs.pb.h"
 
 namespace quant {
@@ -53,7 +55,8 @@ void Reporter::Send(double fraction, std::string_view message, const Counted& co
   quant::v1::Progress progress;
   progress.set_phase(phase_);
   progress.set_fraction(fraction);
-  progress.set_message(std::string(message.substr(0, kMaxMessage)));
+  const std::string_view between = part_.empty() || message.empty() ? "" : ": ";
+  progress.set_message(absl::StrCat(part_, AbslView(between), AbslView(message)).substr(0, kMaxMessage));
   progress.set_done(counted.done);
   progress.set_total(counted.total);
   progress.set_unit(counted.unit);

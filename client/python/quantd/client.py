@@ -156,14 +156,15 @@ class Client:
     # ---- jobs
 
     def submit(self, model, method=None, *, kind="quantize", calibration=None, evaluation=None, baseline=None, recipe=None,
-               candidates=None, max_drop=None, name=None, priority=None, max_attempts=None, timeout=None, labels=None,
-               request_id=None, no_cache=False, **options):
+               candidates=None, max_drop=None, objective=None, name=None, priority=None, max_attempts=None, timeout=None,
+               labels=None, request_id=None, no_cache=False, **options):
         """Submits a job and returns it, QUEUED or, where the same work was done before, SUCCEEDED.
 
         model, baseline: ids of models; calibration, evaluation: ids of datasets. recipe: a dict, or a file as `quantctl job
         submit --recipe` takes it. options: each flag of `quantctl job submit` that belongs to the method, with "_" for "-":
         bits=4, group_size=128, observer="entropy", skip=["lm_head*"], format="gguf". They override the recipe.
-        candidates: recipes, for kind "tune" and method "mixed". timeout: seconds of one attempt.
+        candidates: recipes, for kind "tune" and method "mixed". objective: "size" or "latency", for kind "tune". timeout:
+        seconds of one attempt.
         Safe to repeat with the same request_id; by itself each call has its own.
         """
         spec = jobs_pb2.JobSpec()
@@ -196,7 +197,15 @@ class Client:
             spec.tune.model_id = model
             spec.tune.calibration_dataset_id, spec.tune.evaluation_dataset_id = calibration or "", evaluation or ""
             spec.tune.candidates.extend(recipes.read(c) for c in candidates or ())
-            spec.tune.max_drop = max_drop or 0
+            if max_drop is not None:
+                spec.tune.max_drop = max_drop
+            if objective:
+                set_field(spec.tune, spec.tune.DESCRIPTOR.fields_by_name["objective"], objective, "objective")
+            if made.HasField("calibration"):
+                spec.tune.calibration.CopyFrom(made.calibration)
+            if made.HasField("evaluation"):
+                spec.tune.evaluation.CopyFrom(made.evaluation)
+            spec.tune.output_name = name or ""
         else:
             raise InvalidRequest(f"no kind '{kind}'; there are quantize, calibrate, benchmark, analyze, tune")
         spec.priority, spec.max_attempts = priority or 0, max_attempts or 0
