@@ -38,23 +38,23 @@ struct Axis {
   }
 };
 
-// 1, 2 or 5 times a power of ten, so that the range has about five steps.
-double Step(double range) {
-  const double raw = range / 5;
+// Round values on the axis, at most some `count`: multiples of 1, 2 or 5 times a power of ten, in units of `unit`.
+std::vector<double> Ticks(const Axis& axis, double unit, int count) {
+  const double raw = (axis.high - axis.low) / unit / count;
   const double power = std::pow(10, std::floor(std::log10(raw)));
-  for (const double times : {1.0, 2.0, 5.0}) {
-    if (times * power >= raw) return times * power;
-  }
-  return 10 * power;
-}
-
-// The multiples of `step` on the axis; few, whatever the numbers.
-std::vector<double> Ticks(const Axis& axis, double step) {
+  const double step = unit * power * (raw <= power ? 1 : raw <= 2 * power ? 2 : raw <= 5 * power ? 5 : 10);
   std::vector<double> ticks;
   for (double value = std::ceil(axis.low / step) * step; value <= axis.high && ticks.size() < 20; value += step) {
-    ticks.push_back(value);
+    ticks.push_back(std::abs(value) < step / 1e6 ? 0 : value);
   }
   return ticks;
+}
+
+// The largest of bytes, KiB, MiB, … that is not above `bytes`, so that round numbers of it are round when they are shown.
+double ByteUnit(double bytes) {
+  double unit = 1;
+  while (unit * 1024 <= bytes && unit < 1e15) unit *= 1024;
+  return unit;
 }
 
 std::string Line(const char* css, double x1, double y1, double x2, double y2) {
@@ -115,13 +115,48 @@ std::string Front(std::vector<Point> points, const Axis& x, const Axis& y) {
 std::string Mark(const Point& point, const Axis& x, const Axis& y) {
   const double cx = x(point.x), cy = y(point.y);
   const char* const css = point.chosen ? "chosen" : point.front ? "on" : "off";
-  std::string out = point.y > y.high ? absl::StrFormat(R"(<path class="%s" d="M%.1f %.1fl%g %gh%gz"/>)", css, cx,
-                                                       cy - kRadius, kRadius, 2 * kRadius, -2 * kRadius)
-                                     : absl::StrFormat(R"(<circle class="%s" cx="%.1f" cy="%.1f" r="%g"/>)", css, cx, cy,
-                                                       point.chosen ? kRadius + 2 : kRadius);
-  const bool at_the_right = cx > kWidth - kRight - 30;
-  return out + Label(at_the_right ? "end" : "start", cx + (at_the_right ? -1 : 1) * (kRadius + 5), cy - 5,
-                     absl::StrCat(point.number));
+  if (point.y > y.high) {
+    return absl::StrFormat(R"(<path class="%s" d="M%.1f %.1fl%g %gh%gz"/>)", css, cx, cy - kRadius, kRadius,
+                           2 * kRadius, -2 * kRadius);
+  }
+  return absl::StrFormat(R"(<circle class="%s" cx="%.1f" cy="%.1f" r="%g"/>)", css, cx, cy,
+                         point.chosen ? kRadius + 2 : kRadius);
+}
+
+// A number for each point, beside it where there is room left by the marks and the numbers before.
+std::string Numbers(const std::vector<Point>& points, const Axis& x, const Axis& y) {
+  constexpr double kDigit = 10, kHalf = 8;  // of the type
+  struct Box {
+    double x, y, width;  // centre of the text
+  };
+  std::vector<Box> taken;
+  for (const Point& point : points) taken.push_back({x(point.x), y(point.y), 2 * kRadius});
+  std::string out;
+  for (const Point& point : points) {
+    const std::string text = absl::StrCat(point.number);
+    const double width = kDigit * static_cast<double>(text.size());
+    Box best{};
+    double most = -1;  // the room around the best place
+    for (const double far : {1.0, 2.0}) {
+      for (const auto& [right, down] : {std::pair(1, -1), {1, 1}, {-1, -1}, {-1, 1}, {0, -1}, {0, 1}}) {
+        const Box box{x(point.x) + right * (kRadius + 2 + width / 2) * far, y(point.y) + down * (kRadius + 6) * far, width};
+        if (box.x - width / 2 < kLeft || box.x + width / 2 > kWidth || box.y < kTop || box.y > kHeight - kBottom + 6) continue;
+        double room = 1;
+        for (const Box& other : taken) {
+          room = std::min(room, std::max(std::abs(box.x - other.x) / ((box.width + other.width) / 2 + 1),
+                                         std::abs(box.y - other.y) / (2 * kHalf - 2)));
+        }
+        if (room > most + 1e-9) {
+          most = room;
+          best = box;
+        }
+      }
+      if (most >= 1) break;
+    }
+    taken.push_back(best);
+    out += Label("middle", best.x, best.y + 6, text);
+  }
+  return out;
 }
 
 }  // namespace
@@ -137,14 +172,11 @@ std::string ParetoPlot(const v1::Tuning& tuning) {
   std::string out = absl::StrFormat(
       R"(<svg class="scatter" viewBox="0 0 %g %g" role="img" aria-label="loss against %s of every candidate">)", kWidth,
       kHeight, by_latency ? "latency" : "size");
-  const double step_y = Step(y.high - y.low);
-  for (const double value : Ticks(y, step_y)) {
-    const double shown = std::abs(value) < step_y / 1e6 ? 0 : value;
+  for (const double value : Ticks(y, points_of_top1 ? 1 : 0.01, 5)) {
     out += Line("grid", kLeft, y(value), kWidth - kRight, y(value));
-    out += Label("end", kLeft - 8, y(value) + 5, points_of_top1 ? Significant(shown) : Significant(100 * shown));
+    out += Label("end", kLeft - 8, y(value) + 5, Significant(points_of_top1 ? value : 100 * value));
   }
-  const double step_x = Step(x.high - x.low) * 1.6;  // labels are wide
-  for (const double value : Ticks(x, step_x)) {
+  for (const double value : Ticks(x, by_latency ? 1 : ByteUnit(x.high), 4)) {
     out += Line("grid", x(value), kTop, x(value), bottom);
     out += Label("middle", x(value), bottom + 20,
                  by_latency ? Significant(value) : HumanBytes(static_cast<int64_t>(std::min(value, 9e18))));
@@ -163,6 +195,7 @@ std::string ParetoPlot(const v1::Tuning& tuning) {
   for (const Point& point : points) {
     if (point.chosen) out += Mark(point, x, y);
   }
+  out += Numbers(points, x, y);
   return out + "</svg>\n";
 }
 

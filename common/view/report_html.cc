@@ -35,7 +35,7 @@ p.sub{color:var(--dim);margin:.2rem 0 1rem;overflow-wrap:anywhere}
 table{border-collapse:collapse;width:100%;font-variant-numeric:tabular-nums}
 th,td{text-align:left;padding:.35rem .6rem .35rem 0;border-bottom:1px solid var(--line);vertical-align:top}
 th{font-size:.85rem;color:var(--dim);font-weight:600}
-td.n,th.n{text-align:right;white-space:nowrap}
+td.n,th.n{text-align:right;white-space:nowrap}td.word{white-space:nowrap}
 td.n+td:not(.n),th.n+th:not(.n){padding-left:.6rem}
 .bars td{border:0;padding:.1rem .6rem .1rem 0;font-size:.85rem}
 .bars td.name{width:36%;overflow-wrap:anywhere}.bars td.plot{width:44%}
@@ -138,7 +138,7 @@ void Candidates(const v1::Tuning& tuning, std::string& out) {
     for (const std::string* text : {&row.size, &row.percent, &row.metric, &row.loss, &row.speed}) {
       absl::StrAppend(&out, "<td class=\"n\">", HtmlEscape(Dash(*text)), "</td>");
     }
-    absl::StrAppend(&out, "<td>", HtmlEscape(row.verdict), "</td></tr>\n");
+    absl::StrAppend(&out, "<td class=\"word\">", HtmlEscape(row.verdict), "</td></tr>\n");
   }
   out += "</table></div>\n";
 }
