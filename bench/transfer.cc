@@ -3,8 +3,8 @@
 // rounds what the machine can do: SHA-256 in one thread, and the disk (write with one fsync at the end; a read from the
 // page cache, where the files stay).
 //
-// Before each line everything is written back and memory is made ready (Settle): without that the first line that writes
-// decides what the others find.
+// Before each line everything is written back and memory is made ready (Settle): without that the first line that
+// writes decides what the others find.
 //
 //   transfer_bench SERVER FOLDER MEBIBYTES FILES ROUNDS
 //
@@ -50,8 +50,8 @@ void WriteFile(const fs::path& path, const std::string& bytes) {
 }
 
 // Gives every line the same start: nothing left to write back from the line before, and free memory that was in use a
-// moment ago. On a virtual machine whose host takes free memory back, a page that was not touched for long costs a fault
-// in the host (1.5 to 3.9 s a GiB measured, against 0.65), which one line would pay and the next would not.
+// moment ago. On a virtual machine whose host takes free memory back, a page that was not touched for long costs a
+// fault in the host (1.5 to 3.9 s a GiB measured, against 0.65), which one line would pay and the next would not.
 void Settle(size_t bytes) {
   ::sync();
   const long page = ::sysconf(_SC_PAGESIZE);

@@ -103,10 +103,12 @@ constexpr Row kRows[] = {
     {"norm", "X", Group::kMethod, "hqq", "$.p", "Norm of the error; default 0.7."},
     {"iterations", "N", Group::kMethod, "hqq", "$.iterations", "Iterations; default 20."},
     {"candidates", "M[:BITS[:GROUP]],…", Group::kMethod, "mixed", "$.candidates",
-     "Methods to choose from, e.g. rtn:4:128,rtn:8,static. Also for --kind tune, where the default is a standard set.", Type::kCommaList},
+     "Methods to choose from, e.g. rtn:4:128,rtn:8,static. Also for --kind tune, where the default is a standard set.",
+     Type::kCommaList},
     {"bits-per-weight", "X", Group::kMethod, "mixed", "$.bits_per_weight", "Budget: mean bits per weight at most."},
     {"max-drop", "X", Group::kMethod, "mixed", "$.max_drop",
-     "Budget: loss of accuracy at most: points of top-1, or a fraction of the perplexity (0.05 is 5 %). Also for --kind "
+     "Budget: loss of accuracy at most: points of top-1, or a fraction of the perplexity (0.05 is 5 %). Also for "
+     "--kind "
      "tune, without labels as a fraction of the outputs; default there 1 point or 0.05."},
     {"max-size", "BYTES", Group::kMethod, "mixed", "$.size_bytes", "Budget: size on disk at most, e.g. 40MiB.",
      Type::kBytes},

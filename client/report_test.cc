@@ -128,7 +128,8 @@ Candidates
   v1::Report missed = TunedReport();
   missed.mutable_tuning()->set_met(false);
   missed.mutable_tuning()->set_max_drop(0.001);
-  EXPECT_THAT(ReportText(missed, ExampleJob()), HasSubstr("None of 4 candidates keeps the loss of 0.00 points; the one"));
+  EXPECT_THAT(ReportText(missed, ExampleJob()),
+              HasSubstr("None of 4 candidates keeps the loss of 0.00 points; the one"));
   v1::Report wide = TunedReport();
   for (v1::Trial& trial : *wide.mutable_tuning()->mutable_trials()) {
     trial.set_name(std::string(300, 'n'));
@@ -224,8 +225,9 @@ size_t Count(std::string_view text, std::string_view part) {
 
 TEST(ReportHtmlTest, PlotsTheCandidatesOfATuneJob) {
   const std::string html = ReportHtml(TunedReport(), ExampleJob());
-  EXPECT_THAT(html, AllOf(HasSubstr("<h2>Candidates</h2>"), HasSubstr("svg class=\"scatter\""),
-                          HasSubstr("loss, points of top-1"), HasSubstr("<td>gptq &lt;4&gt;</td>"), HasSubstr("no model")));
+  EXPECT_THAT(html,
+              AllOf(HasSubstr("<h2>Candidates</h2>"), HasSubstr("svg class=\"scatter\""),
+                    HasSubstr("loss, points of top-1"), HasSubstr("<td>gptq &lt;4&gt;</td>"), HasSubstr("no model")));
   EXPECT_EQ(Count(html, "<circle class=\"chosen\""), 1u);
   EXPECT_EQ(Count(html, "<circle class=\"on\""), 1u);
   EXPECT_EQ(Count(html, "<path class=\"off\""), 1u) << "30 points stand at the edge, as a triangle";

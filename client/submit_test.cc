@@ -160,10 +160,11 @@ TEST(SubmitTest, EveryKindFillsItsSpec) {
   ExpectSpec("--kind tune --calibration c --evaluation e --max-drop 0.5 --candidates static,dynamic",
              "tune { model_id: 'm' calibration_dataset_id: 'c' evaluation_dataset_id: 'e' max_drop: 0.5 "
              "candidates { static_int8 {} } candidates { dynamic {} } }");
-  ExpectSpec("--kind tune --evaluation e --objective latency --name n --max-drop 0 --evaluation-samples 9 "
-             "--calibration-samples 8",
-             "tune { model_id: 'm' evaluation_dataset_id: 'e' objective: TUNE_OBJECTIVE_LATENCY output_name: 'n' "
-             "max_drop: 0 evaluation { samples: 9 } calibration { samples: 8 } }");
+  ExpectSpec(
+      "--kind tune --evaluation e --objective latency --name n --max-drop 0 --evaluation-samples 9 "
+      "--calibration-samples 8",
+      "tune { model_id: 'm' evaluation_dataset_id: 'e' objective: TUNE_OBJECTIVE_LATENCY output_name: 'n' "
+      "max_drop: 0 evaluation { samples: 9 } calibration { samples: 8 } }");
 }
 
 TEST(SubmitTest, AFlagOfAnotherMethodIsRefusedWithTheMethodsItBelongsTo) {

@@ -33,9 +33,7 @@ struct Point {
 // A range of values that is `pixels` long from `start`.
 struct Axis {
   double low = 0, high = 1, start = 0, pixels = 1;
-  double operator()(double value) const {
-    return start + pixels * (std::clamp(value, low, high) - low) / (high - low);
-  }
+  double operator()(double value) const { return start + pixels * (std::clamp(value, low, high) - low) / (high - low); }
 };
 
 // Round values on the axis, at most some `count`: multiples of 1, 2 or 5 times a power of ten, in units of `unit`.
@@ -50,7 +48,8 @@ std::vector<double> Ticks(const Axis& axis, double unit, int count) {
   return ticks;
 }
 
-// The largest of bytes, KiB, MiB, … that is not above `bytes`, so that round numbers of it are round when they are shown.
+// The largest of bytes, KiB, MiB, … that is not above `bytes`, so that round numbers of it are round when they are
+// shown.
 double ByteUnit(double bytes) {
   double unit = 1;
   while (unit * 1024 <= bytes && unit < 1e15) unit *= 1024;
@@ -69,7 +68,8 @@ std::vector<Point> PointsOf(const v1::Tuning& tuning, bool by_latency) {
   std::vector<Point> points;
   for (int i = 0; i < tuning.trials_size(); ++i) {
     const v1::Trial& trial = tuning.trials(i);
-    const double x = by_latency ? trial.latency().quantized().p50_ms() : static_cast<double>(trial.size().quantized_bytes());
+    const double x =
+        by_latency ? trial.latency().quantized().p50_ms() : static_cast<double>(trial.size().quantized_bytes());
     if (!trial.error().empty() || !(x > 0) || !std::isfinite(x) || !std::isfinite(trial.drop())) continue;
     points.push_back({i + 1, x, trial.drop(), trial.pareto(), trial.chosen()});
   }
@@ -139,8 +139,10 @@ std::string Numbers(const std::vector<Point>& points, const Axis& x, const Axis&
     double most = -1;  // the room around the best place
     for (const double far : {1.0, 2.0}) {
       for (const auto& [right, down] : {std::pair(1, -1), {1, 1}, {-1, -1}, {-1, 1}, {0, -1}, {0, 1}}) {
-        const Box box{x(point.x) + right * (kRadius + 2 + width / 2) * far, y(point.y) + down * (kRadius + 6) * far, width};
-        if (box.x - width / 2 < kLeft || box.x + width / 2 > kWidth || box.y < kTop || box.y > kHeight - kBottom + 6) continue;
+        const Box box{x(point.x) + right * (kRadius + 2 + width / 2) * far, y(point.y) + down * (kRadius + 6) * far,
+                      width};
+        if (box.x - width / 2 < kLeft || box.x + width / 2 > kWidth || box.y < kTop || box.y > kHeight - kBottom + 6)
+          continue;
         double room = 1;
         for (const Box& other : taken) {
           room = std::min(room, std::max(std::abs(box.x - other.x) / ((box.width + other.width) / 2 + 1),
@@ -181,10 +183,10 @@ std::string ParetoPlot(const v1::Tuning& tuning) {
     out += Label("middle", x(value), bottom + 20,
                  by_latency ? Significant(value) : HumanBytes(static_cast<int64_t>(std::min(value, 9e18))));
   }
-  out += Label("middle", (kLeft + kWidth - kRight) / 2, kHeight - 8, by_latency ? "median latency, ms" : "size on disk");
+  out +=
+      Label("middle", (kLeft + kWidth - kRight) / 2, kHeight - 8, by_latency ? "median latency, ms" : "size on disk");
   out += absl::StrFormat(R"svg(<text text-anchor="middle" transform="translate(18 %.1f) rotate(-90)">%s</text>)svg",
-                         (kTop + bottom) / 2,
-                         points_of_top1 ? "loss, points of top-1" : "loss, %");
+                         (kTop + bottom) / 2, points_of_top1 ? "loss, points of top-1" : "loss, %");
   if (tuning.max_drop() <= y.high) {
     out += Line("limit", kLeft, y(tuning.max_drop()), kWidth - kRight, y(tuning.max_drop()));
   }

@@ -122,10 +122,11 @@ void HeadlineTable(const v1::Report& report, std::string& out) {
 void Candidates(const v1::Tuning& tuning, std::string& out) {
   absl::StrAppend(&out, "<h2>Candidates</h2>\n<p>", HtmlEscape(TuningSummary(tuning)), ".</p>\n");
   if (const std::string plot = ParetoPlot(tuning); !plot.empty()) {
-    absl::StrAppend(&out, plot,
-                    "<p class=\"legend\"><span><i class=\"key new\"></i>chosen</span><span><i class=\"key ring\"></i>on "
-                    "the Pareto front, the stair</span><span><i class=\"key old\"></i>beaten by another</span><span>"
-                    "Broken line: the loss that was accepted. Triangle: loses more than the picture shows.</span></p>\n");
+    absl::StrAppend(
+        &out, plot,
+        "<p class=\"legend\"><span><i class=\"key new\"></i>chosen</span><span><i class=\"key ring\"></i>on "
+        "the Pareto front, the stair</span><span><i class=\"key old\"></i>beaten by another</span><span>"
+        "Broken line: the loss that was accepted. Triangle: loses more than the picture shows.</span></p>\n");
   }
   out +=
       "<div class=\"wide\"><table><tr><th class=\"n\">no.</th><th>candidate</th><th class=\"n\">size</th>"

@@ -207,9 +207,7 @@ absl::Status CheckId(const std::string& field, const std::string& id, bool requi
   return absl::OkStatus();
 }
 
-bool Calibrates(const v1::Recipe& recipe) {
-  return recipe.has_static_int8() || recipe.has_gptq() || recipe.has_awq();
-}
+bool Calibrates(const v1::Recipe& recipe) { return recipe.has_static_int8() || recipe.has_gptq() || recipe.has_awq(); }
 
 absl::Status CheckOutputName(const std::string& field, const std::string& name) {
   if (name.size() <= kMaxNameBytes && !HasControl(name)) return absl::OkStatus();

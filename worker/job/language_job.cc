@@ -38,8 +38,7 @@ namespace fs = std::filesystem;
 // One quantize job, step by step.
 class LanguageQuantizeJob {
  public:
-  LanguageQuantizeJob(const quant::v1::Lease& lease, const JobPaths& paths, const JobLimits& limits,
-                      Reporter& reporter)
+  LanguageQuantizeJob(const quant::v1::Lease& lease, const JobPaths& paths, const JobLimits& limits, Reporter& reporter)
       : lease_(lease), paths_(paths), limits_(limits), reporter_(reporter) {}
 
   absl::StatusOr<quant::v1::Report> Run() {
@@ -282,7 +281,8 @@ absl::StatusOr<quant::v1::Report> RunLanguageBenchmarkJob(const quant::v1::Lease
   recipe.mutable_calibration()->set_sequence_length(512);
   *recipe.mutable_evaluation() = ResolveEvaluation(spec.evaluation());
   ASSIGN_OR_RETURN(const LanguageData data, LoadLanguageData(lease, paths.inputs, recipe, model.model.vocab_size));
-  EvaluationPoint point(ResumeFolder(paths.own), ResumeFingerprint(lease, recipe), limits.threads, limits.resume_interval);
+  EvaluationPoint point(ResumeFolder(paths.own), ResumeFingerprint(lease, recipe), limits.threads,
+                        limits.resume_interval);
   RETURN_IF_ERROR(MeasureLanguage({.original = SourceOf(baseline.checkpoint),
                                    .quantized = SourceOf(model.checkpoint),
                                    .windows = data.evaluation,
@@ -293,7 +293,8 @@ absl::StatusOr<quant::v1::Report> RunLanguageBenchmarkJob(const quant::v1::Lease
                                    .resume = point.Resume()},
                                   reporter, &report));
   point.Clear();
-  report.mutable_size()->set_original_bytes(FolderBytes(paths.inputs / (lease.has_baseline_model() ? "baseline" : "model")));
+  report.mutable_size()->set_original_bytes(
+      FolderBytes(paths.inputs / (lease.has_baseline_model() ? "baseline" : "model")));
   report.mutable_size()->set_quantized_bytes(FolderBytes(paths.inputs / "model"));
   for (const std::string& note : data.notes) report.add_notes(note);
   FinishReport(lease, reporter, &report);

@@ -16,14 +16,12 @@ namespace quant {
 // (perplexity, divergence) -> benchmark (prefill and decode). Results of finished blocks are kept in resume/,
 // where there is one, and a later attempt goes on from them with the same bytes as the outcome.
 // Errors carry a JobError reason as those of RunQuantizeJob do.
-absl::StatusOr<quant::v1::Report> RunLanguageQuantizeJob(const quant::v1::Lease& lease,
-                                                         const JobPaths& paths, const JobLimits& limits,
-                                                         Reporter& reporter);
+absl::StatusOr<quant::v1::Report> RunLanguageQuantizeJob(const quant::v1::Lease& lease, const JobPaths& paths,
+                                                         const JobLimits& limits, Reporter& reporter);
 
 // evaluate and benchmark of model/ beside baseline/ (or itself).
-absl::StatusOr<quant::v1::Report> RunLanguageBenchmarkJob(const quant::v1::Lease& lease,
-                                                          const JobPaths& paths, const JobLimits& limits,
-                                                          Reporter& reporter);
+absl::StatusOr<quant::v1::Report> RunLanguageBenchmarkJob(const quant::v1::Lease& lease, const JobPaths& paths,
+                                                          const JobLimits& limits, Reporter& reporter);
 
 }  // namespace quant
 

@@ -209,7 +209,8 @@ absl::StatusOr<quant::v1::Report> RunBenchmarkJob(const quant::v1::Lease& lease,
   }
   quant::v1::Recipe recipe;
   *recipe.mutable_evaluation() = ResolveEvaluation(spec.evaluation());
-  EvaluationPoint point(ResumeFolder(paths.own), ResumeFingerprint(lease, recipe), limits.threads, limits.resume_interval);
+  EvaluationPoint point(ResumeFolder(paths.own), ResumeFingerprint(lease, recipe), limits.threads,
+                        limits.resume_interval);
   RETURN_IF_ERROR(Measure({.original = baseline.prepared,
                            .quantized = model.prepared,
                            .layers = {},
@@ -219,7 +220,8 @@ absl::StatusOr<quant::v1::Report> RunBenchmarkJob(const quant::v1::Lease& lease,
                            .resume = point.Resume()},
                           reporter, &report));
   point.Clear();
-  report.mutable_size()->set_original_bytes(FolderBytes(paths.inputs / (lease.has_baseline_model() ? "baseline" : "model")));
+  report.mutable_size()->set_original_bytes(
+      FolderBytes(paths.inputs / (lease.has_baseline_model() ? "baseline" : "model")));
   report.mutable_size()->set_quantized_bytes(FolderBytes(paths.inputs / "model"));
   for (const std::string& note : model.notes) report.add_notes(note);
   FinishReport(lease, reporter, &report);

@@ -150,10 +150,9 @@ void Judge(quant::v1::Tuning* tuning) {
   for (quant::v1::Trial& trial : *tuning->mutable_trials()) {
     if (!trial.error().empty()) continue;
     trial.set_within(trial.drop() <= tuning->max_drop());
-    trial.set_pareto(
-        std::none_of(tuning->trials().begin(), tuning->trials().end(), [&](const quant::v1::Trial& other) {
-          return other.error().empty() && Dominates(other, trial, *tuning);
-        }));
+    trial.set_pareto(std::none_of(tuning->trials().begin(), tuning->trials().end(), [&](const quant::v1::Trial& other) {
+      return other.error().empty() && Dominates(other, trial, *tuning);
+    }));
     if (best == nullptr || IsBetter(trial, *best, *tuning)) best = &trial;
   }
   best->set_chosen(true);

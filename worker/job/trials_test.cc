@@ -38,7 +38,8 @@ TEST(LossOf, CountsInTheMetricsOwnWay) {
 }
 
 TEST(LossOf, OfSeveralOutputsTheOneThatLosesMostCounts) {
-  const absl::StatusOr<Loss> loss = LossOf(ReportWith({{"sqnr_db/a", 0, 40}, {"sqnr_db/b", 0, 20}, {"sqnr_db/c", 0, 30}}));
+  const absl::StatusOr<Loss> loss =
+      LossOf(ReportWith({{"sqnr_db/a", 0, 40}, {"sqnr_db/b", 0, 20}, {"sqnr_db/c", 0, 30}}));
   ASSERT_TRUE(loss.ok());
   EXPECT_EQ(loss->metric.name(), "sqnr_db/b");
 }
@@ -48,7 +49,8 @@ TEST(LossOf, WhatIsNoNumberIsNoUse) {
     EXPECT_THAT(LossOf(ReportWith({{"perplexity", 10, bad}})),
                 StatusIs(absl::StatusCode::kFailedPrecondition, HasSubstr("perplexity")));
   }
-  EXPECT_THAT(LossOf(ReportWith({{"cosine", 0, 1}})), StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("sqnr_db")));
+  EXPECT_THAT(LossOf(ReportWith({{"cosine", 0, 1}})),
+              StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("sqnr_db")));
 }
 
 TEST(MaxDrop, DefaultsByMetricAndTakesZero) {

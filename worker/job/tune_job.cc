@@ -81,7 +81,7 @@ class TuneJob {
     const fs::path resume = ResumeFolder(folder);
     base_ = (resume.empty() ? folder / "work" : resume) / "tune";
     tuning_.set_objective(spec_.objective() == quant::v1::TUNE_OBJECTIVE_UNSPECIFIED ? quant::v1::TUNE_OBJECTIVE_SIZE
-                                                                                    : spec_.objective());
+                                                                                     : spec_.objective());
   }
 
   absl::StatusOr<Report> Run() {
@@ -93,7 +93,8 @@ class TuneJob {
     const std::vector<std::string> names = TrialNames(candidates);
     absl::Status first_error;
     for (size_t i = 0; i < candidates.size(); ++i) {
-      absl::StatusOr<Report> report = RunCandidate(candidates[i], absl::StrCat(i + 1, " of ", candidates.size(), ", ", names[i]));
+      absl::StatusOr<Report> report =
+          RunCandidate(candidates[i], absl::StrCat(i + 1, " of ", candidates.size(), ", ", names[i]));
       absl::StatusOr<Loss> loss = report.ok() ? LossOf(*report) : report.status();
       Trial trial;
       if (loss.ok()) {
@@ -189,9 +190,10 @@ class TuneJob {
       if (attempt < lease_.job().attempt()) died.insert(attempt);
     }
     if (died.size() >= kDeathsOfACandidate) {
-      return WithJobReason(absl::InternalError(absl::StrCat("given up: the job's process died in it in ", died.size(),
-                                                            " attempts, as it does when a machine's memory is used up")),
-                           "CHILD_CRASHED");
+      return WithJobReason(
+          absl::InternalError(absl::StrCat("given up: the job's process died in it in ", died.size(),
+                                           " attempts, as it does when a machine's memory is used up")),
+          "CHILD_CRASHED");
     }
     std::ofstream(path / "attempts", std::ios::app) << lease_.job().attempt() << "\n";
     for (const char* name : {"output", "work"}) fs::remove_all(path / name, error);
@@ -230,9 +232,11 @@ class TuneJob {
   }
 
   absl::Status NoneMadeAModel(const absl::Status& first_error) const {
-    absl::Status status(first_error.code(), absl::StrCat("none of the ", tuning_.trials_size(), " candidates made a model; \"",
-                                                         tuning_.trials(0).name(), "\": ", first_error.message()));
-    first_error.ForEachPayload([&](absl::string_view url, const absl::Cord& payload) { status.SetPayload(url, payload); });
+    absl::Status status(first_error.code(),
+                        absl::StrCat("none of the ", tuning_.trials_size(), " candidates made a model; \"",
+                                     tuning_.trials(0).name(), "\": ", first_error.message()));
+    first_error.ForEachPayload(
+        [&](absl::string_view url, const absl::Cord& payload) { status.SetPayload(url, payload); });
     return status;
   }
 
