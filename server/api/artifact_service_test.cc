@@ -46,7 +46,11 @@ class ArtifactServiceTest : public ::testing::Test {
   void Start(ArtifactServiceOptions options) {
     blobs_ = FileBlobStore::Open(dir_, {.reserve_bytes = 0,
                                         .max_blob_bytes = 64 << 20,
-                                        .free_bytes = [this](const fs::path&) { return free_.load(); }})
+                                        .free_bytes =
+                                            [this](const fs::path&) {
+                                              absl::SleepFor(absl::Milliseconds(slow_ms_.load()));
+                                              return free_.load();
+                                            }})
                  .value();
     db_ = Database::Open(dir_ / "artifacts.db").value();
     store_ = ArtifactStore::Create(db_.get(), blobs_.get(), &metrics_, &SystemClock()).value();
@@ -61,7 +65,8 @@ class ArtifactServiceTest : public ::testing::Test {
     builder.experimental().SetInterceptorCreators(std::move(interceptors));
     server_ = builder.BuildAndStart();
     ASSERT_NE(server_, nullptr);
-    channel_ = grpc::CreateChannel(absl::StrCat("127.0.0.1:", port), grpc::InsecureChannelCredentials());
+    address_ = absl::StrCat("127.0.0.1:", port);
+    channel_ = grpc::CreateChannel(address_, grpc::InsecureChannelCredentials());
     stub_ = v1::ArtifactService::NewStub(channel_);
   }
   void Stop() {
@@ -112,6 +117,7 @@ class ArtifactServiceTest : public ::testing::Test {
   }
   absl::StatusOr<std::string> Read(const v1::Digest& digest, int64_t offset = 0, int64_t limit = 0) {
     grpc::ClientContext context;
+    context.set_deadline(std::chrono::system_clock::now() + std::chrono::seconds(30));
     v1::ReadBlobRequest request;
     *request.mutable_digest() = digest;
     request.set_read_offset(offset);
@@ -151,12 +157,14 @@ class ArtifactServiceTest : public ::testing::Test {
 
   const fs::path dir_ = fs::path(testing::TempDir()) / RandomId("service-");
   std::atomic<int64_t> free_{int64_t{1} << 40};
+  std::atomic<int> slow_ms_{0};  // what the disk takes to begin an upload
   ServerMetrics metrics_;
   std::unique_ptr<FileBlobStore> blobs_;
   std::unique_ptr<Database> db_;
   std::unique_ptr<ArtifactStore> store_;
   std::unique_ptr<ArtifactService> service_;
   std::unique_ptr<grpc::Server> server_;
+  std::string address_;
   std::shared_ptr<grpc::Channel> channel_;
   std::unique_ptr<v1::ArtifactService::Stub> stub_;
 };
@@ -352,6 +360,35 @@ TEST_F(ArtifactServiceTest, HostileManifestsAreRefusedOverTheWire) {
   }
   const auto missing = CreateModel("n", "m.onnx", DigestOf("never uploaded"));
   EXPECT_EQ(ReasonOf(missing.status()), "BLOB_MISSING");
+}
+
+// The first piece must not wait in the connection until something else is sent on it, as a ping every 30 s.
+TEST_F(ArtifactServiceTest, APieceThatIsReadyLateIsSentAtOnce) {
+  Stop();
+  Start({.threads = 1});
+  const std::string bytes = Pattern(3000);
+  ASSERT_TRUE(Write(DigestOf(bytes), bytes).status.ok());
+  slow_ms_ = 1000;
+  // The one thread is busy with an upload on another connection, so that this one is silent when the piece is ready.
+  grpc::ChannelArguments another;
+  another.SetInt("another connection", 1);
+  const auto channel = grpc::CreateCustomChannel(address_, grpc::InsecureChannelCredentials(), another);
+  const auto stub = v1::ArtifactService::NewStub(channel);
+  const std::string other = Pattern(4000);
+  grpc::ClientContext context;
+  v1::WriteBlobResponse response;
+  const auto writer = stub->WriteBlob(&context, &response);
+  v1::WriteBlobRequest request;
+  request.set_upload_id("slow");
+  *request.mutable_digest() = DigestOf(other);
+  request.set_data(other);
+  ASSERT_TRUE(writer->Write(request));
+  absl::SleepFor(absl::Milliseconds(200));
+  const absl::Time start = absl::Now();
+  EXPECT_EQ(Read(DigestOf(bytes)).value(), bytes);
+  EXPECT_LT(absl::Now() - start, absl::Seconds(10));
+  context.TryCancel();
+  writer->Finish();
 }
 
 TEST_F(ArtifactServiceTest, ManyUploadsAtOnce) {

@@ -83,8 +83,12 @@ class ReadBlobReactor : public grpc::ServerWriteReactor<v1::ReadBlobResponse> {
         writing_ = true;
       }
       // With the hint a write is done once its bytes are in line (GRPC_ARG_HTTP2_WRITE_BUFFER_SIZE), so that the
-      // connection never waits for the next piece; Finish sends the rest.
-      StartWrite(&response_, grpc::WriteOptions().set_buffer_hint());
+      // connection never waits for the next piece; Finish sends the rest. Not so the first: the headers that go with it
+      // would wait in line as well, and its write be done only when something else is sent on the connection, such as
+      // the ping of every 30 s (gRPC 1.51, perform_stream_op_locked).
+      grpc::WriteOptions options;
+      if (!std::exchange(first_, false)) options.set_buffer_hint();
+      StartWrite(&response_, options);
     }
   }
 
@@ -132,6 +136,7 @@ class ReadBlobReactor : public grpc::ServerWriteReactor<v1::ReadBlobResponse> {
   int64_t offset_;
   const int64_t limit_;
   int64_t end_ = 0;
+  bool first_ = true;  // piece
   std::unique_ptr<BlobReader> reader_;
   v1::ReadBlobResponse response_;             // being sent
   std::optional<v1::ReadBlobResponse> next_;  // read ahead
