@@ -3,7 +3,7 @@
 """Uploads and downloads through a real quantd on loopback, in MB/s, one large file and several at once, beside what SHA-256
 (one thread) and the disk do in the same rounds (bench/transfer.cc). Medians over the rounds.
 
-  ./dev bench transfer [--mebibytes 1024] [--files 8] [--rounds 5] [--s3]
+  ./dev bench transfer [--mebibytes 256] [--files 8] [--rounds 5] [--s3]
 
 --s3: quantd keeps its blobs in OpenStack Swift, on the same machine.
 """
@@ -26,7 +26,7 @@ TARGET = 0.6
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--mebibytes", type=int, default=1024)
+    parser.add_argument("--mebibytes", type=int, default=256)
     parser.add_argument("--files", type=int, default=8)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--s3", action="store_true")
