@@ -49,8 +49,8 @@ void WriteFile(const fs::path& path, const std::string& bytes) {
 }
 
 // Gives every line the same start: nothing left to write back from the line before, and free memory that was page cache
-// a moment ago. On a virtual machine whose host takes free memory back, a page that was not used for some seconds costs a
-// fault in the host: write() alone then does 270 MB/s and not 2,500, which one line would pay and the next would not.
+// a moment ago. On a virtual machine whose host takes free memory back, a page that was not used for some seconds costs
+// a fault in the host: write() alone then does 270 MB/s and not 2,500, which one line would pay and the next would not.
 void Settle(const fs::path& folder, size_t bytes) {
   ::sync();
   const std::string piece(1 << 20, 'w');

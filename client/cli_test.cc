@@ -46,9 +46,10 @@ class FakeJobService final : public v1::JobService::Service {
   v1::SubmitJobRequest submitted;
   std::vector<v1::Job> script;  // newest last; GetJob answers script[at]
   size_t at = 0;
-  size_t cut_after = 1000;  // a watch ends UNAVAILABLE before it sends the state of this index, once
-  bool hold = false;        // a watch sends nothing more and waits for the client to go
-  int unavailable = 0;      // so many calls of GetJob answer UNAVAILABLE
+  size_t cut_after = 1000;     // a watch ends UNAVAILABLE before it sends the state of this index, once
+  bool signs_of_life = false;  // a watch sends what is not newer than asked for, too
+  bool hold = false;           // a watch sends nothing more and waits for the client to go
+  int unavailable = 0;         // so many calls of GetJob answer UNAVAILABLE
   int watches = 0;
   v1::Report report;
   v1::ListJobsRequest listed;
@@ -85,7 +86,8 @@ class FakeJobService final : public v1::JobService::Service {
       }
       v1::WatchJobResponse response;
       *response.mutable_job() = script[at];
-      if (script[at].sequence() > request->after_sequence() && !writer->Write(response)) break;
+      const bool told = signs_of_life || script[at].sequence() > request->after_sequence();
+      if (told && !writer->Write(response)) break;
       if (hold) break;
       if (at + 1 == script.size()) return grpc::Status::OK;
       ++at;
@@ -481,6 +483,25 @@ TEST_F(CliTest, WatchSurvivesACutStream) {
   EXPECT_EQ(result.exit, 0) << result.err;
   EXPECT_EQ(jobs_.watches, 2);
   EXPECT_THAT(result.err, AllOf(HasSubstr("lost the server at"), HasSubstr("reached the server at")));
+}
+
+// After the cut another server answers, which has not heard of the newest progress; it tells what it has as a sign of
+// life.
+TEST_F(CliTest, WatchDoesNotGoBackWhereAnotherServerKnowsLess) {
+  State(v1::JOB_STATE_QUEUED);
+  Progress("export", 0.5);
+  const int64_t newest = jobs_.script.back().sequence();
+  Progress("load", 0.1);
+  jobs_.script.back().set_sequence(newest - 1);
+  Progress("calibrate", 0.2);
+  jobs_.script.back().set_sequence(newest - 1);
+  State(v1::JOB_STATE_SUCCEEDED).set_sequence(newest + 5);
+  jobs_.cut_after = 2;
+  jobs_.signs_of_life = true;
+  const Result result = Run("job watch j-1 --output json");
+  EXPECT_EQ(result.exit, 0) << result.err;
+  EXPECT_EQ(jobs_.watches, 2);
+  EXPECT_THAT(result.err, AllOf(HasSubstr("export 50%"), Not(HasSubstr("load")), Not(HasSubstr("calibrate"))));
 }
 
 TEST_F(CliTest, WatchSurvivesARestartOfTheServer) {

@@ -28,6 +28,14 @@ constexpr int kLargestMessage = 64 << 20;                  // a report of a mode
 constexpr absl::Duration kPoll = absl::Milliseconds(100);  // how soon Ctrl-C is noticed
 constexpr absl::Duration kSilence = absl::Seconds(45);     // the server promises a message every 15 s
 
+// Takes what was heard for `*job`, unless that is newer: of several servers on one database another one may not know
+// yet what progress this one told. What is settled is so for all.
+bool TakeNewer(v1::Job heard, v1::Job* job) {
+  if (heard.sequence() < job->sequence() && !IsSettled(heard)) return false;
+  *job = std::move(heard);
+  return true;
+}
+
 }  // namespace
 
 struct Client::Rep {
@@ -278,7 +286,7 @@ absl::Status Client::Rep::WatchOnce(const v1::WatchJobRequest& request, const Wa
       reader->Read(&response, nullptr);
       if (!await()) break;
       heard = absl::Now();
-      job = std::move(*response.mutable_job());
+      if (!TakeNewer(std::move(*response.mutable_job()), &job)) continue;
       if (callbacks.job) callbacks.job(job);
       if (IsSettled(job)) context.TryCancel();  // enough: do not wait for the server to end the stream
     }
@@ -332,7 +340,7 @@ absl::StatusOr<v1::Job> Client::WatchJob(const std::string& id, const WatchCallb
       status = FromGrpc(rep_->jobs->GetJob(&context, again, &response));
       if (cancelled()) return absl::CancelledError("stopped watching");
       if (status.ok()) {
-        job = std::move(*response.mutable_job());
+        TakeNewer(std::move(*response.mutable_job()), &job);
         break;
       }
       if (!IsBrokenStream(status)) return status;

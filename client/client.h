@@ -98,7 +98,8 @@ class Client {
     std::function<bool()> cancelled;               // polled; true ends with CANCELLED
   };
   // Follows a job until it is SUCCEEDED, FAILED, CANCELLED or DEAD and returns that state. A server that goes away is
-  // asked again, from the newest sequence seen, until nothing was heard for long_patience: then UNAVAILABLE.
+  // asked again, from the newest sequence seen, until nothing was heard for long_patience: then UNAVAILABLE. States
+  // that are older than one that was told are not told.
   absl::StatusOr<v1::Job> WatchJob(const std::string& id, const WatchCallbacks& callbacks);
 
   absl::StatusOr<std::vector<v1::Worker>> ListWorkers();

@@ -258,7 +258,10 @@ class Client:
             began = time.monotonic()
             sequence = job.sequence
             try:
-                for job in self._states(job, deadline):
+                for heard in self._states(job, deadline):
+                    job = _newer(job, heard)
+                    if job is not heard:
+                        continue
                     if progress:
                         progress(to_dict(job))
                     if _settled(job):
@@ -274,7 +277,7 @@ class Client:
                     raise
                 error = broken
             _log.warning("lost the server at %s; trying to reach it again for %.0f s", self.server, self._long_patience)
-            job = self._find_again(job_id, error, backoff, deadline)
+            job = _newer(job, self._find_again(job_id, error, backoff, deadline))
             _log.warning("reached the server at %s again", self.server)
             # A server that answers calls but drops every stream at once is no progress.
             if time.monotonic() - began > 5 or job.sequence > sequence:
@@ -357,6 +360,11 @@ class Client:
             gone = isinstance(error, NotFound) or error.reason == "NOT_VISIBLE"
             if not gone or not error.failures:
                 raise
+
+
+def _newer(job, heard):
+    """Of several servers on one database another one may not know yet what progress this one told; what is settled, all know."""
+    return job if heard.sequence < job.sequence and not _settled(heard) else heard
 
 
 def _settled(job):
