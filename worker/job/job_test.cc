@@ -6,7 +6,6 @@
 
 #include <filesystem>
 #include <fstream>
-#include <iterator>
 #include <string>
 
 #include "gmock/gmock.h"
@@ -16,6 +15,7 @@
 #include "worker/graph/graph.h"
 #include "worker/job/job_error.h"
 #include "worker/job/job_main.h"
+#include "worker/job/job_testing.h"
 #include "worker/job/recipe.h"
 
 namespace quant {
@@ -24,48 +24,17 @@ namespace {
 namespace fs = std::filesystem;
 using ::testing::HasSubstr;
 
-fs::path Examples() { return fs::path(QUANT_SOURCE_DIR) / "examples" / "shapes"; }
-
-std::string ReadFile(const fs::path& file) {
-  std::ifstream in(file, std::ios::binary);
-  return {std::istreambuf_iterator<char>(in), std::istreambuf_iterator<char>()};
-}
-
-class JobTest : public ::testing::Test {
+class JobTest : public JobTestBase {
  protected:
   void SetUp() override {
-    folder_ = fs::path(::testing::TempDir()) / ::testing::UnitTest::GetInstance()->current_test_info()->name();
-    fs::remove_all(folder_);
-    for (const char* d : {"model", "calibration", "evaluation", "output", "work"}) fs::create_directories(folder_ / d);
-    fs::copy(Examples() / "model.onnx", folder_ / "model" / "model.onnx");
-    for (const char* d : {"calibration", "evaluation"}) {
-      fs::copy(Examples() / d, folder_ / d, fs::copy_options::overwrite_existing | fs::copy_options::recursive);
-    }
-    quant::v1::Recipe* recipe = lease_.mutable_job()->mutable_spec()->mutable_quantize()->mutable_recipe();
-    recipe->mutable_static_int8();
-    recipe->mutable_calibration()->set_samples(32);
-    recipe->mutable_evaluation()->set_samples(64);
-    recipe->mutable_evaluation()->set_latency_runs(3);
-    lease_.mutable_model()->set_digest("model-digest");
-    lease_.mutable_calibration_dataset()->set_digest("calibration-digest");
-    lease_.mutable_evaluation_dataset()->set_digest("evaluation-digest");
+    JobTestBase::SetUp();
+    recipe()->mutable_static_int8();
+    recipe()->mutable_calibration()->set_samples(32);
+    recipe()->mutable_evaluation()->set_samples(64);
+    recipe()->mutable_evaluation()->set_latency_runs(3);
   }
-  void TearDown() override { fs::remove_all(folder_); }
 
   quant::v1::Recipe* recipe() { return lease_.mutable_job()->mutable_spec()->mutable_quantize()->mutable_recipe(); }
-
-  quant::v1::CompleteJobRequest RunJob() {
-    fs::remove_all(folder_ / "output");
-    fs::create_directories(folder_ / "output");
-    {
-      std::ofstream out(folder_ / "lease.pb", std::ios::binary);
-      lease_.SerializeToOstream(&out);
-    }
-    EXPECT_EQ(RunJobMain(folder_, {.threads = 1}), 0);
-    quant::v1::CompleteJobRequest outcome;
-    EXPECT_TRUE(outcome.ParseFromString(ReadFile(folder_ / "work/outcome.pb")));
-    return outcome;
-  }
 
   void ExpectFailure(const std::string& reason, const std::string& text) {
     const quant::v1::CompleteJobRequest outcome = RunJob();
@@ -74,9 +43,6 @@ class JobTest : public ::testing::Test {
     EXPECT_THAT(outcome.failure().message(), HasSubstr(text));
     EXPECT_EQ(outcome.failure().error_class(), quant::v1::ERROR_CLASS_FINAL);
   }
-
-  fs::path folder_;
-  quant::v1::Lease lease_;
 };
 
 TEST_F(JobTest, StaticQuantizationWritesTheSameBytesTwiceAndReportsThem) {

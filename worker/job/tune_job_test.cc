@@ -6,13 +6,13 @@
 
 #include <filesystem>
 #include <fstream>
-#include <iterator>
 #include <string>
 
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "quant/v1/workers.pb.h"
 #include "worker/job/job_main.h"
+#include "worker/job/job_testing.h"
 
 namespace quant {
 namespace {
@@ -21,54 +21,21 @@ namespace fs = std::filesystem;
 using ::testing::Contains;
 using ::testing::HasSubstr;
 
-fs::path Examples() { return fs::path(QUANT_SOURCE_DIR) / "examples" / "shapes"; }
-
-std::string ReadFile(const fs::path& file) {
-  std::ifstream in(file, std::ios::binary);
-  return {std::istreambuf_iterator<char>(in), std::istreambuf_iterator<char>()};
-}
-
-class TuneJobTest : public ::testing::Test {
+class TuneJobTest : public JobTestBase {
  protected:
   void SetUp() override {
-    folder_ = fs::path(::testing::TempDir()) / ::testing::UnitTest::GetInstance()->current_test_info()->name();
-    fs::remove_all(folder_);
-    for (const char* d : {"model", "calibration", "evaluation", "resume"}) fs::create_directories(folder_ / d);
-    fs::copy(Examples() / "model.onnx", folder_ / "model" / "model.onnx");
-    for (const char* d : {"calibration", "evaluation"}) {
-      fs::copy(Examples() / d, folder_ / d, fs::copy_options::overwrite_existing | fs::copy_options::recursive);
-    }
+    JobTestBase::SetUp();
+    fs::create_directories(folder_ / "resume");
     quant::v1::TuneSpec* tune = spec();
     tune->mutable_calibration()->set_samples(32);
     tune->mutable_evaluation()->set_samples(64);
     tune->mutable_evaluation()->set_latency_runs(-1);
     tune->mutable_evaluation()->set_skip_error_profile(true);
     tune->set_max_drop(5);
-    lease_.mutable_job()->set_attempt(1);
-    lease_.mutable_model()->set_digest("model-digest");
-    lease_.mutable_calibration_dataset()->set_digest("calibration-digest");
-    lease_.mutable_evaluation_dataset()->set_digest("evaluation-digest");
   }
-  void TearDown() override { fs::remove_all(folder_); }
 
   quant::v1::TuneSpec* spec() { return lease_.mutable_job()->mutable_spec()->mutable_tune(); }
 
-  // A new attempt, with the folders that the agent makes anew.
-  void Prepare() {
-    for (const char* d : {"output", "work"}) {
-      fs::remove_all(folder_ / d);
-      fs::create_directories(folder_ / d);
-    }
-    std::ofstream out(folder_ / "lease.pb", std::ios::binary);
-    lease_.SerializeToOstream(&out);
-  }
-  quant::v1::CompleteJobRequest RunJob() {
-    Prepare();
-    EXPECT_EQ(RunJobMain(folder_, {.threads = 1}), 0);
-    quant::v1::CompleteJobRequest outcome;
-    EXPECT_TRUE(outcome.ParseFromString(ReadFile(folder_ / "work/outcome.pb")));
-    return outcome;
-  }
   // Runs the job in a process that is killed once `enough()`.
   template <typename Predicate>
   void KillOnce(Predicate enough) {
@@ -100,9 +67,6 @@ class TuneJobTest : public ::testing::Test {
     }
     return count;
   }
-
-  fs::path folder_;
-  quant::v1::Lease lease_;
 };
 
 const quant::v1::Trial* ChosenOf(const quant::v1::Report& report) {
