@@ -109,6 +109,20 @@ class WholeJobTest(ServiceTestCase):
         self.assertEqual(job["spec"]["benchmark"]["evaluation"]["samples"], 64)
         self.client.cancel(job["id"])
 
+    def test_a_tune_job_with_candidates(self):
+        job = self.client.submit(self.model["id"], kind="tune", calibration=self.calibration["id"],
+                                 evaluation=self.evaluation["id"], candidates=[{"dynamic": {}}, {"static_int8": {}}],
+                                 max_drop=100, objective="latency", name="fast", evaluation_samples=32, latency_runs=5,
+                                 calibration_samples=16)
+        spec = job["spec"]["tune"]
+        self.assertEqual((spec["objective"], spec["max_drop"], spec["output_name"]), ("LATENCY", 100, "fast"))
+        self.assertEqual((spec["evaluation"]["samples"], spec["calibration"]["samples"]), (32, 16))
+        tuning = self.client.report(self.client.wait(job["id"], timeout=PATIENCE)["id"])["tuning"]
+        self.assertTrue(tuning["met"])
+        self.assertEqual([t["name"] for t in tuning["trials"]], ["dynamic", "static"])
+        with self.assertRaisesRegex(quantd.InvalidRequest, "objective"):
+            self.client.submit(self.model["id"], kind="tune", evaluation=self.evaluation["id"], objective="beauty")
+
     def test_unknown_ids_and_bad_values_are_told_apart(self):
         for call in (lambda: self.client.get_model(UNKNOWN_MODEL), lambda: self.client.wait("j-0000000000000000"),
                      lambda: self.client.report("j-0000000000000000"), lambda: self.client.delete_model(UNKNOWN_MODEL),

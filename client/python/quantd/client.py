@@ -13,7 +13,7 @@ import grpc
 from . import manifest, recipe as recipes
 from .connection import Connection
 from .errors import ConfigurationError, Error, InvalidRequest, JobFailed, LocalFileError, NotFound, Unreachable, from_rpc
-from .messages import enum_number, to_dict
+from .messages import enum_number, set_field, to_dict
 from .retry import Backoff, is_broken_stream
 from .transfer import Transfer
 from .v1 import artifacts_pb2, artifacts_pb2_grpc, jobs_pb2, jobs_pb2_grpc, workers_pb2, workers_pb2_grpc
