@@ -104,6 +104,8 @@ class TuneJob {
         KeepTheBetter(candidates[i], trial, *std::move(report));
       } else {
         if (!IsOfTheCandidate(loss.status())) return loss.status();
+        std::error_code error;  // a model that is of no use takes no place
+        fs::remove_all(FolderOf(LeaseOf(candidates[i])).path / "output", error);
         first_error.Update(loss.status());
         *trial.mutable_recipe() = candidates[i];
         trial.set_error(std::string(loss.status().message()));
@@ -161,8 +163,12 @@ class TuneJob {
     absl::StatusOr<Report> report =
         Guarded([&] { return RunQuantizeJob(lease, {.inputs = folder_, .own = trial.path}, limits_, reporter); });
     reporter_.EndedIn(reporter);
+    std::vector<const char*> done_with = {"work", "attempts"};
+    if (!report.ok()) done_with.push_back("output");
+    if (report.ok() || IsOfTheCandidate(report.status()))
+      done_with.push_back("resume");  // else there is another attempt
     std::error_code error;
-    for (const char* name : {"resume", "work", "attempts"}) fs::remove_all(trial.path / name, error);
+    for (const char* name : done_with) fs::remove_all(trial.path / name, error);
     RETURN_IF_ERROR(report.status());
     ASSIGN_OR_RETURN(const std::string digest, DigestOfFiles(trial.path / "output"));
     done.Tell([&] { return ContentOf(*report, digest); });
