@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "worker/formats/onnx/model_proto.h"
 
+#include <algorithm>
 #include <exception>
 #include <limits>
+#include <map>
 #include <set>
 #include <string_view>
 #include <utility>
@@ -262,8 +264,69 @@ absl::Status RunChecker(ModelProto& proto) {
   return absl::OkStatus();
 }
 
+// The input that holds a convolution's kernel; 0: it is none.
+int KernelInput(const NodeProto& node) {
+  if (!IsStandard(node.domain())) return 0;
+  const std::string& op = node.op_type();
+  if (op == "QLinearConv") return 3;
+  return op == "Conv" || op == "ConvTranspose" || op == "ConvInteger" || op == "DeformConv" ? 1 : 0;
+}
+
+// Names the kernel's shape in every convolution that leaves it to its weights, for as long as it lives. libonnx 1.17
+// compares the input's rank with that of a kernel_shape, but not with that of weights: it then reads what is not there.
+class KernelShapes {
+ public:
+  explicit KernelShapes(onnx::GraphProto& graph) {
+    std::map<std::string, std::vector<int64_t>> dims;
+    for (const TensorProto& t : graph.initializer()) dims[t.name()] = {t.dims().begin(), t.dims().end()};
+    for (const auto& input : graph.input()) {
+      std::vector<int64_t>& of_input = dims[input.name()];
+      of_input.clear();
+      for (const auto& d : input.type().tensor_type().shape().dim()) of_input.push_back(d.dim_value());
+    }
+    for (NodeProto& node : *graph.mutable_node()) {
+      const std::string& op = node.op_type();
+      if ((op == "QuantizeLinear" || op == "DequantizeLinear" || op == "Cast" || op == "Identity") &&
+          node.input_size() > 0 && node.output_size() > 0) {
+        if (const auto from = dims.find(node.input(0)); from != dims.end()) dims[node.output(0)] = from->second;
+      }
+      const int kernel = KernelInput(node);
+      const bool told = std::any_of(node.attribute().begin(), node.attribute().end(),
+                                    [](const AttributeProto& a) { return a.name() == "kernel_shape"; });
+      if (kernel == 0 || told) continue;
+      const auto shape = kernel < node.input_size() ? dims.find(node.input(kernel)) : dims.end();
+      if (shape == dims.end() || shape->second.size() < 2 ||
+          std::any_of(shape->second.begin() + 2, shape->second.end(), [](int64_t d) { return d <= 0; })) {
+        complete_ = false;
+        continue;
+      }
+      AttributeProto& attribute = *node.add_attribute();
+      attribute.set_name("kernel_shape");
+      attribute.set_type(AttributeProto::INTS);
+      for (size_t i = 2; i < shape->second.size(); ++i) attribute.add_ints(shape->second[i]);
+      named_.push_back(&node);
+    }
+  }
+  ~KernelShapes() {
+    for (NodeProto* node : named_) node->mutable_attribute()->RemoveLast();
+  }
+  KernelShapes(const KernelShapes&) = delete;
+  KernelShapes& operator=(const KernelShapes&) = delete;
+  // Whether every convolution has one now.
+  bool complete() const { return complete_; }
+
+ private:
+  std::vector<NodeProto*> named_;
+  bool complete_ = true;
+};
+
 // Types of inner values are a help, not a need: where libonnx finds no answer the runtime derives them itself.
 void InferTypes(ModelProto& proto) {
+  const KernelShapes shapes(*proto.mutable_graph());
+  if (!shapes.complete()) {
+    LOG(INFO) << "no ONNX shape inference: a convolution has neither kernel_shape nor weights of a known shape";
+    return;
+  }
   try {
     onnx::shape_inference::InferShapes(proto, onnx::OpSchemaRegistry::Instance(),
                                        onnx::ShapeInferenceOptions(false, 0, true));
