@@ -130,6 +130,7 @@ std::string Numbers(const std::vector<Point>& points, const Axis& x, const Axis&
     double x, y, width;  // centre of the text
   };
   std::vector<Box> taken;
+  taken.reserve(2 * points.size());
   for (const Point& point : points) taken.push_back({x(point.x), y(point.y), 2 * kRadius});
   std::string out;
   for (const Point& point : points) {

@@ -33,8 +33,6 @@
 namespace quant {
 namespace {
 
-namespace fs = std::filesystem;
-
 // One quantize job, step by step.
 class LanguageQuantizeJob {
  public:

@@ -59,7 +59,7 @@ bool Dominates(const quant::v1::Trial& a, const quant::v1::Trial& b, const quant
 // "bits" and "group_size" as everybody writes them, other fields by their name.
 std::string FieldText(const Message& message, const FieldDescriptor& field) {
   const google::protobuf::Reflection& reflection = *message.GetReflection();
-  const std::string name = absl::StrReplaceAll(AbslView(field.name()), {{"_", "-"}});
+  std::string name = absl::StrReplaceAll(AbslView(field.name()), {{"_", "-"}});
   switch (field.cpp_type()) {
     case FieldDescriptor::CPPTYPE_BOOL:
       return absl::StrCat(reflection.GetBool(message, &field) ? "" : "no-", name);
