@@ -5,7 +5,7 @@ import re
 import sys
 
 from browser import Browser, have_browser
-from service import EXAMPLE, TOP, ServiceTestCase, main
+from service import EXAMPLE, TOP, ServiceTestCase, main, wait_until
 
 STORIES = TOP / "examples" / "stories"
 WIDTHS = (390, 1280)
@@ -133,10 +133,10 @@ class ReportPageTest(ServiceTestCase):
             self.assertTrue(self.browser.pdf(f"report-{name}").startswith(b"%PDF"))
             self.browser.cdp("Emulation.setEmulatedMedia", media="print")
             try:
-                hidden = self.browser.run(
-                    "return [...document.querySelectorAll('details td')].filter(e => !e.checkVisibility("
-                    "{contentVisibilityAuto: true})).length")
-                self.assertEqual(hidden, 0)
+                hidden = ("return [...document.querySelectorAll('details td')].filter(e => !e.checkVisibility("
+                          "{contentVisibilityAuto: true})).length")
+                # The style follows the media a moment later.
+                wait_until(lambda: self.browser.run(hidden) == 0, f"every cell of {name} on paper", timeout=10)
                 self.assertEqual(self.browser.run("return getComputedStyle(document.body).backgroundColor"),
                                  "rgb(255, 255, 255)")
             finally:
