@@ -134,7 +134,10 @@ class TuneJob {
     quantize.set_evaluation_dataset_id(spec_.evaluation_dataset_id());
     Recipe& recipe = *quantize.mutable_recipe();
     recipe = candidate;
-    if (!recipe.has_calibration() && spec_.has_calibration()) *recipe.mutable_calibration() = spec_.calibration();
+    if (spec_.has_calibration()) {
+      *recipe.mutable_calibration() = spec_.calibration();
+      recipe.mutable_calibration()->MergeFrom(candidate.calibration());
+    }
     if (spec_.has_evaluation()) *recipe.mutable_evaluation() = spec_.evaluation();
     return lease;
   }

@@ -91,7 +91,9 @@ TEST_F(TuneJobTest, TriesTheStandardCandidatesAndMakesTheBest) {
     EXPECT_NEAR(trial.drop(), -trial.metric().delta(), 1e-9) << trial.name();
     EXPECT_GT(trial.size().quantized_bytes(), 0) << trial.name();
     EXPECT_GT(trial.seconds(), 0) << trial.name();
+    EXPECT_EQ(trial.recipe().calibration().samples(), 32) << trial.name() << ": also with an observer of its own";
   }
+  EXPECT_EQ(report.tuning().trials(2).recipe().calibration().observer(), quant::v1::OBSERVER_ENTROPY);
   const quant::v1::Trial* chosen = ChosenOf(report);
   ASSERT_NE(chosen, nullptr);
   EXPECT_TRUE(chosen->pareto() || chosen->within());
