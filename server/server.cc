@@ -84,7 +84,7 @@ absl::StatusOr<std::string> StoreId(const std::filesystem::path& folder) {
   }
   std::string id = RandomId("store-");
   ASSIGN_OR_RETURN(const UniqueFd fd, OpenFile(path, O_WRONLY | O_CREAT));
-  RETURN_IF_ERROR(WriteAt(fd.get(), id, 0, path));
+  RETURN_IF_ERROR(WriteAt(fd.get(), {id}, 0, path));
   RETURN_IF_ERROR(SyncFile(fd.get(), path));
   RETURN_IF_ERROR(SyncFolder(folder));
   return id;

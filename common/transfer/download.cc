@@ -15,11 +15,16 @@
 #include <utility>
 
 #include "absl/cleanup/cleanup.h"
+#include "common/background_task.h"
+#include "common/blob_message.h"
 #include "common/grpc_status.h"
 #include "common/mutex.h"
+#include "common/thread_pool.h"
 #include "common/transfer/internal.h"
+#include "common/transfer/raw_call.h"
 #include "common/transfer/transfer.h"
 #include "common/unique_fd.h"
+#include "common/write_at.h"
 #include "quant/v1/artifacts.grpc.pb.h"
 
 namespace quant {
@@ -29,6 +34,7 @@ using transfer_internal::FileError;
 using transfer_internal::Fill;
 using transfer_internal::MoveAll;
 using transfer_internal::Prepare;
+using transfer_internal::RawCall;
 using transfer_internal::StopFn;
 using transfer_internal::TellFn;
 
@@ -61,17 +67,6 @@ absl::StatusOr<Part> OpenPart(const std::filesystem::path& dst, const FileDigest
   return part;
 }
 
-absl::Status WriteAt(const Part& part, int64_t offset, std::string_view data) {
-  while (!data.empty()) {
-    const ssize_t n = pwrite(part.fd.get(), data.data(), data.size(), offset);
-    if (n < 0 && errno == EINTR) continue;
-    if (n < 0) return FileError(errno, "write", part.path);
-    data.remove_prefix(static_cast<size_t>(n));
-    offset += n;
-  }
-  return absl::OkStatus();
-}
-
 // Hashes the first `size` bytes; false if they are not all there.
 absl::StatusOr<bool> HashPrefix(const Part& part, int64_t size, Sha256& hash) {
   std::string buffer(size_t{1} << 20, '\0');
@@ -87,17 +82,19 @@ absl::StatusOr<bool> HashPrefix(const Part& part, int64_t size, Sha256& hash) {
   return true;
 }
 
-// Writes and hashes what a stream receives on a thread of its own, so that the one that reads the stream is never away
-// from the connection for long. The thread starts with the second message: most files are one.
+// Writes what a stream receives on a thread of its own, and hashes it at the same time on one of `helpers`, so that the
+// thread that reads the stream is never away from the connection for long. The thread starts with the second message:
+// most files are one.
 class Sink {
  public:
   // `have` and `hash` are the sink's until Close; `received` is called by its thread.
-  Sink(const Part& part, const FileDigest& digest, int64_t& have, Sha256& hash, const std::function<void()>& received)
-      : part_(part), digest_(digest), have_(have), hash_(hash), received_(received) {}
+  Sink(ThreadPool* helpers, const Part& part, const FileDigest& digest, int64_t& have, Sha256& hash,
+       const std::function<void()>& received)
+      : helpers_(helpers), part_(part), digest_(digest), have_(have), hash_(hash), received_(received) {}
   ~Sink() { Close().IgnoreError(); }
 
   // Takes the next bytes; waits while kDepth messages are ahead of them. The error of any bytes before.
-  absl::Status Push(std::string data) {
+  absl::Status Push(BlobData data) {
     if (first_) {
       first_ = false;
       return Take(data);
@@ -127,7 +124,7 @@ class Sink {
 
   void Run() {
     while (true) {
-      std::string data;
+      BlobData data;
       {
         MutexLock lock(&mu_);
         while (queue_.empty() && !closed_) changed_.Wait(&mu_);
@@ -143,21 +140,28 @@ class Sink {
     }
   }
 
-  absl::Status Take(const std::string& data) {
-    const auto size = static_cast<int64_t>(data.size());
+  absl::Status Take(const BlobData& data) {
+    const int64_t size = data.size();
     if (size > digest_.size_bytes - have_) {
       return absl::DataLossError(
           absl::StrCat("the server sent more than the ", digest_.size_bytes, " bytes of blob ", digest_.sha256));
     }
-    if (absl::Status status = WriteAt(part_, have_, data); !status.ok()) return status;
+    BackgroundTask hash = UpdateBeside(helpers_, hash_, data.pieces());
+    const int error = WriteAt(part_.fd.get(), data.pieces(), have_);
     // Starts writing back now, so that the fsync at the end finds little left to wait for. Only a hint.
     ::sync_file_range(part_.fd.get(), have_, static_cast<off64_t>(size), SYNC_FILE_RANGE_WRITE);
-    hash_.Update(data);
+    hash.Wait();
+    if (error != 0) {
+      const absl::Status failed = FileError(error, "write", part_.path);
+      // Never to be repeated: the hash is past what was written.
+      return IsBrokenStream(failed) ? absl::InternalError(failed.message()) : failed;
+    }
     have_ += size;
     received_();
     return absl::OkStatus();
   }
 
+  ThreadPool* const helpers_;
   const Part& part_;
   const FileDigest& digest_;
   int64_t& have_;
@@ -167,7 +171,7 @@ class Sink {
   std::thread thread_;
   Mutex mu_;
   CondVar changed_;
-  std::deque<std::string> queue_ ABSL_GUARDED_BY(mu_);
+  std::deque<BlobData> queue_ ABSL_GUARDED_BY(mu_);
   absl::Status status_ ABSL_GUARDED_BY(mu_);
   bool closed_ ABSL_GUARDED_BY(mu_) = false;
 };
@@ -175,9 +179,12 @@ class Sink {
 }  // namespace
 
 struct BlobDownloader::Rep {
-  std::shared_ptr<grpc::ChannelInterface> channel;  // shared: stubs of one process use one connection
-  std::unique_ptr<v1::ArtifactService::StubInterface> stub;
+  Rep(std::shared_ptr<grpc::ChannelInterface> channel, TransferOptions opts)
+      : raw(std::move(channel)), options(std::move(opts)) {}
+
+  grpc::GenericStub raw;
   TransferOptions options;
+  ThreadPool helpers{/*threads=*/2, /*max_waiting=*/4};
 
   // One ReadBlob stream from `have` on; `have` and `hash` tell what arrived, whatever the outcome.
   absl::Status Stream(const FileDigest& digest, const Part& part, int64_t& have, Sha256& hash, const StopFn& stop,
@@ -187,19 +194,25 @@ struct BlobDownloader::Rep {
     v1::ReadBlobRequest request;
     Fill(digest, *request.mutable_digest());
     request.set_read_offset(have);
-    auto reader = stub->ReadBlob(&context, request);
-    v1::ReadBlobResponse response;
     absl::Status local;
-    Sink sink(part, digest, have, hash, received);
-    while (reader->Read(&response)) {
-      local = stop() ? absl::CancelledError("download stopped") : sink.Push(std::move(*response.mutable_data()));
+    Sink sink(&helpers, part, digest, have, hash, received);
+    RawCall call(&raw, "/quant.v1.ArtifactService/ReadBlob", &context);
+    call.Write(ToByteBuffer(request));
+    call.WritesDone();
+    grpc::ByteBuffer message;
+    while (call.Read(&message)) {
+      v1::ReadBlobResponse response;
+      BlobData data;
+      local = stop() ? absl::CancelledError("download stopped")
+                     : SplitMessage(&message, v1::ReadBlobResponse::kDataFieldNumber, &response, &data);
+      if (local.ok()) local = sink.Push(std::move(data));
       if (!local.ok()) {
         context.TryCancel();
         break;
       }
     }
     if (absl::Status taken = sink.Close(); local.ok()) local = taken;
-    absl::Status status = FromGrpc(reader->Finish());
+    absl::Status status = call.End();
     if (!local.ok()) return local;
     if (status.ok() && have < digest.size_bytes) {
       return absl::DataLossError(
@@ -232,11 +245,7 @@ struct BlobDownloader::Rep {
 };
 
 BlobDownloader::BlobDownloader(std::shared_ptr<grpc::ChannelInterface> channel, TransferOptions options)
-    : rep_(std::make_unique<Rep>()) {
-  rep_->stub = v1::ArtifactService::NewStub(channel);
-  rep_->channel = std::move(channel);
-  rep_->options = std::move(options);
-}
+    : rep_(std::make_unique<Rep>(std::move(channel), std::move(options))) {}
 BlobDownloader::~BlobDownloader() = default;
 BlobDownloader::BlobDownloader(BlobDownloader&&) noexcept = default;
 BlobDownloader& BlobDownloader::operator=(BlobDownloader&&) noexcept = default;

@@ -5,12 +5,16 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <memory>
+#include <optional>
 #include <set>
 #include <string>
 #include <utility>
 
+#include "common/blob_message.h"
 #include "common/grpc_status.h"
 #include "common/transfer/internal.h"
+#include "common/transfer/raw_call.h"
 #include "common/transfer/transfer.h"
 #include "common/unique_fd.h"
 #include "quant/v1/artifacts.grpc.pb.h"
@@ -22,23 +26,25 @@ using transfer_internal::FileError;
 using transfer_internal::Fill;
 using transfer_internal::MoveAll;
 using transfer_internal::Prepare;
+using transfer_internal::RawCall;
 using transfer_internal::StopFn;
 using transfer_internal::TellFn;
 
 constexpr size_t kDigestsPerCall = 10'000;  // the server's limit
 constexpr int64_t kLargestMessage = int64_t{2} << 20;
 
-// Fills `data` from `offset`; false at an early end of file.
-absl::StatusOr<bool> ReadFully(int fd, const std::filesystem::path& path, int64_t offset, std::string& data) {
-  size_t have = 0;
-  while (have < data.size()) {
-    const ssize_t n = pread(fd, data.data() + have, data.size() - have, offset + static_cast<int64_t>(have));
+// `size` bytes from `offset`; none at an early end of file.
+absl::StatusOr<std::optional<grpc::Slice>> ReadFully(int fd, const std::filesystem::path& path, int64_t offset,
+                                                     size_t size) {
+  auto data = std::make_unique_for_overwrite<char[]>(size);
+  for (size_t have = 0; have < size;) {
+    const ssize_t n = pread(fd, data.get() + have, size - have, offset + static_cast<int64_t>(have));
     if (n < 0 && errno == EINTR) continue;
     if (n < 0) return FileError(errno, "read", path);
-    if (n == 0) return false;
+    if (n == 0) return std::nullopt;
     have += static_cast<size_t>(n);
   }
-  return true;
+  return grpc::Slice(data.release(), size, [](void* bytes) { delete[] static_cast<char*>(bytes); });
 }
 
 absl::Status Changed(const LocalFile& file) {
@@ -52,8 +58,11 @@ absl::Status Changed(const LocalFile& file) {
 std::string UploadId(const FileDigest& digest) { return digest.sha256; }
 
 struct BlobUploader::Rep {
-  std::shared_ptr<grpc::ChannelInterface> channel;  // shared: stubs of one process use one connection
+  Rep(std::shared_ptr<grpc::ChannelInterface> channel, TransferOptions opts)
+      : stub(v1::ArtifactService::NewStub(channel)), raw(std::move(channel)), options(std::move(opts)) {}
+
   std::unique_ptr<v1::ArtifactService::StubInterface> stub;
+  grpc::GenericStub raw;
   TransferOptions options;
 
   absl::Status Query(const FileDigest& digest, v1::QueryWriteStatusResponse& response) {
@@ -70,9 +79,8 @@ struct BlobUploader::Rep {
                       const std::function<void(int64_t)>& sent) {
     grpc::ClientContext context;
     Prepare(options, options.stream_deadline, context);
-    v1::WriteBlobResponse response;
-    auto writer = stub->WriteBlob(&context, &response);
-    v1::WriteBlobRequest request;
+    RawCall call(&raw, "/quant.v1.ArtifactService/WriteBlob", &context);
+    v1::WriteBlobRequest request;  // but for its data
     request.set_upload_id(UploadId(file.digest));
     Fill(file.digest, *request.mutable_digest());
     const int64_t size = file.digest.size_bytes;
@@ -83,15 +91,15 @@ struct BlobUploader::Rep {
         break;
       }
       const int64_t count = std::min(options.message_bytes, size - offset);
-      request.mutable_data()->resize(static_cast<size_t>(count));
-      absl::StatusOr<bool> read = ReadFully(fd, file.path, offset, *request.mutable_data());
-      if (!read.ok() || !*read) {
-        local = read.ok() ? Changed(file) : read.status();
+      auto data = ReadFully(fd, file.path, offset, static_cast<size_t>(count));
+      if (!data.ok() || !data->has_value()) {
+        local = data.ok() ? Changed(file) : data.status();
         break;
       }
       request.set_write_offset(offset);
       request.set_finish_write(offset + count == size);
-      if (!writer->Write(request)) break;  // the server has answered or the connection is gone: Finish tells which
+      // False: the server has answered or the connection is gone; End tells which.
+      if (!call.Write(JoinMessage(request, v1::WriteBlobRequest::kDataFieldNumber, **std::move(data)))) break;
       offset += count;
       sent(offset);
       if (offset == size) break;
@@ -99,10 +107,16 @@ struct BlobUploader::Rep {
       request.clear_digest();
     }
     if (!local.ok()) context.TryCancel();
-    writer->WritesDone();
-    absl::Status status = FromGrpc(writer->Finish());
+    call.WritesDone();
+    grpc::ByteBuffer answer;
+    const bool answered = call.Read(&answer);
+    absl::Status status = call.End();
     if (!local.ok()) return local;
     if (!status.ok()) return status;
+    v1::WriteBlobResponse response;
+    if (!answered || !FromByteBuffer(&answer, &response).ok()) {
+      return absl::InternalError("the server ended an upload without an answer");
+    }
     if (response.complete()) return absl::OkStatus();
     return absl::UnavailableError(
         absl::StrCat("the server ended the upload at ", response.committed_size(), " of ", size, " bytes"));
@@ -174,10 +188,7 @@ absl::Status BlobUploader::Rep::Upload(const LocalFile& file, const StopFn& stop
 }
 
 BlobUploader::BlobUploader(std::shared_ptr<grpc::ChannelInterface> channel, TransferOptions options)
-    : rep_(std::make_unique<Rep>()) {
-  rep_->stub = v1::ArtifactService::NewStub(channel);
-  rep_->channel = std::move(channel);
-  rep_->options = std::move(options);
+    : rep_(std::make_unique<Rep>(std::move(channel), std::move(options))) {
   rep_->options.message_bytes = std::clamp(rep_->options.message_bytes, int64_t{1}, kLargestMessage);
 }
 BlobUploader::~BlobUploader() = default;

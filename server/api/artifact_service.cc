@@ -9,9 +9,9 @@
 #include "absl/strings/str_cat.h"
 #include "common/grpc_status.h"
 #include "common/status_macros.h"
+#include "common/thread_pool.h"
 #include "quant/v1/artifacts.grpc.pb.h"
 #include "server/api/blob_streams.h"
-#include "server/api/thread_pool.h"
 #include "server/auth/gate.h"
 #include "server/blobs/blob_store.h"
 #include "server/store/artifact_store.h"
@@ -50,7 +50,11 @@ absl::StatusOr<v1::QueryWriteStatusResponse> QueryStatus(const Principal& caller
 
 }  // namespace
 
-class ArtifactService::Impl final : public v1::ArtifactService::CallbackService {
+// WriteBlob and ReadBlob take their messages apart themselves.
+using WithBlobStreams = v1::ArtifactService::WithRawCallbackMethod_WriteBlob<
+    v1::ArtifactService::WithRawCallbackMethod_ReadBlob<v1::ArtifactService::CallbackService>>;
+
+class ArtifactService::Impl final : public WithBlobStreams {
  public:
   Impl(BlobStore* blobs, ArtifactStore* artifacts, ServerMetrics* metrics, const ArtifactServiceOptions& options)
       : artifacts_(artifacts),
@@ -78,12 +82,12 @@ class ArtifactService::Impl final : public v1::ArtifactService::CallbackService 
       return Put(QueryStatus(caller, streams_, *request), response);
     });
   }
-  grpc::ServerReadReactor<v1::WriteBlobRequest>* WriteBlob(grpc::CallbackServerContext* context,
-                                                           v1::WriteBlobResponse* response) override {
+  grpc::ServerReadReactor<grpc::ByteBuffer>* WriteBlob(grpc::CallbackServerContext* context,
+                                                       grpc::ByteBuffer* response) override {
     return StartWriteBlob(&streams_, context, response);
   }
-  grpc::ServerWriteReactor<v1::ReadBlobResponse>* ReadBlob(grpc::CallbackServerContext* context,
-                                                           const v1::ReadBlobRequest* request) override {
+  grpc::ServerWriteReactor<grpc::ByteBuffer>* ReadBlob(grpc::CallbackServerContext* context,
+                                                       const grpc::ByteBuffer* request) override {
     return StartReadBlob(&streams_, context, *request);
   }
 

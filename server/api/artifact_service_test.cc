@@ -3,6 +3,7 @@
 #include "server/api/artifact_service.h"
 
 #include <gmock/gmock.h>
+#include <grpcpp/generic/generic_stub.h>
 #include <grpcpp/grpcpp.h>
 #include <gtest/gtest.h>
 
@@ -10,6 +11,7 @@
 #include <filesystem>
 #include <string>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "absl/strings/match.h"
@@ -20,8 +22,8 @@
 #include "common/grpc_status.h"
 #include "common/random_id.h"
 #include "common/strings.h"
+#include "common/transfer/raw_call.h"
 #include "quant/v1/artifacts.grpc.pb.h"
-#include "server/api/thread_pool.h"
 #include "server/auth/gate.h"
 #include "server/blobs/file_blob_store.h"
 #include "server/metrics/grpc_metrics.h"
@@ -319,6 +321,39 @@ TEST_F(ArtifactServiceTest, MalformedStreamsAreRefused) {
   EXPECT_EQ(writer->Finish().error_code(), grpc::StatusCode::INVALID_ARGUMENT);
 }
 
+// Both rpcs take their messages apart themselves.
+TEST_F(ArtifactServiceTest, BytesThatAreNoMessageAreRefused) {
+  const grpc::Slice truncated(std::string("\x22\x7f", 2));
+  const grpc::Slice nothing(std::string("\x08"));
+  grpc::GenericStub raw(channel_);
+  for (const auto& [method, slice] : {std::pair{"WriteBlob", truncated}, std::pair{"ReadBlob", nothing}}) {
+    grpc::ClientContext context;
+    transfer_internal::RawCall call(&raw, absl::StrCat("/quant.v1.ArtifactService/", method), &context);
+    EXPECT_TRUE(call.Write(grpc::ByteBuffer(&slice, 1)));
+    call.WritesDone();
+    grpc::ByteBuffer answer;
+    EXPECT_FALSE(call.Read(&answer));
+    const absl::Status status = call.End();
+    EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument) << status;
+    EXPECT_THAT(std::string(StdView(status.message())), HasSubstr(absl::StrCat(method, "Request")));
+  }
+}
+
+TEST_F(ArtifactServiceTest, SizesOfBlobMessagesAreCounted) {
+  metrics_.EnableA66();
+  const std::string bytes = Pattern(3'000'000);
+  ASSERT_TRUE(Write(DigestOf(bytes), bytes).status.ok());
+  ASSERT_EQ(Read(DigestOf(bytes)).value(), bytes);
+  const std::string text = metrics_.Serialize();
+  const auto sum = [&](const std::string& name) {
+    const size_t at = text.find(absl::StrCat(name, "_total_compressed_message_size_bytes_sum{grpc_method=\"quant.v1.",
+                                             "ArtifactService/", name.ends_with("rcvd") ? "WriteBlob" : "ReadBlob"));
+    return at == std::string::npos ? 0.0 : std::stod(text.substr(text.find("} ", at) + 2));
+  };
+  EXPECT_THAT(sum("grpc_server_call_rcvd"), testing::AllOf(testing::Ge(3'000'000), testing::Le(3'001'000)));
+  EXPECT_THAT(sum("grpc_server_call_sent"), testing::AllOf(testing::Ge(3'000'000), testing::Le(3'001'000)));
+}
+
 TEST_F(ArtifactServiceTest, GapInAStreamIsAnErrorAndKeepsWhatCameBefore) {
   const std::string bytes = Pattern(1000);
   grpc::ClientContext context;
@@ -437,22 +472,6 @@ TEST_F(ArtifactServiceTest, StreamsAreBoundedAndStoppingIsTold) {
   Stop();
   Start({});
   EXPECT_EQ(Query(DigestOf(bytes)).committed_size(), 40);
-}
-
-TEST(ThreadPool, RunsEverythingInOrderAndRefusesBeyondItsBound) {
-  std::string order;
-  {
-    Mutex mu;
-    mu.Lock();
-    ThreadPool pool(1, 2);
-    pool.PostNext([&] { MutexLock wait(&mu); });  // occupies the thread
-    while (pool.TryPost([&] { order += 'a'; }) && order.size() < 10) {
-    }
-    EXPECT_FALSE(pool.TryPost([&] { order += 'x'; }));
-    pool.PostNext([&] { order += 'b'; });
-    mu.Unlock();
-  }
-  EXPECT_THAT(order, testing::MatchesRegex("a+b"));
 }
 
 }  // namespace

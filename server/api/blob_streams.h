@@ -16,8 +16,8 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "common/mutex.h"
+#include "common/thread_pool.h"
 #include "quant/v1/artifacts.pb.h"
-#include "server/api/thread_pool.h"
 #include "server/auth/gate.h"
 #include "server/auth/principal.h"
 #include "server/auth/rate_limiter.h"
@@ -82,12 +82,11 @@ class Refusal {
   StillGood still_good_;
 };
 
-grpc::ServerReadReactor<v1::WriteBlobRequest>* StartWriteBlob(BlobStreams* streams,
-                                                              grpc::CallbackServerContext* context,
-                                                              v1::WriteBlobResponse* response);
-grpc::ServerWriteReactor<v1::ReadBlobResponse>* StartReadBlob(BlobStreams* streams,
-                                                              grpc::CallbackServerContext* context,
-                                                              const v1::ReadBlobRequest& request);
+// The messages are those of the proto, not parsed: common/blob_message.h.
+grpc::ServerReadReactor<grpc::ByteBuffer>* StartWriteBlob(BlobStreams* streams, grpc::CallbackServerContext* context,
+                                                          grpc::ByteBuffer* response);
+grpc::ServerWriteReactor<grpc::ByteBuffer>* StartReadBlob(BlobStreams* streams, grpc::CallbackServerContext* context,
+                                                          const grpc::ByteBuffer& request);
 
 // Whether the blob is stored, and `caller` may know: see ArtifactStore::HoldsBlob. A yes counts as a use of the blob.
 absl::StatusOr<bool> IsThereFor(const Principal& caller, const BlobStreams& streams, const BlobId& blob);

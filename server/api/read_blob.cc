@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "common/blob_message.h"
 #include "common/error_detail.h"
 #include "common/grpc_status.h"
 #include "common/mutex.h"
@@ -19,17 +20,19 @@ namespace {
 
 constexpr int64_t kReadPiece = int64_t{1} << 20;  // ReadBlobResponse.data
 
-class ReadBlobReactor : public grpc::ServerWriteReactor<v1::ReadBlobResponse> {
+class ReadBlobReactor : public grpc::ServerWriteReactor<grpc::ByteBuffer> {
  public:
-  ReadBlobReactor(BlobStreams* streams, grpc::CallbackServerContext* context, const v1::ReadBlobRequest& request)
-      : streams_(streams),
-        slot_(streams),
-        caller_(CallerOf(context)),
-        blob_(ToBlobId(request.digest())),
-        offset_(request.read_offset()),
-        limit_(request.read_limit()) {
+  ReadBlobReactor(BlobStreams* streams, grpc::CallbackServerContext* context, grpc::ByteBuffer message)
+      : streams_(streams), slot_(streams), caller_(CallerOf(context)) {
+    v1::ReadBlobRequest request;
+    const absl::Status parsed = FromByteBuffer(&message, &request);
+    blob_ = ToBlobId(request.digest());
+    offset_ = request.read_offset();
+    limit_ = request.read_limit();
     SetObject(context, blob_.sha256);
-    if (const absl::Status status = Admit(caller_, *streams_, slot_); !status.ok()) {
+    absl::Status status = Admit(caller_, *streams_, slot_);
+    if (status.ok()) status = parsed;
+    if (!status.ok()) {
       Finish(ToGrpc(status));
     } else {
       refusal_.Watch(context);
@@ -75,8 +78,8 @@ class ReadBlobReactor : public grpc::ServerWriteReactor<v1::ReadBlobResponse> {
         if (gone_) status = absl::CancelledError("the client is gone");
         if (!refused_.ok()) status = refused_;
       }
-      if (!status.ok() || next_->data().empty()) return Finish(ToGrpc(status));
-      std::swap(response_, *next_);
+      if (!status.ok() || next_->Length() == 0) return Finish(ToGrpc(status));
+      response_.Swap(&*next_);
       next_.reset();
       {
         MutexLock lock(&mu_);
@@ -95,15 +98,15 @@ class ReadBlobReactor : public grpc::ServerWriteReactor<v1::ReadBlobResponse> {
   // An empty piece is the end.
   absl::Status ReadNext() {
     if (reader_ == nullptr) RETURN_IF_ERROR(Open());
-    v1::ReadBlobResponse piece;
+    grpc::ByteBuffer piece;
     if (offset_ < end_) {
       ASSIGN_OR_RETURN(std::string data, reader_->Read(offset_, std::min(kReadPiece, end_ - offset_)));
       const int64_t size = static_cast<int64_t>(data.size());
       offset_ += size;
       if (streams_->metrics != nullptr) streams_->metrics->DownloadBytes(size);
-      piece.set_data(std::move(data));
+      piece = JoinMessage(v1::ReadBlobResponse(), v1::ReadBlobResponse::kDataFieldNumber, TakeString(std::move(data)));
     }
-    next_ = std::move(piece);
+    next_.emplace().Swap(&piece);
     return absl::OkStatus();
   }
 
@@ -132,15 +135,15 @@ class ReadBlobReactor : public grpc::ServerWriteReactor<v1::ReadBlobResponse> {
   BlobStreams* const streams_;
   const StreamSlot slot_;
   const absl::StatusOr<Principal> caller_;
-  const BlobId blob_;
-  int64_t offset_;
-  const int64_t limit_;
+  BlobId blob_;
+  int64_t offset_ = 0;
+  int64_t limit_ = 0;
   int64_t end_ = 0;
   bool first_ = true;  // piece
   std::unique_ptr<BlobReader> reader_;
-  v1::ReadBlobResponse response_;             // being sent
-  std::optional<v1::ReadBlobResponse> next_;  // read ahead
-  absl::Status failed_;                       // of reading ahead
+  grpc::ByteBuffer response_;             // being sent
+  std::optional<grpc::ByteBuffer> next_;  // read ahead
+  absl::Status failed_;                   // of reading ahead
   Mutex mu_;
   bool working_ ABSL_GUARDED_BY(mu_) = true;  // a Step runs or is posted
   bool writing_ ABSL_GUARDED_BY(mu_) = false;
@@ -151,9 +154,8 @@ class ReadBlobReactor : public grpc::ServerWriteReactor<v1::ReadBlobResponse> {
 
 }  // namespace
 
-grpc::ServerWriteReactor<v1::ReadBlobResponse>* StartReadBlob(BlobStreams* streams,
-                                                              grpc::CallbackServerContext* context,
-                                                              const v1::ReadBlobRequest& request) {
+grpc::ServerWriteReactor<grpc::ByteBuffer>* StartReadBlob(BlobStreams* streams, grpc::CallbackServerContext* context,
+                                                          const grpc::ByteBuffer& request) {
   return new ReadBlobReactor(streams, context, request);
 }
 

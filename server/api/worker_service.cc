@@ -7,8 +7,8 @@
 
 #include "common/grpc_status.h"
 #include "common/mutex.h"
+#include "common/thread_pool.h"
 #include "quant/v1/workers.grpc.pb.h"
-#include "server/api/thread_pool.h"
 #include "server/auth/gate.h"
 #include "server/queue/queue.h"
 

@@ -12,6 +12,7 @@
 #include "absl/log/log.h"
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
+#include "common/blob_message.h"
 #include "common/error_detail.h"
 #include "common/grpc_status.h"
 #include "common/mutex.h"
@@ -21,13 +22,13 @@
 namespace quant {
 namespace {
 
-constexpr size_t kMaxData = size_t{2} << 20;          // WriteBlobRequest.data
+constexpr int64_t kMaxData = int64_t{2} << 20;        // WriteBlobRequest.data
 constexpr int64_t kLookInterval = int64_t{64} << 20;  // bytes between looks whether somebody else finished the blob
 constexpr absl::Duration kLongestPause = absl::Seconds(2);  // of an upload that is too fast
 
-class WriteBlobReactor : public grpc::ServerReadReactor<v1::WriteBlobRequest> {
+class WriteBlobReactor : public grpc::ServerReadReactor<grpc::ByteBuffer> {
  public:
-  WriteBlobReactor(BlobStreams* streams, grpc::CallbackServerContext* context, v1::WriteBlobResponse* response)
+  WriteBlobReactor(BlobStreams* streams, grpc::CallbackServerContext* context, grpc::ByteBuffer* response)
       : streams_(streams), context_(context), response_(response), slot_(streams), caller_(CallerOf(context)) {
     if (streams_->metrics != nullptr) streams_->metrics->UploadStarted();
     if (const absl::Status status = Admit(caller_, *streams_, slot_); !status.ok()) {
@@ -74,14 +75,14 @@ class WriteBlobReactor : public grpc::ServerReadReactor<v1::WriteBlobRequest> {
   void Step(bool ok) {
     if (!ok) return End(Suspend());
     if (!Refused().ok()) return EndRefused();
-    std::swap(request_, arriving_);
-    arriving_.Clear();
+    grpc::ByteBuffer message;
+    message.Swap(&arriving_);
     StartRead(&arriving_);
     if (streams_->stopping) {
       const absl::Status committed = Suspend();
       return End(committed.ok() ? Stopping() : committed);
     }
-    absl::StatusOr<bool> complete = Take();
+    absl::StatusOr<bool> complete = Take(&message);
     if (!complete.ok()) {
       const std::string reason = ReasonOf(complete.status());
       if (streams_->metrics != nullptr && reason == "DISK_FULL")
@@ -100,14 +101,13 @@ class WriteBlobReactor : public grpc::ServerReadReactor<v1::WriteBlobRequest> {
       return End(complete.status());
     }
     if (*complete) {
-      response_->set_committed_size(blob_.size_bytes);
-      response_->set_complete(true);
+      answer_.set_committed_size(blob_.size_bytes);
+      answer_.set_complete(true);
       return End(absl::OkStatus());
     }
     absl::Duration pause;
     if (streams_->limiter != nullptr && caller_->role == Role::kUser) {
-      const auto took = static_cast<int64_t>(request_.data().size());
-      pause = std::min(streams_->limiter->AfterUpload(caller_->tenant, took), kLongestPause);
+      pause = std::min(streams_->limiter->AfterUpload(caller_->tenant, data_.size()), kLongestPause);
     }
     if (pause <= absl::ZeroDuration()) return GoOn();
     // Not reading is what slows a sender: HTTP/2's window fills up.
@@ -138,10 +138,11 @@ class WriteBlobReactor : public grpc::ServerReadReactor<v1::WriteBlobRequest> {
   }
 
   // Takes a message. True when the blob is stored, by us or by somebody else.
-  absl::StatusOr<bool> Take() {
-    if (request_.data().size() > kMaxData) {
+  absl::StatusOr<bool> Take(grpc::ByteBuffer* message) {
+    RETURN_IF_ERROR(SplitMessage(message, v1::WriteBlobRequest::kDataFieldNumber, &request_, &data_));
+    if (data_.size() > kMaxData) {
       return absl::InvalidArgumentError(
-          absl::StrCat("data has ", request_.data().size(), " bytes; the limit of a message is ", kMaxData));
+          absl::StrCat("data has ", data_.size(), " bytes; the limit of a message is ", kMaxData));
     }
     if (writer_ == nullptr) {
       blob_ = ToBlobId(request_.digest());
@@ -164,8 +165,8 @@ class WriteBlobReactor : public grpc::ServerReadReactor<v1::WriteBlobRequest> {
                                              writer_->offset(), "; messages must be contiguous")),
           "UPLOAD_OFFSET_MISMATCH", {{"committed", absl::StrCat(writer_->offset())}});
     }
-    RETURN_IF_ERROR(writer_->Write(request_.data()));
-    if (streams_->metrics != nullptr) streams_->metrics->UploadBytes(static_cast<int64_t>(request_.data().size()));
+    RETURN_IF_ERROR(writer_->Write(data_.pieces()));
+    if (streams_->metrics != nullptr) streams_->metrics->UploadBytes(data_.size());
     if (request_.finish_write()) {
       RETURN_IF_ERROR(writer_->Finish());
       // Its bytes came and were verified: from now on the tenant holds the blob.
@@ -185,7 +186,7 @@ class WriteBlobReactor : public grpc::ServerReadReactor<v1::WriteBlobRequest> {
       return absl::InvalidArgumentError("the stream ended before its first message, which names upload and digest");
     }
     ASSIGN_OR_RETURN(const int64_t committed, writer_->Commit());
-    response_->set_committed_size(committed);
+    answer_.set_committed_size(committed);
     return absl::OkStatus();
   }
 
@@ -200,18 +201,21 @@ class WriteBlobReactor : public grpc::ServerReadReactor<v1::WriteBlobRequest> {
       const BlobStore::Stats stats = streams_->blobs->stats();
       streams_->metrics->SetCas(stats.blobs, stats.bytes);
     }
+    if (status.ok()) *response_ = ToByteBuffer(answer_);
     Finish(ToGrpc(status));
   }
 
   BlobStreams* const streams_;
   grpc::CallbackServerContext* const context_;
-  v1::WriteBlobResponse* const response_;
+  grpc::ByteBuffer* const response_;
   const StreamSlot slot_;
   const absl::StatusOr<Principal> caller_;
   grpc::Alarm pause_;
   ArtifactStore::Reservation reserved_;  // of the tenant's quota, until the upload ends
-  v1::WriteBlobRequest arriving_;
-  v1::WriteBlobRequest request_;
+  grpc::ByteBuffer arriving_;
+  v1::WriteBlobRequest request_;  // but for its data
+  BlobData data_;
+  v1::WriteBlobResponse answer_;
   BlobId blob_;
   std::unique_ptr<BlobWriter> writer_;
   int64_t next_look_ = 0;
@@ -225,9 +229,8 @@ class WriteBlobReactor : public grpc::ServerReadReactor<v1::WriteBlobRequest> {
 
 }  // namespace
 
-grpc::ServerReadReactor<v1::WriteBlobRequest>* StartWriteBlob(BlobStreams* streams,
-                                                              grpc::CallbackServerContext* context,
-                                                              v1::WriteBlobResponse* response) {
+grpc::ServerReadReactor<grpc::ByteBuffer>* StartWriteBlob(BlobStreams* streams, grpc::CallbackServerContext* context,
+                                                          grpc::ByteBuffer* response) {
   return new WriteBlobReactor(streams, context, response);
 }
 

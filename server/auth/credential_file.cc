@@ -113,7 +113,7 @@ absl::Status Edit(const fs::path& file, const std::function<absl::Status(std::ve
   const fs::path next = file.native() + ".new";
   {
     ASSIGN_OR_RETURN(const UniqueFd fd, OpenFile(next, O_WRONLY | O_CREAT | O_TRUNC));
-    RETURN_IF_ERROR(WriteAt(fd.get(), text, 0, next));
+    RETURN_IF_ERROR(WriteAt(fd.get(), {text}, 0, next));
     RETURN_IF_ERROR(SyncFile(fd.get(), next));
   }
   if (::rename(next.c_str(), file.c_str()) != 0) return FileError(errno, "replace", file);

@@ -17,6 +17,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
+#include "absl/types/span.h"
 
 namespace quant {
 
@@ -38,10 +39,11 @@ class BlobWriter {
 
   // Bytes taken so far, of this and earlier streams: where the next Write goes.
   virtual int64_t offset() const = 0;
-  // Appends; commits now and then.
+  // Appends the pieces in their order; commits now and then, perhaps a little later.
   //   INVALID_ARGUMENT, reason BLOB_DIGEST_MISMATCH: more bytes than the blob has; they are dropped.
-  //   RESOURCE_EXHAUSTED, reason DISK_FULL.  UNAVAILABLE: I/O error.
-  virtual absl::Status Write(std::string_view data) = 0;
+  //   RESOURCE_EXHAUSTED, reason DISK_FULL.  UNAVAILABLE: I/O error.  After these only Commit may follow.
+  virtual absl::Status Write(absl::Span<const std::string_view> pieces) = 0;
+  absl::Status Write(std::string_view data) { return Write(absl::MakeConstSpan(&data, 1)); }
   // Makes all bytes so far durable and returns their number. After an error the writer is good for nothing more.
   virtual absl::StatusOr<int64_t> Commit() = 0;
   // Verifies and publishes: when OK, the blob is durable and visible. The writer may only be destroyed afterwards.

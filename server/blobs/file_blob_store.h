@@ -5,9 +5,10 @@
 //   uploads/<upload_id>-<hash>             the bytes of an upload so far
 //   uploads/<upload_id>-<hash>.committed   how many of them are durable: a decimal number
 //
-// A blob appears by: write, fsync(file), rename, fsync(folder). An upload is committed about every 16 MiB and at the
-// end of a stream: fsync(file), then the number, then fsync of that. A crash in between leaves bytes past the number;
-// the next stream cuts them off. The state of the hash is not kept: the next stream reads the committed bytes once.
+// A blob appears by: write, fsync(file), rename, fsync(folder). An upload is committed about every 16 MiB, while it
+// goes on, and at the end of a stream: fsync(file), then the number, then fsync of that. A crash in between leaves
+// bytes past the number; the next stream cuts them off. The state of the hash is not kept: the next stream reads the
+// committed bytes once.
 //
 // One store per folder and process: the caller locks the folder.
 #ifndef QUANT_SERVER_BLOBS_FILE_BLOB_STORE_H_
@@ -26,6 +27,7 @@
 #include "absl/base/thread_annotations.h"
 #include "common/clock.h"
 #include "common/mutex.h"
+#include "common/thread_pool.h"
 #include "server/blobs/blob_store.h"
 
 namespace quant {
@@ -72,6 +74,8 @@ class FileBlobStore : public BlobStore {
   void CloseUpload(const std::string& key);
   void NoteWritten(const std::string& key, int64_t bytes);
 
+  static constexpr int kHelpers = 4;
+
   const std::filesystem::path folder_;
   const FileBlobStoreOptions options_;
   std::atomic<int64_t> blobs_{0};
@@ -81,6 +85,7 @@ class FileBlobStore : public BlobStore {
   // Open writers by file name in uploads/, with the bytes they may still write.
   std::map<std::string, int64_t, std::less<>> open_ ABSL_GUARDED_BY(mu_);
   Mutex publish_mu_;  // held over "is it there, then rename", over a use being noted, and over Remove
+  ThreadPool helpers_{kHelpers, /*max_waiting=*/2 * kHelpers};  // of writers
 };
 
 }  // namespace quant

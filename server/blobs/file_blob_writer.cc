@@ -22,6 +22,8 @@ namespace quant {
 namespace {
 // The number has a fixed width, so that writing it again replaces it wholly and within one disk sector.
 constexpr size_t kNumberWidth = 20;
+// A stream waits for its commit when the next one is due for this many times its distance.
+constexpr int64_t kFarAhead = 4;
 
 absl::Status Ended() { return absl::FailedPreconditionError("the upload has ended"); }
 
@@ -53,6 +55,7 @@ absl::StatusOr<std::unique_ptr<BlobWriter>> FileBlobWriter::Open(FileBlobStore* 
 }
 
 FileBlobWriter::~FileBlobWriter() {
+  commit_.Wait();
   // What was not committed does not count: it need not keep its room. Errors leave only bytes that Load cuts off.
   if (!done_ && fd_.valid()) {
     const bool failed = committed_ == 0 ? ::unlink(partial_.c_str()) != 0 : ::ftruncate(fd_.get(), committed_) != 0;
@@ -62,7 +65,7 @@ FileBlobWriter::~FileBlobWriter() {
 }
 
 absl::Status FileBlobWriter::Load() {
-  committed_ = CommittedBytes(partial_);
+  committed_ = begun_ = CommittedBytes(partial_);
   ASSIGN_OR_RETURN(fd_, OpenFile(partial_, O_RDWR | O_CREAT));
   if (::ftruncate(fd_.get(), committed_) != 0) return FileError(errno, "cut", partial_);
   while (offset_ < committed_) {
@@ -76,6 +79,7 @@ absl::Status FileBlobWriter::Load() {
 }
 
 absl::Status FileBlobWriter::Drop(std::string_view why) {
+  commit_.Wait();  // it would make the second file again
   done_ = true;
   ::unlink(CommittedPath(partial_).c_str());
   ::unlink(partial_.c_str());
@@ -84,39 +88,60 @@ absl::Status FileBlobWriter::Drop(std::string_view why) {
       "BLOB_DIGEST_MISMATCH", {{"sha256", blob_.sha256}});
 }
 
-absl::Status FileBlobWriter::Write(std::string_view data) {
+absl::Status FileBlobWriter::Write(absl::Span<const std::string_view> pieces) {
   if (done_) return Ended();
-  if (static_cast<int64_t>(data.size()) > blob_.size_bytes - offset_) {
+  int64_t size = 0;
+  for (const std::string_view piece : pieces) size += static_cast<int64_t>(piece.size());
+  if (size > blob_.size_bytes - offset_) {
     return Drop(absl::StrCat("upload has more than the ", blob_.size_bytes, " bytes of its digest"));
   }
-  RETURN_IF_ERROR(WriteAt(fd_.get(), data, offset_, partial_));
+  BackgroundTask hash = UpdateBeside(&store_->helpers_, hash_, pieces);
+  const absl::Status written = WriteAt(fd_.get(), pieces, offset_, partial_);
   // Starts writing back now, so that the commit finds little left to wait for. Only a hint: errors show at fsync.
-  ::sync_file_range(fd_.get(), offset_, static_cast<off64_t>(data.size()), SYNC_FILE_RANGE_WRITE);
-  hash_.Update(data);
-  offset_ += static_cast<int64_t>(data.size());
-  store_->NoteWritten(key_, static_cast<int64_t>(data.size()));
+  ::sync_file_range(fd_.get(), offset_, size, SYNC_FILE_RANGE_WRITE);
+  hash.Wait();
+  RETURN_IF_ERROR(written);
+  offset_ += size;
+  store_->NoteWritten(key_, size);
   // The last bytes are made durable by Finish.
-  if (offset_ - committed_ >= store_->options_.commit_bytes && offset_ < blob_.size_bytes) return Commit().status();
+  const int64_t due = offset_ - begun_;
+  if (due < store_->options_.commit_bytes || offset_ == blob_.size_bytes) return absl::OkStatus();
+  if (!commit_.Done() && due < kFarAhead * store_->options_.commit_bytes) return absl::OkStatus();
+  RETURN_IF_ERROR(EndCommit());
+  begun_ = offset_;
+  commit_ = BackgroundTask(&store_->helpers_, [this, size = offset_] { sync_error_ = CommitTo(size); });
   return absl::OkStatus();
 }
 
-absl::StatusOr<int64_t> FileBlobWriter::Commit() {
-  if (done_) return Ended();
+absl::Status FileBlobWriter::EndCommit() {
+  commit_.Wait();
   // After a failed fsync the next one may succeed although pages were lost: this writer never commits again, and the
   // next one starts from what was committed before.
-  RETURN_IF_ERROR(sync_error_);
-  if (offset_ == committed_) return committed_;
-  sync_error_ = SyncFile(fd_.get(), partial_);
-  RETURN_IF_ERROR(sync_error_);
+  return sync_error_;
+}
+
+absl::Status FileBlobWriter::CommitTo(int64_t size) {
+  RETURN_IF_ERROR(SyncFile(fd_.get(), partial_));
   const std::filesystem::path path = CommittedPath(partial_);
   const bool first = !committed_fd_.valid();
   if (first) {
     ASSIGN_OR_RETURN(committed_fd_, OpenFile(path, O_WRONLY | O_CREAT));
   }
-  RETURN_IF_ERROR(WriteAt(committed_fd_.get(), absl::StrFormat("%020d", offset_), 0, path));
+  const std::string number = absl::StrFormat("%020d", size);
+  RETURN_IF_ERROR(WriteAt(committed_fd_.get(), {number}, 0, path));
   RETURN_IF_ERROR(SyncFile(committed_fd_.get(), path));
   if (first) RETURN_IF_ERROR(SyncFolder(partial_.parent_path()));  // the two names
-  committed_ = offset_;
+  committed_ = size;
+  return absl::OkStatus();
+}
+
+absl::StatusOr<int64_t> FileBlobWriter::Commit() {
+  if (done_) return Ended();
+  RETURN_IF_ERROR(EndCommit());
+  if (offset_ == committed_) return committed_;
+  begun_ = offset_;
+  sync_error_ = CommitTo(offset_);
+  RETURN_IF_ERROR(sync_error_);
   return committed_;
 }
 
@@ -127,7 +152,7 @@ absl::Status FileBlobWriter::Finish() {
   }
   const std::string found = hash_.Finish();
   if (found != blob_.sha256) return Drop(absl::StrCat("upload hashes to ", found, ", not to ", blob_.sha256));
-  RETURN_IF_ERROR(sync_error_);
+  RETURN_IF_ERROR(EndCommit());
   sync_error_ = SyncFile(fd_.get(), partial_);
   RETURN_IF_ERROR(sync_error_);
   done_ = true;

@@ -13,6 +13,7 @@
 #include "common/error_detail.h"
 #include "common/status_macros.h"
 #include "common/strings.h"
+#include "common/write_at.h"
 
 namespace quant {
 
@@ -47,17 +48,10 @@ absl::StatusOr<UniqueFd> OpenFile(const std::filesystem::path& path, int flags, 
   }
 }
 
-absl::Status WriteAt(int fd, std::string_view data, int64_t offset, const std::filesystem::path& path) {
-  while (!data.empty()) {
-    const ssize_t n = ::pwrite(fd, data.data(), data.size(), offset);
-    if (n < 0) {
-      if (errno == EINTR) continue;
-      return FileError(errno, "write", path);
-    }
-    data.remove_prefix(static_cast<size_t>(n));
-    offset += n;
-  }
-  return absl::OkStatus();
+absl::Status WriteAt(int fd, absl::Span<const std::string_view> pieces, int64_t offset,
+                     const std::filesystem::path& path) {
+  const int error = quant::WriteAt(fd, pieces, offset);
+  return error == 0 ? absl::OkStatus() : FileError(error, "write", path);
 }
 
 absl::StatusOr<std::string> ReadAt(int fd, int64_t size, int64_t offset, const std::filesystem::path& path) {

@@ -11,6 +11,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "absl/types/span.h"
 #include "common/unique_fd.h"
 
 namespace quant {
@@ -20,8 +21,9 @@ absl::Status FileError(int error, std::string_view doing, const std::filesystem:
 
 // open(2) with O_CLOEXEC and O_NOFOLLOW.
 absl::StatusOr<UniqueFd> OpenFile(const std::filesystem::path& path, int flags, unsigned mode = 0600);
-// Writes all of `data` at `offset`.
-absl::Status WriteAt(int fd, std::string_view data, int64_t offset, const std::filesystem::path& path);
+// Writes all of the pieces, the first at `offset`.
+absl::Status WriteAt(int fd, absl::Span<const std::string_view> pieces, int64_t offset,
+                     const std::filesystem::path& path);
 // Reads up to `size` bytes at `offset`; fewer only at the end of the file.
 absl::StatusOr<std::string> ReadAt(int fd, int64_t size, int64_t offset, const std::filesystem::path& path);
 absl::Status SyncFile(int fd, const std::filesystem::path& path);

@@ -24,9 +24,11 @@ class MemoryBlobWriter : public BlobWriter {
 
   int64_t offset() const override { return static_cast<int64_t>(bytes_.size()); }
 
-  absl::Status Write(std::string_view data) override {
-    if (static_cast<int64_t>(data.size()) > blob_.size_bytes - offset()) return Drop("too many bytes");
-    bytes_ += data;
+  absl::Status Write(absl::Span<const std::string_view> pieces) override {
+    for (const std::string_view piece : pieces) {
+      if (static_cast<int64_t>(piece.size()) > blob_.size_bytes - offset()) return Drop("too many bytes");
+      bytes_ += piece;
+    }
     return offset() - committed_ >= store_->commit_bytes_ ? Commit().status() : absl::OkStatus();
   }
 

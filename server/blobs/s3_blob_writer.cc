@@ -79,7 +79,12 @@ absl::Status S3BlobWriter::SaveState(const std::string& tail) {
   return absl::OkStatus();
 }
 
-absl::Status S3BlobWriter::Write(std::string_view data) {
+absl::Status S3BlobWriter::Write(absl::Span<const std::string_view> pieces) {
+  for (const std::string_view piece : pieces) RETURN_IF_ERROR(Append(piece));
+  return absl::OkStatus();
+}
+
+absl::Status S3BlobWriter::Append(std::string_view data) {
   if (done_) return Ended();
   RETURN_IF_ERROR(failed_);
   if (std::ssize(data) > blob_.size_bytes - offset_) {

@@ -24,11 +24,12 @@ class S3BlobWriter : public BlobWriter {
   ~S3BlobWriter() override;
 
   int64_t offset() const override { return offset_; }
-  absl::Status Write(std::string_view data) override;
+  absl::Status Write(absl::Span<const std::string_view> pieces) override;
   absl::StatusOr<int64_t> Commit() override;
   absl::Status Finish() override;
 
  private:
+  absl::Status Append(std::string_view data);
   absl::Status SendPart();
   absl::Status SaveState(const std::string& tail);
   absl::Status Publish();

@@ -5,6 +5,8 @@
 #include <grpcpp/support/interceptor.h>
 #include <grpcpp/support/status.h>
 
+#include <string_view>
+
 #include "absl/time/clock.h"
 #include "server/metrics/server_metrics.h"
 
@@ -17,11 +19,20 @@ using grpc::experimental::InterceptorBatchMethods;
 using grpc::experimental::ServerInterceptorFactoryInterface;
 using grpc::experimental::ServerRpcInfo;
 
+// The handlers that take messages as bytes (server/api/blob_streams.h).
+bool IsUnparsed(std::string_view method) {
+  return method == "/quant.v1.ArtifactService/WriteBlob" || method == "/quant.v1.ArtifactService/ReadBlob";
+}
+
 // Lives as long as one rpc; gRPC calls it from one thread at a time.
 class RpcCounter : public Interceptor {
  public:
-  RpcCounter(ServerMetrics* metrics, int method)
-      : metrics_(metrics), method_(method), sizes_(metrics->WantsMessageSizes(method)), start_(absl::Now()) {
+  RpcCounter(ServerMetrics* metrics, int method, bool unparsed)
+      : metrics_(metrics),
+        method_(method),
+        sizes_(metrics->WantsMessageSizes(method)),
+        unparsed_(unparsed),
+        start_(absl::Now()) {
     metrics_->RpcStarted(method_);
   }
   ~RpcCounter() override { End(grpc::StatusCode::CANCELLED); }
@@ -35,7 +46,7 @@ class RpcCounter : public Interceptor {
   }
 
  private:
-  // Only for rpcs of quant.v1, whose messages are protobuf messages here.
+  // Only for rpcs of quant.v1, whose messages are protobuf messages here, or their bytes where a handler parses them.
   void Measure(InterceptorBatchMethods* methods) {
     if (methods->QueryInterceptionHookPoint(InterceptionHookPoints::PRE_SEND_MESSAGE)) {
       if (const grpc::ByteBuffer* const bytes = methods->GetSerializedSendMessage(); bytes != nullptr) {
@@ -44,7 +55,8 @@ class RpcCounter : public Interceptor {
     }
     if (methods->QueryInterceptionHookPoint(InterceptionHookPoints::POST_RECV_MESSAGE)) {
       if (void* const message = methods->GetRecvMessage(); message != nullptr) {
-        received_ += static_cast<int64_t>(static_cast<google::protobuf::Message*>(message)->ByteSizeLong());
+        received_ += static_cast<int64_t>(unparsed_ ? static_cast<grpc::ByteBuffer*>(message)->Length()
+                                                    : static_cast<google::protobuf::Message*>(message)->ByteSizeLong());
       }
     }
   }
@@ -59,6 +71,7 @@ class RpcCounter : public Interceptor {
   ServerMetrics* const metrics_;
   const int method_;
   const bool sizes_;
+  const bool unparsed_;
   const absl::Time start_;
   int64_t sent_ = 0;
   int64_t received_ = 0;
@@ -69,7 +82,8 @@ class Factory : public ServerInterceptorFactoryInterface {
  public:
   explicit Factory(ServerMetrics* metrics) : metrics_(metrics) {}
   Interceptor* CreateServerInterceptor(ServerRpcInfo* info) override {
-    return new RpcCounter(metrics_, metrics_->RpcMethod(info->method() == nullptr ? "" : info->method()));
+    const std::string_view method = info->method() == nullptr ? "" : info->method();
+    return new RpcCounter(metrics_, metrics_->RpcMethod(method), IsUnparsed(method));
   }
 
  private:

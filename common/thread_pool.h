@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // ThreadPool: a few threads for work that waits for a disk. gRPC's callback threads are few (half the cores, at least
 // two) and serve every rpc: a handler that syncs a file there would delay all others.
-#ifndef QUANT_SERVER_API_THREAD_POOL_H_
-#define QUANT_SERVER_API_THREAD_POOL_H_
+#ifndef QUANT_COMMON_THREAD_POOL_H_
+#define QUANT_COMMON_THREAD_POOL_H_
 
 #include <cstddef>
 #include <deque>
@@ -43,4 +43,4 @@ class ThreadPool {
 
 }  // namespace quant
 
-#endif  // QUANT_SERVER_API_THREAD_POOL_H_
+#endif  // QUANT_COMMON_THREAD_POOL_H_
