@@ -2,10 +2,10 @@
 // Requests, on stores in memory. An input is a sequence of calls: a byte that names the call, two bytes of length
 // (little-endian), a serialized request.
 //
-//   jobs       the queue: what clients and workers ask, time that passes, restarts; with the invariants of publication
-//   artifacts  manifests and listings
-//   uploads    streams into one folder of blobs, with cuts and restarts
-//   rpc        the gRPC handlers of all three services, over a channel inside the process
+//   jobs          the queue: what clients and workers ask, time that passes, restarts; with the invariants of
+//   publication artifacts     manifests and listings uploads       streams into one folder of blobs, with cuts and
+//   restarts blob_message  WriteBlobRequest taken apart without protobuf; its first byte is the size of the slices it
+//   comes in rpc           the gRPC handlers of all three services, over a channel inside the process
 #include <google/protobuf/message.h>
 #include <grpcpp/generic/generic_stub.h>
 #include <grpcpp/grpcpp.h>
@@ -23,6 +23,7 @@
 #include "absl/log/check.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "common/blob_message.h"
 #include "common/clock.h"
 #include "common/digest.h"
 #include "common/proto_time.h"
@@ -399,6 +400,29 @@ FUZZ_TARGET(uploads, input) {
       CHECK_EQ(*bytes, whole) << "a blob of other bytes";
     }
   }
+}
+
+FUZZ_TARGET(blob_message, input) {
+  if (input.empty()) return;
+  const size_t step = static_cast<uint8_t>(input[0]) + size_t{1};
+  input.remove_prefix(1);
+  std::vector<grpc::Slice> slices;
+  for (size_t at = 0; at < input.size(); at += step) {
+    const std::string_view bytes = input.substr(at, step);
+    slices.emplace_back(bytes.data(), bytes.size());
+  }
+  grpc::ByteBuffer message(slices.data(), slices.size());
+  const auto parsed = Parse<v1::WriteBlobRequest>(input);
+  v1::WriteBlobRequest head;
+  BlobData data;
+  const absl::Status status = SplitMessage(&message, v1::WriteBlobRequest::kDataFieldNumber, &head, &data);
+  CHECK_EQ(status.ok(), parsed.has_value()) << status;
+  if (!status.ok()) return;
+  std::string bytes;
+  for (const std::string_view piece : data.pieces()) bytes += piece;
+  CHECK_EQ(std::ssize(bytes), data.size());
+  head.set_data(bytes);
+  CHECK(head.SerializeAsString() == parsed->SerializeAsString()) << "protobuf reads another message";
 }
 
 namespace {

@@ -254,6 +254,15 @@ def uploads():
     yield "two", piece(0, b"a" * 50) + piece(1, b"a" * 20) + piece(3 | 4, b"a" * 80) + piece(6, b"a" * 50)
 
 
+def blob_messages():
+    message = encode("WriteBlobRequest", 'upload_id: "u" digest { sha256: "ab" size_bytes: 100 } write_offset: 7 '
+                     f'data: "{"d" * 60}" finish_write: true')
+    yield "whole", b"\xff" + message
+    yield "pieces", b"\5" + message
+    yield "twice", b"\0" + message * 2
+    yield "unknown", b"\5" + message + b"\xa8\6\7" + b"\x20\5"
+
+
 def rpcs():
     request = lambda message, text: struct.pack("<BH", 0, len(encode(message, text))) + encode(message, text)
     digest = 'digest { sha256: "ca978112ca1bbdcafac231b39a23dc4da786eff8147c4e72b9807785afee48bb" size_bytes: 1 }'
@@ -392,7 +401,8 @@ def main():
     for name, recipe in RECIPES.items():
         seed("job_spec", name, encode("JobSpec", SPEC % recipe))
     seed("job_spec", "benchmark", encode("JobSpec", 'benchmark { model_id: "m-1" dataset_id: "d-1" } priority: 2'))
-    for target, histories in (("jobs", job_histories), ("artifacts", artifact_histories), ("uploads", uploads), ("rpc", rpcs)):
+    for target, histories in (("jobs", job_histories), ("artifacts", artifact_histories), ("uploads", uploads),
+                              ("blob_message", blob_messages), ("rpc", rpcs)):
         for name, data in histories():
             seed(target, name, data)
 

@@ -511,5 +511,26 @@ TEST(SqliteJobStore, JobsWithoutATenantBecomeTheDefaultTenants) {
 INSTANTIATE_TEST_SUITE_P(Stores, JobStoreTest, testing::Values("memory", "sqlite", "postgres"),
                          [](const auto& param) { return param.param; });
 
+// What arrived before the wait, and was taken out of the socket by alive(), is not waited for again.
+TEST(PgSession, ANotificationThatCameBeforeIsToldAtOnce) {
+  const auto server = PostgresServer::Shared();
+  if (!server.ok()) GTEST_SKIP() << server.status();
+  const auto db = Postgres::Open({.url = (*server)->NewSchema().value()});
+  ASSERT_THAT(db, IsOk());
+  auto session = (*db)->Connect();
+  ASSERT_THAT(session, IsOk());
+  ASSERT_THAT((*session)->Execute("LISTEN quant_test"), IsOk());
+  ASSERT_THAT((*db)->Run("NOTIFY quant_test").status(), IsOk());
+  for (int i = 0; i < 20; ++i) {
+    ASSERT_TRUE((*session)->alive());
+    absl::SleepFor(absl::Milliseconds(10));
+  }
+  const absl::Time start = absl::Now();
+  const absl::StatusOr<bool> came = (*session)->AwaitNotification(-1, /*own_pid=*/0, absl::Seconds(30));
+  ASSERT_THAT(came, IsOk());
+  EXPECT_TRUE(*came);
+  EXPECT_LT(absl::Now() - start, absl::Seconds(20)) << "it was waited for";
+}
+
 }  // namespace
 }  // namespace quant

@@ -226,16 +226,21 @@ absl::Status PgSession::Execute(std::string_view sql) {
 
 absl::StatusOr<bool> PgSession::AwaitNotification(int wake_fd, int64_t own_pid, absl::Duration timeout) {
   if (broken_) return Broken("LISTEN");
+  const auto came = [&] {
+    bool any = false;
+    while (PGnotify* const notify = PQnotifies(conn_)) {
+      any |= notify->be_pid != own_pid;
+      PQfreemem(notify);
+    }
+    return any;
+  };
+  // Whoever read from the connection before, alive() for one, took what had arrived out of the socket.
+  if (came()) return true;
   pollfd entries[2] = {{.fd = PQsocket(conn_), .events = POLLIN, .revents = 0},
                        {.fd = wake_fd, .events = POLLIN, .revents = 0}};
   ::poll(entries, 2, static_cast<int>(absl::ToInt64Milliseconds(timeout)));
   if (PQconsumeInput(conn_) == 0) return Broken("LISTEN");
-  bool came = false;
-  while (PGnotify* const notify = PQnotifies(conn_)) {
-    if (notify->be_pid != own_pid) came = true;
-    PQfreemem(notify);
-  }
-  return came;
+  return came();
 }
 
 bool PgSession::alive() {

@@ -113,6 +113,10 @@ constexpr char kColumns[] = "ordinal, token, completed_token, deadline, cancel_t
 constexpr char kThisChange[] = "changed = pg_current_xact_id()::text::bigint";
 constexpr absl::Duration kPoll = absl::Seconds(1);  // should a notification be lost
 constexpr absl::Duration kReconnect = absl::Milliseconds(100);
+// A look reads everything since the one before, so looks that follow each other closely cost much and bring little:
+// after each the listener rests for so many times what it took, and for no longer than kLongestRest.
+constexpr int kRest = 3;
+constexpr absl::Duration kLongestRest = absl::Milliseconds(50);
 constexpr char kChannel[] = "quant_job";
 
 // Columns `at`.. of a row are kColumns.
@@ -490,8 +494,11 @@ void PostgresJobStore::RunListener(const Callback& callback) {
     const absl::Duration wait = std::max(absl::ZeroDuration(), next_look - absl::Now());
     const absl::StatusOr<bool> came = session->AwaitNotification(wake_listener_.get(), notifier_pid_, wait);
     if (!came.ok() || (!*came && absl::Now() < next_look) || stopping()) continue;
+    const absl::Time begun = absl::Now();
     callback(/*reload=*/false);
-    next_look = absl::Now() + kPoll;
+    const absl::Time ended = absl::Now();
+    next_look = ended + kPoll;
+    absl::SleepFor(std::clamp(kRest * (ended - begun), absl::ZeroDuration(), kLongestRest));
   }
 }
 
