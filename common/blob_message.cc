@@ -21,6 +21,8 @@ using google::protobuf::io::CodedOutputStream;
 
 // A message of a megabyte comes in pieces of 64 KiB or more. A peer that sends many small frames gets one copy.
 constexpr size_t kMostPieces = 64;
+// Bytes of a tag or a length, for protobuf's parser; CodedInputStream takes ten.
+constexpr int kLongestVarint32 = 5;
 
 uint32_t TagOf(int field) { return WireFormatLite::MakeTag(field, WireFormatLite::WIRETYPE_LENGTH_DELIMITED); }
 
@@ -28,10 +30,17 @@ absl::Status NotA(const google::protobuf::MessageLite& message) {
   return absl::InvalidArgumentError(absl::StrCat("not a message of type ", message.GetTypeName()));
 }
 
+// Where a field is in a message: [begin, end) in bytes.
+struct Range {
+  int begin;
+  int end;
+};
+
 // Reads a length and that many bytes, as pieces.
 bool ReadPieces(CodedInputStream* in, std::vector<std::string_view>* pieces) {
+  const int begin = in->CurrentPosition();
   int left = 0;
-  if (!in->ReadVarintSizeAsInt(&left)) return false;
+  if (!in->ReadVarintSizeAsInt(&left) || in->CurrentPosition() - begin > kLongestVarint32) return false;
   pieces->clear();
   while (left > 0) {
     const void* at = nullptr;
@@ -45,18 +54,45 @@ bool ReadPieces(CodedInputStream* in, std::vector<std::string_view>* pieces) {
   return true;
 }
 
-// The pieces of field `field`, and all other fields as they are.
-bool Split(grpc::ByteBuffer* message, int field, std::vector<std::string_view>* pieces, std::string* others) {
+// The pieces of field `field`, and where it is. Other fields are only passed over, less strictly than protobuf's parser
+// reads them.
+bool Find(grpc::ByteBuffer* message, int field, std::vector<std::string_view>* pieces, std::vector<Range>* ranges) {
   grpc::ProtoBufferReader reader(message);
   if (!reader.status().ok()) return false;
   CodedInputStream in(&reader);
-  google::protobuf::io::StringOutputStream sink(others);
-  CodedOutputStream out(&sink);
-  while (const uint32_t tag = in.ReadTag()) {
-    const bool good = tag == TagOf(field) ? ReadPieces(&in, pieces) : WireFormatLite::SkipField(&in, tag, &out);
-    if (!good) return false;
+  while (true) {
+    const int begin = in.CurrentPosition();
+    const uint32_t tag = in.ReadTag();
+    if (tag == 0) return in.ConsumedEntireMessage();
+    if (tag != TagOf(field) || in.CurrentPosition() - begin > kLongestVarint32) {
+      if (!WireFormatLite::SkipField(&in, tag)) return false;
+    } else {
+      if (!ReadPieces(&in, pieces)) return false;
+      ranges->push_back({begin, in.CurrentPosition()});
+    }
   }
-  return in.ConsumedEntireMessage();
+}
+
+// The bytes outside of `ranges`, which are in order.
+std::string Others(grpc::ByteBuffer* message, const std::vector<Range>& ranges) {
+  grpc::ProtoBufferReader reader(message);
+  std::string others;
+  const void* data = nullptr;
+  int size = 0;
+  int start = 0;  // of this slice
+  auto next = ranges.begin();
+  while (reader.Next(&data, &size)) {
+    const int end = start + size;
+    for (int at = start; at < end;) {
+      while (next != ranges.end() && next->end <= at) ++next;
+      const bool inside = next != ranges.end() && next->begin <= at;
+      const int to = next == ranges.end() ? end : std::min(end, inside ? next->end : next->begin);
+      if (!inside) others.append(static_cast<const char*>(data) + (at - start), static_cast<size_t>(to - at));
+      at = to;
+    }
+    start = end;
+  }
+  return others;
 }
 
 }  // namespace
@@ -78,8 +114,9 @@ absl::Status SplitMessage(grpc::ByteBuffer* message, int field, google::protobuf
   result.message_ = std::make_unique<grpc::ByteBuffer>();
   result.message_->Swap(message);
   std::vector<std::string_view>& pieces = result.pieces_;
-  std::string others;
-  if (!Split(result.message_.get(), field, &pieces, &others) || !head->ParseFromString(others)) {
+  std::vector<Range> ranges;
+  if (!Find(result.message_.get(), field, &pieces, &ranges) ||
+      !head->ParseFromString(Others(result.message_.get(), ranges))) {
     return NotA(*head);
   }
   for (const std::string_view piece : pieces) result.size_ += static_cast<int64_t>(piece.size());

@@ -119,12 +119,37 @@ TEST(BlobMessage, TheLastOfTwoValuesCountsAndUnknownFieldsAreKept) {
   EXPECT_EQ(head.SerializeAsString(), bytes.substr(bytes.size() - 5));
 }
 
+TEST(BlobMessage, DataAmongOtherFieldsIsTakenOut) {
+  std::string bytes;
+  for (int i = 0; i < 100; ++i) {
+    v1::WriteBlobRequest part;
+    part.set_data(std::string(static_cast<size_t>(i % 5), 'd'));
+    bytes += part.SerializeAsString();
+    part.clear_data();
+    part.set_write_offset(i);
+    bytes += part.SerializeAsString() + std::string("\xa2\x00\x01x", 4);  // a tag longer than need be
+  }
+  v1::WriteBlobRequest parsed;
+  ASSERT_TRUE(parsed.ParseFromString(bytes));
+  for (const size_t slice : {1, 3, 10, 1000}) {
+    grpc::ByteBuffer message = InSlices(bytes, slice);
+    v1::WriteBlobRequest head;
+    BlobData data;
+    ASSERT_TRUE(SplitMessage(&message, kData, &head, &data).ok());
+    EXPECT_EQ(Joined(data), parsed.data());
+    EXPECT_EQ(head.write_offset(), 99);
+  }
+}
+
 TEST(BlobMessage, WhatIsNoMessageIsRefused) {
   const std::string good = Example(50).SerializeAsString();
   std::vector<std::string> bad = {
       std::string("\x22\x7f", 2),                          // data longer than the message
       std::string("\x22\xff\xff\xff\xff\x0f", 6),          // of 4 GiB
       std::string("\x22\xff\xff\xff\xff\xff\xff\xff", 8),  // of a length that does not end
+      std::string("\xa2\x80\x80\x80\x80\x00\x00", 7),      // a tag of six bytes
+      std::string("\x22\x80\x80\x80\x80\x80\x00", 7),      // a length of six
+      std::string("\xaa\x86\x80\x80\x80\x00\x00", 7),      // another field's tag
       std::string("\x24", 1),                              // the end of a group that did not begin
       std::string("\x00", 1),                              // field 0
       std::string("\x0a\x02\xff\xff", 4),                  // upload_id is not UTF-8

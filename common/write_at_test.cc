@@ -38,6 +38,7 @@ TEST_F(WriteAtTest, PiecesOfAnySizeAndNumberComeInOrder) {
   for (const size_t count : {0, 1, 63, 64, 65, 200}) {
     std::string all = "..";
     std::vector<std::string> bytes;
+    bytes.reserve(count);
     for (size_t i = 0; i < count; ++i) bytes.emplace_back(i * 7 % 50, static_cast<char>('a' + i % 26));
     for (const std::string& one : bytes) all += one;
     const std::vector<std::string_view> pieces(bytes.begin(), bytes.end());
