@@ -19,7 +19,7 @@
 
 namespace quant {
 
-// Thread-compatible. Moves; the destructor and an assignment wait.
+// Thread-compatible. Moves; the destructor and an assignment wait, the latter while the new task may already run.
 class BackgroundTask {
  public:
   // Nothing to do: done.
