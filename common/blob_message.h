@@ -25,7 +25,8 @@
 
 namespace quant {
 
-// The bytes of a message's data, in the pieces that they arrived in. Moves; a moved-from object is empty.
+// The bytes of a message's data, in the pieces that they arrived in. Moves; a moved-from object may only be destroyed
+// or assigned to.
 class BlobData {
  public:
   // In order; they stay while this, or what it is moved to, does. None is empty; few are small: where many would be,

@@ -2,10 +2,12 @@
 // Requests, on stores in memory. An input is a sequence of calls: a byte that names the call, two bytes of length
 // (little-endian), a serialized request.
 //
-//   jobs          the queue: what clients and workers ask, time that passes, restarts; with the invariants of
-//   publication artifacts     manifests and listings uploads       streams into one folder of blobs, with cuts and
-//   restarts blob_message  WriteBlobRequest taken apart without protobuf; its first byte is the size of the slices it
-//   comes in rpc           the gRPC handlers of all three services, over a channel inside the process
+//   jobs       the queue: what clients and workers ask, time that passes, restarts; with the invariants of publication
+//   artifacts  manifests and listings
+//   uploads    streams into one folder of blobs, with cuts and restarts
+//   rpc        the gRPC handlers of all three services, over a channel inside the process
+//
+// blob_message is one WriteBlobRequest, after a byte that says how long the slices are that it comes in.
 #include <google/protobuf/message.h>
 #include <grpcpp/generic/generic_stub.h>
 #include <grpcpp/grpcpp.h>

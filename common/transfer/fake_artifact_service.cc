@@ -97,6 +97,12 @@ grpc::Status FakeArtifactService::WriteBlob(grpc::ServerContext* context,
         --faults.full_writes;
         return ToGrpc(WithReason(absl::ResourceExhaustedError("no room"), "DISK_FULL"));
       }
+      if (faults.early_answers > 0) {
+        --faults.early_answers;
+        response->set_complete(true);
+        response->set_committed_size(digest.size_bytes());
+        return grpc::Status::OK;
+      }
       if (!faults.refuse_writes.ok()) return ToGrpc(faults.refuse_writes);
     }
     std::string& upload = uploads[id];

@@ -22,13 +22,14 @@ class FakeArtifactService final : public v1::ArtifactService::Service {
  public:
   // What goes wrong. Offsets are absolute within a blob; each entry is used up by the first stream that reaches it.
   struct Faults {
-    std::vector<int64_t> cut_writes_at;   // the stream ends UNAVAILABLE once this many bytes are committed
-    std::vector<int64_t> cut_reads_at;    // the same for reads, after this many bytes of the blob were sent
-    int unavailable_queries = 0;          // so many QueryWriteStatus and FindMissingBlobs calls answer UNAVAILABLE
-    int busy_writes = 0;                  // so many WriteBlob calls answer ABORTED, UPLOAD_BUSY
-    int full_writes = 0;                  // so many WriteBlob calls answer RESOURCE_EXHAUSTED, DISK_FULL
-    bool damage_reads = false;            // flip a bit of the first byte sent by every read
-    absl::Status refuse_writes;           // every WriteBlob answers this
+    std::vector<int64_t> cut_writes_at;  // the stream ends UNAVAILABLE once this many bytes are committed
+    std::vector<int64_t> cut_reads_at;   // the same for reads, after this many bytes of the blob were sent
+    int unavailable_queries = 0;         // so many QueryWriteStatus and FindMissingBlobs calls answer UNAVAILABLE
+    int busy_writes = 0;                 // so many WriteBlob calls answer ABORTED, UPLOAD_BUSY
+    int full_writes = 0;                 // so many WriteBlob calls answer RESOURCE_EXHAUSTED, DISK_FULL
+    int early_answers = 0;               // so many WriteBlob calls say after their first message that the blob is there
+    bool damage_reads = false;           // flip a bit of the first byte sent by every read
+    absl::Status refuse_writes;          // every WriteBlob answers this
     std::function<void()> before_finish;  // called when the last message of an upload has come
   };
   Faults faults;

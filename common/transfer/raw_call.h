@@ -15,7 +15,8 @@
 
 namespace quant::transfer_internal {
 
-// Thread-compatible. End is called once, and last.
+// Thread-compatible. End is called once, and last: after all messages were read, or a cancellation, since a message
+// that nobody reads keeps the status back.
 class RawCall {
  public:
   // Begins the rpc. `method` is "/package.Service/Method"; `context` outlives the call.
@@ -27,14 +28,15 @@ class RawCall {
   RawCall(const RawCall&) = delete;
   RawCall& operator=(const RawCall&) = delete;
 
-  // The next two return false once the call has ended, or been cancelled: End tells how.
+  // Returns false once the call has ended, or been cancelled: End tells how.
   bool Write(const grpc::ByteBuffer& message) {
     if (!good_) return false;
     call_->Write(message, this);
     return good_ = Wait();
   }
+  // Returns false when no message is left. Also after a Write that failed: the other side may answer before it has read
+  // everything.
   bool Read(grpc::ByteBuffer* message) {
-    if (!good_) return false;
     call_->Read(message, this);
     return Wait();
   }
@@ -62,7 +64,7 @@ class RawCall {
 
   grpc::CompletionQueue queue_;
   const std::unique_ptr<grpc::GenericClientAsyncReaderWriter> call_;
-  bool good_;
+  bool good_;  // to write
 };
 
 }  // namespace quant::transfer_internal

@@ -167,6 +167,16 @@ TEST_F(TransferTest, ARefusalIsNotRetried) {
   EXPECT_EQ(fake_.write_calls, 1);
 }
 
+// Somebody else finished the blob meanwhile: the answer comes while we are still sending.
+TEST_F(TransferTest, AnEarlyAnswerEndsAnUpload) {
+  options_.message_bytes = 1 << 20;
+  options_.stream_deadline = absl::Seconds(20);
+  const LocalFile file = Write("f", Random(40 << 20));  // more than the windows hold
+  fake_.faults.early_answers = 1;
+  EXPECT_THAT(Uploader().Upload(file), IsOk());
+  EXPECT_EQ(fake_.write_calls, 1);
+}
+
 TEST_F(TransferTest, AFullDiskOfTheServerIsWaitedForOnRequest) {
   fake_.faults.full_writes = 3;
   const LocalFile file = Write("f", Random(1500));

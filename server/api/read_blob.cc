@@ -104,7 +104,10 @@ class ReadBlobReactor : public grpc::ServerWriteReactor<grpc::ByteBuffer> {
       const int64_t size = static_cast<int64_t>(data.size());
       offset_ += size;
       if (streams_->metrics != nullptr) streams_->metrics->DownloadBytes(size);
-      piece = JoinMessage(v1::ReadBlobResponse(), v1::ReadBlobResponse::kDataFieldNumber, TakeString(std::move(data)));
+      if (size > 0) {
+        piece =
+            JoinMessage(v1::ReadBlobResponse(), v1::ReadBlobResponse::kDataFieldNumber, TakeString(std::move(data)));
+      }
     }
     next_.emplace().Swap(&piece);
     return absl::OkStatus();
